@@ -1,0 +1,18 @@
+//! What the parts of Reduit say to each other and leave on disk: ids, messages, formats.
+//!
+//! **Invariant:** no I/O and no runtime in these types; a format that changes gets a new version, never a new
+//! meaning.
+
+pub mod ids;
+pub mod store;
+
+/// Messages and, with feature `grpc`, services of package `reduit.v1`.
+pub mod v1 {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; documented in proto/reduit/v1/*.proto"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/reduit.v1.rs"));
+}
