@@ -5,6 +5,7 @@
 
 pub mod ids;
 pub mod store;
+pub mod transcript;
 
 /// Messages and, with feature `grpc`, services of package `reduit.v1`.
 pub mod v1 {

@@ -1,0 +1,101 @@
+//! What is signed and what keys are bound to: the exact bytes, in one place for both ends.
+//!
+//! Owns labels and encodings. A label is versioned and used for one purpose; a field is length-prefixed where its
+//! length is not fixed, so that two messages cannot share bytes.
+
+use crate::v1;
+
+/// Ed25519 label of a signed enrolment set.
+pub const LABEL_ENROLMENT_SET: &str = "reduit/v1/enrolment-set";
+/// Ed25519 label of a lease token, over [`lease_token`].
+pub const LABEL_LEASE_TOKEN: &str = "reduit/v1/lease-token";
+/// Ed25519 label of a block receipt, over the encoded body.
+pub const LABEL_RECEIPT: &str = "reduit/v1/receipt";
+/// Ed25519 label of an approval, over the encoded body.
+pub const LABEL_APPROVAL: &str = "reduit/v1/approval";
+/// Ed25519 label of a session offer, over [`session_offer`].
+pub const LABEL_SESSION_OFFER: &str = "reduit/v1/session-offer";
+/// Ed25519 label of a session answer, over [`session_answer`].
+pub const LABEL_SESSION: &str = "reduit/v1/session";
+/// Ed25519 label of a sealed replica's request to be unsealed, over [`unseal_offer`].
+pub const LABEL_UNSEAL_OFFER: &str = "reduit/v1/unseal-offer";
+/// Ed25519 label of the answer to it, over [`unseal_answer`].
+pub const LABEL_UNSEAL: &str = "reduit/v1/unseal";
+
+/// First parts of `SessionInfo::of` between a caller and a KMS replica.
+pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
+/// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.
+pub const UNSEAL_PURPOSE: &[u8] = b"reduit/v1/kms-unseal";
+
+fn fields(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
+    for part in parts {
+        let length = u32::try_from(part.len()).expect("parts of a transcript are small");
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(part);
+    }
+    out
+}
+
+/// What a lease token's signature covers: header and wrapped key, each length-prefixed.
+pub fn lease_token(header: &[u8], wrapped: &[u8]) -> Vec<u8> {
+    fields(&[header, wrapped])
+}
+
+/// What a caller signs when it offers a session to the replica of that identity.
+pub fn session_offer(offer: &[u8], replica: &str) -> Vec<u8> {
+    fields(&[offer, replica.as_bytes()])
+}
+
+/// What the replica signs: the offer it answers, and its answer.
+pub fn session_answer(offer: &[u8], answer: &v1::OpenSessionReply) -> Vec<u8> {
+    fields(&[offer, &answer.session_id, &answer.encapsulated, &answer.expires_at_ms.to_be_bytes()])
+}
+
+/// The parts of `SessionInfo::of` for a session: everything it is for.
+pub fn session_info<'a>(
+    region: &'a str,
+    caller_key: &'a [u8],
+    replica: &'a str,
+    offer: &'a [u8],
+) -> [&'a [u8]; 5] {
+    [SESSION_PURPOSE, region.as_bytes(), caller_key, replica.as_bytes(), offer]
+}
+
+/// What a sealed replica signs when it asks to be unsealed.
+pub fn unseal_offer(offer: &[u8], boot_id: &[u8], replica: &str) -> Vec<u8> {
+    fields(&[offer, boot_id, replica.as_bytes()])
+}
+
+/// What the unsealed replica signs in its answer.
+pub fn unseal_answer(offer: &[u8], answer: &v1::UnsealMeReply) -> Vec<u8> {
+    fields(&[offer, &answer.encapsulated, &answer.sealed_root, &answer.leaf_index.to_be_bytes()])
+}
+
+/// The parts of `SessionInfo::of` for a peer unseal.
+pub fn unseal_info<'a>(
+    region: &'a str,
+    sealed: &'a str,
+    unsealed: &'a str,
+    boot_id: &'a [u8],
+    offer: &'a [u8],
+) -> [&'a [u8]; 6] {
+    [UNSEAL_PURPOSE, region.as_bytes(), sealed.as_bytes(), unsealed.as_bytes(), boot_id, offer]
+}
+
+/// Additional data of a key sent in a session: the session's id, so that a key of one is not taken in another.
+pub fn session_aad(session_id: &[u8]) -> Vec<u8> {
+    fields(&[b"reduit/v1/session-key", session_id])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_length_prefixed_so_that_no_two_lists_share_bytes() {
+        assert_eq!(fields(&[b"a", b"bc"]), b"\0\0\0\x01a\0\0\0\x02bc");
+        assert_ne!(fields(&[b"ab", b"c"]), fields(&[b"a", b"bc"]));
+        assert_eq!(lease_token(b"h", b"w"), b"\0\0\0\x01h\0\0\0\x01w");
+    }
+}
