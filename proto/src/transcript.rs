@@ -27,6 +27,11 @@ pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
 /// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.
 pub const UNSEAL_PURPOSE: &[u8] = b"reduit/v1/kms-unseal";
 
+/// First part of `HpkeInfo::of` of a share sealed to its custodian.
+pub const CUSTODIAN_SHARE_PURPOSE: &[u8] = b"reduit/v1/custodian-share";
+/// First part of `HpkeInfo::of` of a share sealed to a sealed replica.
+pub const UNSEAL_SHARE_PURPOSE: &[u8] = b"reduit/v1/unseal-share";
+
 fn fields(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
     for part in parts {
@@ -49,7 +54,8 @@ pub fn session_offer(offer: &[u8], replica: &str) -> Vec<u8> {
 
 /// What the replica signs: the offer it answers, and its answer.
 pub fn session_answer(offer: &[u8], answer: &v1::OpenSessionReply) -> Vec<u8> {
-    fields(&[offer, &answer.session_id, &answer.encapsulated, &answer.expires_at_ms.to_be_bytes()])
+    let expires = answer.expires_at_ms.to_be_bytes();
+    fields(&[offer, &answer.session_id, &answer.encapsulated, &expires, &answer.share_key])
 }
 
 /// The parts of `SessionInfo::of` for a session: everything it is for.
@@ -81,6 +87,39 @@ pub fn unseal_info<'a>(
     offer: &'a [u8],
 ) -> [&'a [u8]; 6] {
     [UNSEAL_PURPOSE, region.as_bytes(), sealed.as_bytes(), unsealed.as_bytes(), boot_id, offer]
+}
+
+/// The parts of `HpkeInfo::of` for a custodian's share as the init ceremony seals it to the custodian's enrolled
+/// key: the region, the public record of the split (which holds the root epoch), the share's index and whose it is.
+pub fn custodian_share_info<'a>(
+    region: &'a str,
+    share_set: &'a [u8],
+    index: &'a [u8; 4],
+    custodian: &'a str,
+) -> [&'a [u8]; 5] {
+    [CUSTODIAN_SHARE_PURPOSE, region.as_bytes(), share_set, index, custodian.as_bytes()]
+}
+
+/// The parts of `HpkeInfo::of` for a custodian's share on its way into a sealed replica, sealed to the `share_key`
+/// of the session's answer; the additional data is [`session_aad`].
+pub fn unseal_share_info<'a>(
+    region: &'a str,
+    custodian: &'a str,
+    replica: &'a str,
+    session_id: &'a [u8],
+) -> [&'a [u8]; 5] {
+    [UNSEAL_SHARE_PURPOSE, region.as_bytes(), custodian.as_bytes(), replica.as_bytes(), session_id]
+}
+
+/// What an approval's `request_hash` is the SHA-256 of: the method's name and the request's encoding with its
+/// approvals left out, so that an approval of one method is none of another.
+pub fn approved_request(method: &str, request_without_approvals: &[u8]) -> Vec<u8> {
+    fields(&[b"reduit/v1/approved-request", method.as_bytes(), request_without_approvals])
+}
+
+/// What the approval of a peer unseal hashes: which replica, in which life, with which offer (by its SHA-256).
+pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<u8> {
+    fields(&[b"reduit/v1/approved-unseal", replica.as_bytes(), boot_id, offer_hash])
 }
 
 /// Additional data of a key sent in a session: the session's id, so that a key of one is not taken in another.
