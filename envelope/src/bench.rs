@@ -1,7 +1,8 @@
 //! How fast sealing is against the cipher alone.
 //!
-//! Owns a measurement, no verdict: streams of 64 MiB against AES-256-GCM of aws-lc on the same chunks, one thread,
-//! and the cost of one key. Behind the feature `bench`; it is the one place of this crate that looks at a clock.
+//! Owns a measurement, no verdict: streams of 64 MiB against AES-256-GCM of aws-lc on the same
+//! chunks, one thread, and the cost of one key. Behind the feature `bench`; it is the one place of
+//! this crate that looks at a clock.
 
 use std::time::{Duration, Instant};
 

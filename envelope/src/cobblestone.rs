@@ -1,8 +1,10 @@
-//! Cobblestone-256: C2SP chunked-encryption (c2sp.org/chunked-encryption) with HKDF-SHA-512 and AES-256-GCM.
+//! Cobblestone-256: C2SP chunked-encryption (c2sp.org/chunked-encryption) with HKDF-SHA-512 and
+//! AES-256-GCM.
 //!
-//! Owns the stream format: a 24-byte salt and a 32-byte key commitment, then chunks of 16 KiB, each with a 16-byte
-//! tag, the last one always shorter and possibly empty, so that a cut stream shows. Sizes and offsets follow from
-//! the plaintext length alone. Refuses everything else with one error that does not say which check failed.
+//! Owns the stream format: a 24-byte salt and a 32-byte key commitment, then chunks of 16 KiB, each
+//! with a 16-byte tag, the last one always shorter and possibly empty, so that a cut stream shows.
+//! Sizes and offsets follow from the plaintext length alone. Refuses everything else with one error
+//! that does not say which check failed.
 
 mod open;
 mod range;
@@ -40,8 +42,8 @@ const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 const INFO_PREFIX: &[u8] = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0";
 
-/// Sealed bytes that do not open: wrong key, wrong context, or changed, cut, extended or reordered. Which of them is
-/// not said: whoever could tell them apart would have an oracle.
+/// Sealed bytes that do not open: wrong key, wrong context, or changed, cut, extended or reordered.
+/// Which of them is not said: whoever could tell them apart would have an oracle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the sealed bytes do not open under this key and context")]
 pub struct OpenError;
@@ -137,8 +139,9 @@ pub struct ChunkSpan {
 
 /// The chunks that hold `range` of a plaintext of `plain_total` bytes.
 ///
-/// A range that reaches the end always includes the last chunk, empty or not, so that opening it proves the length:
-/// a suffix of a cut stream does not open. An empty range covers the chunk at its start.
+/// A range that reaches the end always includes the last chunk, empty or not, so that opening it
+/// proves the length: a suffix of a cut stream does not open. An empty range covers the chunk at
+/// its start.
 ///
 /// # Errors
 /// If the range is reversed or reaches past the end.
@@ -181,15 +184,16 @@ impl ChunkSpan {
     }
 }
 
-/// Key and base nonce of one stream, ready for any chunk of it. The key schedule is made once a stream; it lies in
-/// memory of aws-lc, which cleanses it when it is freed.
+/// Key and base nonce of one stream, ready for any chunk of it. The key schedule is made once a
+/// stream; it lies in memory of aws-lc, which cleanses it when it is freed.
 struct ChunkCipher {
     key: LessSafeKey,
     base_nonce: Zeroizing<[u8; NONCE_BYTES]>,
 }
 
 impl ChunkCipher {
-    /// Derives a stream's cipher and commitment: `key ‖ base nonce ‖ commitment` (section "Key derivation").
+    /// Derives a stream's cipher and commitment: `key ‖ base nonce ‖ commitment` (section "Key
+    /// derivation").
     fn derive(dek: &[u8; KEY_BYTES], salt: &StreamSalt, context: &[u8]) -> (Self, Commitment) {
         kdf::scrubbed(|| {
             let mut okm = Zeroizing::new([0; KEY_BYTES + NONCE_BYTES + COMMITMENT_BYTES]);
@@ -209,7 +213,8 @@ impl ChunkCipher {
         })
     }
 
-    /// The cipher of a stream that starts with `header`, if key and context are those it commits to.
+    /// The cipher of a stream that starts with `header`, if key and context are those it commits
+    /// to.
     fn for_header(
         dek: &[u8; KEY_BYTES],
         header: &StreamHeader,
@@ -264,8 +269,8 @@ pub(crate) fn commitment(dek: &[u8; KEY_BYTES], salt: &StreamSalt, context: &[u8
     ChunkCipher::derive(dek, salt, context).1
 }
 
-/// Seals a short message, at most one chunk, straight from `plain` into `out`: wrapped keys never lie in `out` in
-/// the clear.
+/// Seals a short message, at most one chunk, straight from `plain` into `out`: wrapped keys never
+/// lie in `out` in the clear.
 pub(crate) fn seal_short<const PLAIN: usize>(
     key: &[u8; KEY_BYTES],
     context: &[u8],

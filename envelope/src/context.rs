@@ -1,8 +1,8 @@
 //! What a key or a stream is for, as bytes that are bound into it.
 //!
-//! Owns the labels of every derivation and stream and the encoding of their contexts. Refuses ambiguity: every
-//! field has its length before it, and no two purposes share a label, so bytes sealed for one object, part, region
-//! or purpose open under no other.
+//! Owns the labels of every derivation and stream and the encoding of their contexts. Refuses
+//! ambiguity: every field has its length before it, and no two purposes share a label, so bytes
+//! sealed for one object, part, region or purpose open under no other.
 
 use proto::ids::{DatasetId, ObjectKey, ObjectVersionId, RegionId};
 
@@ -25,7 +25,8 @@ pub(crate) const LABEL_SHARE: &[u8] = b"reduit/v1/share";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Suite {
-    /// HKDF-SHA-512 for derivation, Cobblestone-256 (c2sp.org/chunked-encryption with AES-256-GCM) for streams.
+    /// HKDF-SHA-512 for derivation, Cobblestone-256 (c2sp.org/chunked-encryption with AES-256-GCM)
+    /// for streams.
     Cobblestone256 = 1,
 }
 
@@ -68,8 +69,8 @@ public_bytes!(
     DekSalt
 );
 public_bytes!(
-    /// Hides an object's name in its commitment. Stored in the catalog entry and gone with it, after which what the
-    /// log says of the object can no longer be linked to a guessed name.
+    /// Hides an object's name in its commitment. Stored in the catalog entry and gone with it,
+    /// after which what the log says of the object can no longer be linked to a guessed name.
     NameSalt
 );
 public_bytes!(
@@ -98,7 +99,8 @@ impl NameCommitment {
     }
 }
 
-/// The number of one part of an object: its place in the manifest's order. Objects put whole have one, number 1.
+/// The number of one part of an object: its place in the manifest's order. Objects put whole have
+/// one, number 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartNumber(pub u32);
 
@@ -173,7 +175,8 @@ pub struct MetadataContext {
 }
 
 impl MetadataContext {
-    /// Cobblestone context of metadata sealed under version `key_version` of the dataset's metadata key.
+    /// Cobblestone context of metadata sealed under version `key_version` of the dataset's metadata
+    /// key.
     pub(crate) fn stream(&self, key_version: u32) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
         put_field(&mut out, LABEL_METADATA);

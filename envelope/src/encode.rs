@@ -1,12 +1,14 @@
 //! The one way bytes are laid out: big-endian integers, and fields with a length before them.
 //!
-//! Owns writing and reading of both. Refuses input that is short, long or left over, always as the same `Malformed`.
+//! Owns writing and reading of both. Refuses input that is short, long or left over, always as the
+//! same `Malformed`.
 
 /// Bytes that are not the format they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Appends a field with its length as two bytes before it. Fields are short by type; longer ones would be a bug.
+/// Appends a field with its length as two bytes before it. Fields are short by type; longer ones
+/// would be a bug.
 pub(crate) fn put_field(out: &mut Vec<u8>, field: &[u8]) {
     let length =
         u16::try_from(field.len()).expect("every field is bounded by its type, far under 64 KiB");

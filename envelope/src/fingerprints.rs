@@ -1,12 +1,13 @@
-//! Salted fingerprints of every key this process made: for tests that search disks and memory for keys.
+//! Salted fingerprints of every key this process made: for tests that search disks and memory for
+//! keys.
 //!
-//! Owns the registry, its line format and the scanner. Exists only under `danger_scannable_keys`, which is refused in
-//! release builds: a fingerprint confirms a guess of a key and helps nobody without one, but it has no place in
-//! production. Holds no key bytes.
+//! Owns the registry, its line format and the scanner. Exists only under `danger_scannable_keys`,
+//! which is refused in release builds: a fingerprint confirms a guess of a key and helps nobody
+//! without one, but it has no place in production. Holds no key bytes.
 //!
-//! A scanner that knows fingerprints but no keys must find a key at any offset, so each fingerprint has a rolling
-//! hash over 32 bytes, which is cheap to move by a byte, and a SHA-256 that confirms a hit. Longer keys leave one for
-//! each 32 bytes.
+//! A scanner that knows fingerprints but no keys must find a key at any offset, so each fingerprint
+//! has a rolling hash over 32 bytes, which is cheap to move by a byte, and a SHA-256 that confirms
+//! a hit. Longer keys leave one for each 32 bytes.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -87,8 +88,8 @@ fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sets the salt, and what is called with the fingerprint of each key from now on, such as a print. A daemon calls it
-/// first of all. `hook` must not make keys.
+/// Sets the salt, and what is called with the fingerprint of each key from now on, such as a print.
+/// A daemon calls it first of all. `hook` must not make keys.
 ///
 /// # Errors
 /// If a key was made already: a search with this salt would miss it.
@@ -264,7 +265,8 @@ mod tests {
         assert_eq!(install(Salt([1; 32]), |_| {}), Err(TooLate));
     }
 
-    /// Bytes of this process's writable memory in which a key of `scanner` starts, the arena and `besides` left out.
+    /// Bytes of this process's writable memory in which a key of `scanner` starts, the arena and
+    /// `besides` left out.
     fn hits_in_own_memory(scanner: &Scanner) -> usize {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("this process has maps");
         let mut memory = std::fs::File::open("/proc/self/mem").expect("this process has memory");
@@ -289,8 +291,8 @@ mod tests {
         hits
     }
 
-    /// The positive control and the claim in one: a live key is found in its slot and nowhere else, though it was
-    /// derived, wrapped and unwrapped; dropped, it is found nowhere.
+    /// The positive control and the claim in one: a live key is found in its slot and nowhere else,
+    /// though it was derived, wrapped and unwrapped; dropped, it is found nowhere.
     #[test]
     fn a_key_is_in_its_slot_alone_and_nowhere_after_drop() {
         use crate::{DekSalt, Kek, LeaseKey, ObjectContext, RootKey, Suite};

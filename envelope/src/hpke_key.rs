@@ -1,8 +1,8 @@
 //! HPKE (RFC 9180) to a key that stays: custodians' shares, hand-over, a restarted peer.
 //!
-//! Owns X-Wing key pairs and one-shot sealing in base mode with KEM 0x647a (MLKEM768-X25519), HKDF-SHA-256 and
-//! AES-256-GCM. Base mode does not say who sealed: the sender signs what this gives. Refuses keys that are none and
-//! ciphertext made for another purpose, which `info` names.
+//! Owns X-Wing key pairs and one-shot sealing in base mode with KEM 0x647a (MLKEM768-X25519),
+//! HKDF-SHA-256 and AES-256-GCM. Base mode does not say who sealed: the sender signs what this
+//! gives. Refuses keys that are none and ciphertext made for another purpose, which `info` names.
 
 use ::hpke::aead::AesGcm256;
 use ::hpke::kdf::HkdfSha256;
@@ -29,8 +29,8 @@ const TAG_BYTES: usize = 16;
 /// Bytes by which [`hpke_seal`] makes a message longer.
 pub const HPKE_OVERHEAD_BYTES: usize = ENCAPSULATED_BYTES + TAG_BYTES;
 
-/// What a one-shot message is for: SHA-256 over a labelled, length-prefixed list. Sender and receiver each build it
-/// from what they know, so a message made for another purpose does not open.
+/// What a one-shot message is for: SHA-256 over a labelled, length-prefixed list. Sender and
+/// receiver each build it from what they know, so a message made for another purpose does not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HpkeInfo([u8; 32]);
 
@@ -102,7 +102,8 @@ impl TryFrom<&[u8]> for HpkePublicKey {
     }
 }
 
-/// A private X-Wing key. Its 32-byte seed lies in locked memory and is expanded only while it is used.
+/// A private X-Wing key. Its 32-byte seed lies in locked memory and is expanded only while it is
+/// used.
 pub struct HpkePrivateKey(KeySlot);
 
 impl HpkePrivateKey {
@@ -146,7 +147,8 @@ impl HpkePrivateKey {
     }
 }
 
-/// Seals `plain` to a public key: encapsulation, then ciphertext and tag. `aad` is authenticated and not sent.
+/// Seals `plain` to a public key: encapsulation, then ciphertext and tag. `aad` is authenticated
+/// and not sent.
 ///
 /// # Errors
 /// If the public key is none.
@@ -269,7 +271,8 @@ mod tests {
     fn bytes_that_are_no_public_key_are_refused() {
         let good = HpkePrivateKey::generate().expect("room").public();
         let mut bad = good.as_bytes().to_vec();
-        // The first coefficient of the ML-KEM key becomes 0xFFF, above its modulus (FIPS 203 section 7.2).
+        // The first coefficient of the ML-KEM key becomes 0xFFF, above its modulus (FIPS 203
+        // section 7.2).
         bad[0] = 0xFF;
         bad[1] |= 0x0F;
         assert_eq!(

@@ -1,21 +1,24 @@
 //! HKDF-SHA-512 and SHA-256 over key bytes, leaving nothing behind.
 //!
-//! Owns key derivation (RFC 5869) on the HMAC of aws-lc, which reads a key where it lies and cleanses its own
-//! state. Refuses labels that are not versioned. aws-lc-rs' own `hkdf::Prk` is not used because it copies the
-//! key through the stack; the published HKDF vectors hold this one to the same results.
+//! Owns key derivation (RFC 5869) on the HMAC of aws-lc, which reads a key where it lies and
+//! cleanses its own state. Refuses labels that are not versioned. aws-lc-rs' own `hkdf::Prk` is not
+//! used because it copies the key through the stack; the published HKDF vectors hold this one to
+//! the same results.
 
 use aws_lc_rs::{digest, hmac};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of a SHA-512 output.
 pub(crate) const PRK_BYTES: usize = 64;
-/// Stack that a derivation or a key schedule can have dirtied: a few frames and HMAC contexts by value.
+/// Stack that a derivation or a key schedule can have dirtied: a few frames and HMAC contexts by
+/// value.
 const STACK_BYTES: usize = 8 * 1024;
 /// The same for X-Wing: ML-KEM works on matrices of polynomials by value.
 const DEEP_STACK_BYTES: usize = 128 * 1024;
 
-/// Runs `work` and then wipes the stack it used, so that copies the compiler made of key bytes do not outlive it.
-/// Best effort, as `zeroize::zeroize_stack` says: it covers what `work` calls, not what its caller keeps.
+/// Runs `work` and then wipes the stack it used, so that copies the compiler made of key bytes do
+/// not outlive it. Best effort, as `zeroize::zeroize_stack` says: it covers what `work` calls, not
+/// what its caller keeps.
 pub(crate) fn scrubbed<T>(work: impl FnOnce() -> T) -> T {
     let answer = not_inlined(work);
     zeroize::zeroize_stack::<STACK_BYTES>();
@@ -39,7 +42,8 @@ pub(crate) fn extract(salt: &[u8], secret: &[u8], prk: &mut [u8; PRK_BYTES]) {
     hmac(&hmac::Key::new(hmac::HMAC_SHA512, salt), secret, prk);
 }
 
-/// HKDF-Expand (RFC 5869 section 2.3) with SHA-512. `prk` may be shorter than a hash, as Cobblestone uses it.
+/// HKDF-Expand (RFC 5869 section 2.3) with SHA-512. `prk` may be shorter than a hash, as
+/// Cobblestone uses it.
 ///
 /// # Panics
 /// If `out` is longer than 255 hashes: every caller asks for a constant.
@@ -113,7 +117,8 @@ pub(crate) fn wipe_from(out: &mut Vec<u8>, start: usize) {
 mod tests {
     use super::*;
 
-    /// RFC 5869 has no SHA-512 case; this is case 1's input run through the `hkdf` module of aws-lc-rs.
+    /// RFC 5869 has no SHA-512 case; this is case 1's input run through the `hkdf` module of
+    /// aws-lc-rs.
     #[test]
     fn derivation_agrees_with_the_one_of_aws_lc() {
         struct Len(usize);

@@ -1,9 +1,10 @@
 //! The keys, each as a type of what its holder may do with it.
 //!
-//! Owns derivation of DEKs and the streams under them. Refuses, by not having the method, everything a holder is not
-//! meant to do: a lease key that a gateway received derives keys that seal and nothing that opens; a released DEK
-//! opens and does not seal; a metadata lease does both for metadata and nothing for data. None of the types is
-//! `Clone`, `Debug`, `PartialEq` or serializable, and none gives out its bytes.
+//! Owns derivation of DEKs and the streams under them. Refuses, by not having the method,
+//! everything a holder is not meant to do: a lease key that a gateway received derives keys that
+//! seal and nothing that opens; a released DEK opens and does not seal; a metadata lease does both
+//! for metadata and nothing for data. None of the types is `Clone`, `Debug`, `PartialEq` or
+//! serializable, and none gives out its bytes.
 
 use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch};
 
@@ -37,7 +38,8 @@ impl RootKey {
         self.epoch
     }
 
-    /// Tells this root key from every other without telling it: compare after a combine or an unseal. Public.
+    /// Tells this root key from every other without telling it: compare after a combine or an
+    /// unseal. Public.
     pub fn check_value(&self) -> RootCheck {
         let mut check = [0; RootCheck::BYTES];
         kdf::derive(
@@ -110,9 +112,9 @@ impl LeaseKey {
         })
     }
 
-    /// The Cobblestone commitment that the stream of `part` with `stream_salt` has if it was sealed under this
-    /// lease and context. Compared with what lies on disk it shows that the stream is keyed as claimed, and opens
-    /// and releases nothing (`attest-headers`).
+    /// The Cobblestone commitment that the stream of `part` with `stream_salt` has if it was sealed
+    /// under this lease and context. Compared with what lies on disk it shows that the stream is
+    /// keyed as claimed, and opens and releases nothing (`attest-headers`).
     pub fn commitment_of(
         &self,
         salt: &DekSalt,
@@ -250,7 +252,8 @@ impl OpenDek {
     pub fn open_manifest(&self, stream: &[u8]) -> Result<Manifest, OpenError> {
         let (header, chunks) = StreamHeader::split(stream)?;
         let opener = Opener::new(self.key.bytes(), &header, &self.context.manifest_stream())?;
-        // Authentic bytes that do not parse were sealed by a later version: closed, as for any other stranger.
+        // Authentic bytes that do not parse were sealed by a later version: closed, as for any
+        // other stranger.
         Manifest::from_bytes(&open_whole(opener, chunks)?).map_err(|_| OpenError)
     }
 }
@@ -285,7 +288,8 @@ impl MetadataKey {
     }
 }
 
-/// A dataset's metadata key as its holder has it: seals and opens metadata of that dataset, and nothing else.
+/// A dataset's metadata key as its holder has it: seals and opens metadata of that dataset, and
+/// nothing else.
 pub struct MetadataLease {
     pub(crate) region: RegionId,
     pub(crate) dataset: DatasetId,

@@ -1,13 +1,15 @@
 //! Where key bytes live: the key types, what they seal and open, and the formats of both.
 //!
-//! Owns the hierarchy of DESIGN section 5 (root key, KEK, lease key, DEK, Cobblestone-256 stream), wrapping,
-//! sessions that carry keys between processes, custodians' shares, and the locked memory under all of it.
-//! Synchronous and pure: no clock, no socket, no file. Randomness comes from `aws-lc-rs` alone, except inside
-//! HPKE encapsulation, where the `hpke` crate asks the operating system.
+//! Owns the hierarchy of DESIGN section 5 (root key, KEK, lease key, DEK, Cobblestone-256 stream),
+//! wrapping, sessions that carry keys between processes, custodians' shares, and the locked memory
+//! under all of it. Synchronous and pure: no clock, no socket, no file. Randomness comes from
+//! `aws-lc-rs` alone, except inside HPKE encapsulation, where the `hpke` crate asks the operating
+//! system.
 //!
-//! **Invariant:** no public function gives out the bytes of a root key, KEK, lease key, metadata key or DEK. What
-//! leaves does so wrapped, sealed to a session or to an HPKE key, or split into shares. The one exception by
-//! purpose is [`HpkePrivateKey::to_seed`], which a custodian's or a process's own key file needs.
+//! **Invariant:** no public function gives out the bytes of a root key, KEK, lease key, metadata
+//! key or DEK. What leaves does so wrapped, sealed to a session or to an HPKE key, or split into
+//! shares. The one exception by purpose is [`HpkePrivateKey::to_seed`], which a custodian's or a
+//! process's own key file needs.
 //!
 //! A key type has exactly the operations its holder may do, and misuse does not compile:
 //!
@@ -65,7 +67,8 @@ compile_error!(
     "danger_scannable_keys leaves keys in scannable memory: it is refused in release builds"
 );
 
-// Not called here; named so that its `zeroize` feature, which `hpke` does not turn on, stays in the graph.
+// Not called here; named so that its `zeroize` feature, which `hpke` does not turn on, stays in the
+// graph.
 use aes_gcm as _;
 
 #[cfg(feature = "bench")]

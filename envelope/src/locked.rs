@@ -1,10 +1,10 @@
 //! The locked arena: the only place where key bytes rest.
 //!
-//! Owns slots of 64 bytes in memory that is never swapped or dumped, not inherited by `fork`, and fenced by guard
-//! pages: `memfd_secret(2)` where the kernel has it (not even the kernel's own direct map or `/proc/self/mem`
-//! reaches it), `mlock(2)`ed anonymous memory where it has not. A slot is zeroed when its key is dropped.
-//! Refuses, with an error and never a panic, to grow past [`KEY_SLOTS_MAX`] or to hold a key in memory that could
-//! not be locked.
+//! Owns slots of 64 bytes in memory that is never swapped or dumped, not inherited by `fork`, and
+//! fenced by guard pages: `memfd_secret(2)` where the kernel has it (not even the kernel's own
+//! direct map or `/proc/self/mem` reaches it), `mlock(2)`ed anonymous memory where it has not. A
+//! slot is zeroed when its key is dropped. Refuses, with an error and never a panic, to grow past
+//! [`KEY_SLOTS_MAX`] or to hold a key in memory that could not be locked.
 #![allow(
     unsafe_code,
     reason = "mapping, locking and wiping memory has no safe interface; this file alone may"
@@ -18,7 +18,8 @@ use zeroize::Zeroize;
 
 /// Bytes of one slot. A key is at most this long.
 const SLOT_BYTES: usize = 64;
-/// The page size this arena assumes: that of every platform Reduit runs on, checked at the first mapping.
+/// The page size this arena assumes: that of every platform Reduit runs on, checked at the first
+/// mapping.
 const PAGE_BYTES: usize = 4096;
 /// Pages by which the arena grows. Each growth is one mapping and one guard page on either side.
 const EXTENT_PAGES: usize = 16;
@@ -84,8 +85,8 @@ pub(crate) struct Locked<const N: usize> {
 impl<const N: usize> Locked<N> {
     const FITS: () = assert!(N <= SLOT_BYTES, "a key is at most one slot long");
 
-    /// Takes a slot and has `fill` write the key straight into it, so that no other copy is ever made. If `fill`
-    /// fails, what it wrote is wiped.
+    /// Takes a slot and has `fill` write the key straight into it, so that no other copy is ever
+    /// made. If `fill` fails, what it wrote is wiped.
     pub(crate) fn try_new<E: From<KeyError>>(
         fill: impl FnOnce(&mut [u8; N]) -> Result<(), E>,
     ) -> Result<Self, E> {
@@ -110,8 +111,8 @@ impl<const N: usize> Locked<N> {
 /// One slot of the arena, owned. Wiped and given back on drop, whatever state it is in.
 struct Slot(NonNull<u8>);
 
-// SAFETY: a `Slot` owns its 64 bytes alone: the arena hands an address out once and takes it back on drop. The
-// mapping is never unmapped, so the address outlives every thread.
+// SAFETY: a `Slot` owns its 64 bytes alone: the arena hands an address out once and takes it back
+// on drop. The mapping is never unmapped, so the address outlives every thread.
 unsafe impl Send for Slot {}
 // SAFETY: shared references give shared access to plain bytes only.
 unsafe impl Sync for Slot {}
@@ -127,8 +128,8 @@ impl Slot {
     }
 
     fn bytes<const N: usize>(&self) -> &[u8; N] {
-        // SAFETY: `self.0` points at SLOT_BYTES >= N readable bytes that this slot alone owns (`Locked::FITS`), and
-        // a byte array has no alignment or validity needs.
+        // SAFETY: `self.0` points at SLOT_BYTES >= N readable bytes that this slot alone owns
+        // (`Locked::FITS`), and a byte array has no alignment or validity needs.
         unsafe { &*self.0.as_ptr().cast::<[u8; N]>() }
     }
 
@@ -141,7 +142,8 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.bytes_mut::<SLOT_BYTES>().zeroize();
-        // Two values must not own one slot, so the arena gets a new one and `self` is gone after this call.
+        // Two values must not own one slot, so the arena gets a new one and `self` is gone after
+        // this call.
         arena().free.push(Slot(self.0));
     }
 }
@@ -177,7 +179,8 @@ impl Arena {
         // Room for every slot there is, so that giving one back in `drop` never allocates.
         self.free.reserve(self.extents * SLOTS_PER_EXTENT);
         for index in (0..SLOTS_PER_EXTENT).rev() {
-            // SAFETY: index * SLOT_BYTES is inside the extent of EXTENT_PAGES pages that was just mapped.
+            // SAFETY: index * SLOT_BYTES is inside the extent of EXTENT_PAGES pages that was just
+            // mapped.
             self.free
                 .push(Slot(unsafe { start.add(index * SLOT_BYTES) }));
         }
@@ -195,7 +198,8 @@ fn map_extent() -> Result<(NonNull<u8>, MemoryMode), KeyError> {
             errno: libc::EINVAL,
         });
     }
-    // SAFETY: a fresh private anonymous mapping; the kernel chooses the address. PROT_NONE makes it the guard.
+    // SAFETY: a fresh private anonymous mapping; the kernel chooses the address. PROT_NONE makes it
+    // the guard.
     let whole = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
@@ -211,7 +215,8 @@ fn map_extent() -> Result<(NonNull<u8>, MemoryMode), KeyError> {
     }
     // SAFETY: one page into the WHOLE_BYTES just mapped.
     let data = unsafe { whole.cast::<u8>().add(PAGE_BYTES) }.cast::<c_void>();
-    // SAFETY: `data..data + DATA_BYTES` lies inside the mapping made above, which nothing else knows of.
+    // SAFETY: `data..data + DATA_BYTES` lies inside the mapping made above, which nothing else
+    // knows of.
     let mapped = unsafe { map_secret(data, DATA_BYTES).or_else(|_| map_mlocked(data, DATA_BYTES)) };
     let protected = mapped.and_then(|mode| {
         // SAFETY: the same range, mapped and owned by us.
@@ -219,8 +224,8 @@ fn map_extent() -> Result<(NonNull<u8>, MemoryMode), KeyError> {
     });
     match protected {
         Ok(mode) => {
-            // Faulted in now, so that an allocation that cannot be backed fails here and not inside a key.
-            // SAFETY: DATA_BYTES writable bytes at `data`.
+            // Faulted in now, so that an allocation that cannot be backed fails here and not inside
+            // a key. SAFETY: DATA_BYTES writable bytes at `data`.
             unsafe { std::ptr::write_bytes(data.cast::<u8>(), 0, DATA_BYTES) };
             let start =
                 NonNull::new(data.cast::<u8>()).ok_or(KeyError::NotLockable { errno: 0 })?;
@@ -251,7 +256,8 @@ unsafe fn map_secret(data: *mut c_void, bytes: usize) -> Result<MemoryMode, KeyE
     let Ok(fd @ 0..) = libc::c_int::try_from(fd) else {
         return Err(last_error());
     };
-    // SAFETY: `fd` is ours; the range is the caller's by contract, and MAP_FIXED replaces nothing else.
+    // SAFETY: `fd` is ours; the range is the caller's by contract, and MAP_FIXED replaces nothing
+    // else.
     let mapped = unsafe {
         if libc::ftruncate(fd, bytes as libc::off_t) == 0 {
             libc::mmap(

@@ -1,7 +1,8 @@
 //! An object version's manifest: which streams it consists of, in order.
 //!
-//! Owns the format that is sealed under the DEK and checked before the first byte is served. Refuses a manifest whose
-//! parts are unordered, whose lengths do not follow from each other, or that has no part.
+//! Owns the format that is sealed under the DEK and checked before the first byte is served.
+//! Refuses a manifest whose parts are unordered, whose lengths do not follow from each other, or
+//! that has no part.
 
 use std::ops::Range;
 
@@ -10,7 +11,8 @@ use crate::context::PartNumber;
 use crate::encode::{Malformed, Reader};
 
 const FORMAT: u8 = 1;
-/// Parts of one object at most: that of an S3 multipart upload. A sealed manifest stays under 0.6 MiB.
+/// Parts of one object at most: that of an S3 multipart upload. A sealed manifest stays under 0.6
+/// MiB.
 pub const PARTS_MAX: usize = 10_000;
 /// Checksums of one object at most.
 const CHECKSUMS_MAX: usize = 8;
@@ -49,7 +51,8 @@ impl ManifestPart {
         })
     }
 
-    /// Whether `header` starts the stream this manifest names. Both are public, so this may take varying time.
+    /// Whether `header` starts the stream this manifest names. Both are public, so this may take
+    /// varying time.
     pub fn matches(&self, header: &StreamHeader) -> bool {
         self.commitment == header.commitment()
     }
@@ -171,8 +174,9 @@ impl Manifest {
         self.parts.iter().map(|part| part.sealed).sum()
     }
 
-    /// The pieces of parts that hold `range` of the object's plaintext, in order. Where the range reaches the end of
-    /// the object its last part is always among them, empty piece or not, so that its end is verified.
+    /// The pieces of parts that hold `range` of the object's plaintext, in order. Where the range
+    /// reaches the end of the object its last part is always among them, empty piece or not, so
+    /// that its end is verified.
     pub fn locate(&self, range: Range<u64>) -> impl Iterator<Item = PartRange> + '_ {
         let last = self.parts.len() - 1;
         let (mut plain_at, mut sealed_offset) = (0, 0);
@@ -194,8 +198,8 @@ impl Manifest {
             })
     }
 
-    /// Format 1: format byte, total, number of parts; per part number, plaintext length, sealed length, commitment;
-    /// number of checksums; per checksum kind, length, value.
+    /// Format 1: format byte, total, number of parts; per part number, plaintext length, sealed
+    /// length, commitment; number of checksums; per checksum kind, length, value.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 + self.parts.len() * (20 + COMMITMENT_BYTES));
         out.push(FORMAT);

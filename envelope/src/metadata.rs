@@ -1,7 +1,8 @@
 //! Sealed user metadata: what head and list show without a call to the KMS.
 //!
-//! Owns the sealed form of content type, tags, user metadata and plaintext checksums. Refuses metadata of another
-//! object version, dataset, region or key version, and more than fits one chunk.
+//! Owns the sealed form of content type, tags, user metadata and plaintext checksums. Refuses
+//! metadata of another object version, dataset, region or key version, and more than fits one
+//! chunk.
 
 use crate::cobblestone::{CHUNK_BYTES, HEADER_BYTES, Opener, Sealer, StreamHeader};
 use crate::context::{MetadataContext, Suite};
@@ -14,7 +15,8 @@ const PREFIX_BYTES: usize = 6;
 /// Bytes of metadata of one object version at most: one chunk.
 pub const METADATA_BYTES_MAX: usize = CHUNK_BYTES - 1;
 
-/// Sealed metadata: format, suite, key version (four bytes), then a Cobblestone-256 message. Public bytes.
+/// Sealed metadata: format, suite, key version (four bytes), then a Cobblestone-256 message. Public
+/// bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedMetadata(Vec<u8>);
 

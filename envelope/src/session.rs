@@ -1,13 +1,14 @@
 //! Keys on the wire: only sealed under a session key, straight from slot to ciphertext and back.
 //!
-//! Owns the exchange (HPKE base mode with X-Wing, once; the receiver offers an ephemeral key) and the symmetric
-//! messages after it (AES-256-GCM under the exported secret, the sender counting nonces). Each kind of key has its
-//! own associated data, so that one is never received as another. Refuses messages of another session, kind, subject
-//! or purpose.
+//! Owns the exchange (HPKE base mode with X-Wing, once; the receiver offers an ephemeral key) and
+//! the symmetric messages after it (AES-256-GCM under the exported secret, the sender counting
+//! nonces). Each kind of key has its own associated data, so that one is never received as another.
+//! Refuses messages of another session, kind, subject or purpose.
 //!
-//! The exchange does not authenticate: both sides sign the offer and the encapsulation with their enrolled keys, and
-//! put both identities into [`SessionInfo`]. A message opens as often as it is shown; what makes it fresh is the
-//! caller's `aad`, such as a request id and leaf index. How long a session is used is the callers' to bound.
+//! The exchange does not authenticate: both sides sign the offer and the encapsulation with their
+//! enrolled keys, and put both identities into [`SessionInfo`]. A message opens as often as it is
+//! shown; what makes it fresh is the caller's `aad`, such as a request id and leaf index. How long
+//! a session is used is the callers' to bound.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -29,15 +30,16 @@ const FORMAT: u8 = 1;
 const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const COUNTER_BYTES: usize = 8;
-/// Items of one session at most. Counted nonces never repeat below it, and it stays far under what GCM allows.
+/// Items of one session at most. Counted nonces never repeat below it, and it stays far under what
+/// GCM allows.
 const ITEMS_MAX: u64 = 1 << 40;
 const EXPORT_LABEL: &[u8] = b"reduit/v1/session-key";
 
 /// Bytes of one key on the wire.
 pub const SEALED_KEY_BYTES: usize = 1 + COUNTER_BYTES + KEY_BYTES + TAG_BYTES;
 
-/// What a session is for: SHA-256 over a labelled, length-prefixed list of everything, such as region, both
-/// identities and an expiry. Both sides build it from what they know.
+/// What a session is for: SHA-256 over a labelled, length-prefixed list of everything, such as
+/// region, both identities and an expiry. Both sides build it from what they know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionInfo([u8; 32]);
 
@@ -54,7 +56,8 @@ pub enum SessionError {
     /// The offer is not an X-Wing public key.
     #[error("the session offer is not an X-Wing public key")]
     BadOffer,
-    /// The item is of another session, kind, subject or purpose, or was changed. Which of them is not said.
+    /// The item is of another session, kind, subject or purpose, or was changed. Which of them is
+    /// not said.
     #[error("the key does not open in this session")]
     NotAuthentic,
     /// The session has sent all it may. Make a new one.
@@ -103,8 +106,8 @@ impl SessionOffer {
         self.0.public()
     }
 
-    /// Takes the sender's answer. An answer made for another offer or purpose is accepted here and then opens
-    /// nothing, as HPKE's base mode has it.
+    /// Takes the sender's answer. An answer made for another offer or purpose is accepted here and
+    /// then opens nothing, as HPKE's base mode has it.
     pub fn accept(
         self,
         encapsulated: &Encapsulated,
@@ -247,7 +250,8 @@ impl SessionSender {
         self.send(&Subject::OpenDek(&dek.context), &dek.key, aad)
     }
 
-    /// Sends the DEK of an upload to go on sealing it (purpose `multipart`): it arrives as a [`SealDek`].
+    /// Sends the DEK of an upload to go on sealing it (purpose `multipart`): it arrives as a
+    /// [`SealDek`].
     pub fn send_upload_dek(&self, dek: &OpenDek, aad: &[u8]) -> Result<SealedKey, SessionError> {
         self.send(&Subject::SealDek(&dek.context), &dek.key, aad)
     }
@@ -412,7 +416,8 @@ impl SessionReceiver {
     }
 }
 
-/// A cipher context for one message: the key rests in its slot, the context is cleansed when it is freed.
+/// A cipher context for one message: the key rests in its slot, the context is cleansed when it is
+/// freed.
 fn cipher(key: &KeySlot) -> LessSafeKey {
     let key = UnboundKey::new(&AES_256_GCM, key.bytes()).expect("a slot holds an AES-256 key");
     LessSafeKey::new(key)

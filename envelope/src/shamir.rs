@@ -1,8 +1,9 @@
 //! The root key in shares: any k of n custodians rebuild it, fewer learn nothing.
 //!
-//! Owns splitting and combining over GF(2^8) and the public record of a split ([`ShareSet`]), by which one share is
-//! checked by itself. Refuses, by name, a share that is damaged, forged, repeated or of another split, and refuses a
-//! combined key that is not the one that was split: nothing is ever combined silently into a wrong key.
+//! Owns splitting and combining over GF(2^8) and the public record of a split ([`ShareSet`]), by
+//! which one share is checked by itself. Refuses, by name, a share that is damaged, forged,
+//! repeated or of another split, and refuses a combined key that is not the one that was split:
+//! nothing is ever combined silently into a wrong key.
 
 mod gf256;
 mod share;
@@ -52,7 +53,8 @@ pub enum ShareError {
     /// The checksum does not fit: a character was mistyped or a byte was lost.
     #[error("the share has a mistyped or missing character")]
     Checksum,
-    /// The share belongs to another split: an older one, another region's, or one that was replaced.
+    /// The share belongs to another split: an older one, another region's, or one that was
+    /// replaced.
     #[error("share {index} belongs to another split")]
     WrongSet {
         /// Its index.
@@ -78,7 +80,8 @@ pub enum ShareError {
         /// Shares needed.
         need: u8,
     },
-    /// The combined key is not the one that was split. Checking each share against the [`ShareSet`] names the one.
+    /// The combined key is not the one that was split. Checking each share against the [`ShareSet`]
+    /// names the one.
     #[error("the shares do not combine to the root key that was split")]
     NotTheRoot,
     /// There is no room for a key.
@@ -92,8 +95,8 @@ impl From<Malformed> for ShareError {
     }
 }
 
-/// The public record of a split: kept in KMS state, so that each share can be checked alone and before old ones are
-/// given up.
+/// The public record of a split: kept in KMS state, so that each share can be checked alone and
+/// before old ones are given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShareSet {
     set: SetId,
@@ -105,8 +108,8 @@ pub struct ShareSet {
 }
 
 impl RootKey {
-    /// Splits the root key into `n` shares of which any `k` rebuild it. Every split is a new set: shares of two
-    /// splits do not mix.
+    /// Splits the root key into `n` shares of which any `k` rebuild it. Every split is a new set:
+    /// shares of two splits do not mix.
     pub fn split(&self, k: u8, n: u8) -> Result<(ShareSet, Vec<Share>), ShareError> {
         if k < 2 || k > n {
             return Err(ShareError::Threshold { k, n });
@@ -148,7 +151,8 @@ impl RootKey {
     }
 }
 
-/// Combines shares by what they say themselves. Prefer [`ShareSet::combine`], which also names a forged share.
+/// Combines shares by what they say themselves. Prefer [`ShareSet::combine`], which also names a
+/// forged share.
 ///
 /// # Errors
 /// As [`ShareError`] says. Shares beyond the k needed are checked for their set and not used.

@@ -1,9 +1,9 @@
 //! Keys wrapped under keys, for storage.
 //!
-//! Owns the wrapped format: a header in the clear and a one-chunk Cobblestone-256 message whose context is that
-//! header, so that the header is authenticated, no nonce is counted and the parent is committed to. Refuses a format
-//! version, suite or key type it does not know, a header that was changed, and a wrapped key of one type where
-//! another is expected.
+//! Owns the wrapped format: a header in the clear and a one-chunk Cobblestone-256 message whose
+//! context is that header, so that the header is authenticated, no nonce is counted and the parent
+//! is committed to. Refuses a format version, suite or key type it does not know, a header that was
+//! changed, and a wrapped key of one type where another is expected.
 
 use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId};
 
@@ -106,8 +106,8 @@ impl Wrapped {
         &self.header
     }
 
-    /// As it stands on disk and on the wire: format, suite, type (a byte each), region with its length before it,
-    /// id, version, then the sealed key (104 bytes).
+    /// As it stands on disk and on the wire: format, suite, type (a byte each), region with its
+    /// length before it, id, version, then the sealed key (104 bytes).
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.header.encode();
         out.extend_from_slice(&self.body);

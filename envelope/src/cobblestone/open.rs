@@ -1,8 +1,8 @@
 //! Opening a stream as its bytes arrive.
 //!
-//! Owns the order of chunks and the check that the last one is short. Refuses, from the first chunk that is not
-//! authentic, everything after it. Plaintext is given out only after its own chunk was authenticated; that the
-//! stream is whole is known when [`Opener::finish`] answers.
+//! Owns the order of chunks and the check that the last one is short. Refuses, from the first chunk
+//! that is not authentic, everything after it. Plaintext is given out only after its own chunk was
+//! authenticated; that the stream is whole is known when [`Opener::finish`] answers.
 
 use super::{
     CHUNK_BYTES, CHUNKS_MAX, ChunkCipher, OpenError, SEALED_CHUNK_BYTES, StreamHeader, TAG_BYTES,
@@ -34,8 +34,8 @@ impl Opener {
         })
     }
 
-    /// Takes more of the stream, header not included, and appends to `out` the plaintext of every chunk that is
-    /// whole. Bytes are opened from where they lie into `out`, with no copy between.
+    /// Takes more of the stream, header not included, and appends to `out` the plaintext of every
+    /// chunk that is whole. Bytes are opened from where they lie into `out`, with no copy between.
     ///
     /// # Errors
     /// If a chunk is not authentic. Nothing is added to `out` then, and every later call fails too.
@@ -45,11 +45,12 @@ impl Opener {
             .inspect_err(|_| kdf::wipe_from(out, start))
     }
 
-    /// Opens whole chunks where they lie: afterwards the first [`CHUNK_BYTES`] of each slot are plaintext. None of
-    /// them may be the stream's last chunk, which is shorter.
+    /// Opens whole chunks where they lie: afterwards the first [`CHUNK_BYTES`] of each slot are
+    /// plaintext. None of them may be the stream's last chunk, which is shorter.
     ///
     /// # Errors
-    /// If a chunk is not authentic, or part of one is held. Slots are wiped then, and every later call fails too.
+    /// If a chunk is not authentic, or part of one is held. Slots are wiped then, and every later
+    /// call fails too.
     pub fn open_slots(&mut self, slots: &mut [[u8; SEALED_CHUNK_BYTES]]) -> Result<(), OpenError> {
         let answer = self.guarded(|opener| {
             if !opener.held.is_empty() {
@@ -100,7 +101,8 @@ impl Opener {
         Ok(())
     }
 
-    /// The index of the next full chunk. The last index can only be that of the chunk that ends the stream.
+    /// The index of the next full chunk. The last index can only be that of the chunk that ends the
+    /// stream.
     fn claim_full(&mut self) -> Result<u64, OpenError> {
         if self.next >= CHUNKS_MAX - 1 {
             return Err(OpenError);

@@ -1,7 +1,8 @@
 //! Opening part of a stream.
 //!
-//! Owns the way from a range of plaintext to whole chunks and back. Refuses chunks that are not the ones of the
-//! range, more or fewer of them, and, for a range that reaches the end, a stream that was cut.
+//! Owns the way from a range of plaintext to whole chunks and back. Refuses chunks that are not the
+//! ones of the range, more or fewer of them, and, for a range that reaches the end, a stream that
+//! was cut.
 
 use zeroize::Zeroize;
 
@@ -41,10 +42,12 @@ impl RangeOpener {
         &self.span
     }
 
-    /// Takes more of the bytes of [`ChunkSpan::sealed_range`] and appends to `out` what they hold of the range.
+    /// Takes more of the bytes of [`ChunkSpan::sealed_range`] and appends to `out` what they hold
+    /// of the range.
     ///
     /// # Errors
-    /// If a chunk is not authentic or there are too many bytes. Nothing is added then; later calls fail too.
+    /// If a chunk is not authentic or there are too many bytes. Nothing is added then; later calls
+    /// fail too.
     pub fn update(&mut self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), OpenError> {
         let start = out.len();
         let answer = if self.failed {

@@ -1,7 +1,7 @@
 //! Sealing a stream as its plaintext arrives.
 //!
-//! Owns the order of chunks and the last, short one. Refuses a stream over the format's limit, and one that mixes
-//! the two ways of feeding it out of step.
+//! Owns the order of chunks and the last, short one. Refuses a stream over the format's limit, and
+//! one that mixes the two ways of feeding it out of step.
 
 use zeroize::Zeroizing;
 
@@ -16,7 +16,8 @@ pub enum SealError {
     /// The plaintext is longer than a stream may be.
     #[error("the plaintext is longer than one stream may be")]
     TooLong,
-    /// [`Sealer::seal_slots`] was called with part of a chunk still held back by [`Sealer::update`].
+    /// [`Sealer::seal_slots`] was called with part of a chunk still held back by
+    /// [`Sealer::update`].
     #[error("whole chunks were given while part of a chunk was held")]
     OutOfStep,
     /// Metadata was to be sealed under the metadata key of another dataset or region.
@@ -27,16 +28,17 @@ pub enum SealError {
     Key(#[from] KeyError),
 }
 
-/// Seals one stream. Feed it with [`update`](Self::update), close it with [`finish`](Self::finish); a stream that
-/// was not finished does not open. Holds at most one chunk of plaintext, wiped on drop.
+/// Seals one stream. Feed it with [`update`](Self::update), close it with [`finish`](Self::finish);
+/// a stream that was not finished does not open. Holds at most one chunk of plaintext, wiped on
+/// drop.
 pub struct Sealer {
     cipher: ChunkCipher,
     header: StreamHeader,
     header_written: bool,
     /// Index of the next chunk.
     next: u64,
-    /// Plaintext of the chunk that is not full yet: under CHUNK_BYTES. Given its whole capacity at once, since a
-    /// buffer that grew would leave plaintext behind.
+    /// Plaintext of the chunk that is not full yet: under CHUNK_BYTES. Given its whole capacity at
+    /// once, since a buffer that grew would leave plaintext behind.
     held: Zeroizing<Vec<u8>>,
 }
 
@@ -45,7 +47,8 @@ impl Sealer {
         Ok(Self::with_salt(dek, context, &StreamSalt(kdf::random()?)))
     }
 
-    /// A stream with a chosen salt, which must never repeat under one key: [`new`](Self::new) and golden tests.
+    /// A stream with a chosen salt, which must never repeat under one key: [`new`](Self::new) and
+    /// golden tests.
     pub(super) fn with_salt(dek: &[u8; 32], context: &[u8], salt: &StreamSalt) -> Self {
         let (cipher, commitment) = ChunkCipher::derive(dek, salt, context);
         let mut header = [0; super::HEADER_BYTES];
@@ -65,8 +68,8 @@ impl Sealer {
         &self.header
     }
 
-    /// Takes more plaintext and appends to `out` what can be sealed of it: the header on the first call, then every
-    /// whole chunk. Plaintext is copied once, into `out`, and sealed there.
+    /// Takes more plaintext and appends to `out` what can be sealed of it: the header on the first
+    /// call, then every whole chunk. Plaintext is copied once, into `out`, and sealed there.
     ///
     /// # Errors
     /// If the stream gets too long. `out` then holds no plaintext of the chunk that did not fit.
@@ -98,8 +101,9 @@ impl Sealer {
         Ok(())
     }
 
-    /// Seals whole chunks where they lie: each slot holds [`CHUNK_BYTES`] of plaintext and room for the tag. For
-    /// callers that read straight into such slots (see [`slice::as_chunks_mut`]); they write the header themselves.
+    /// Seals whole chunks where they lie: each slot holds [`CHUNK_BYTES`] of plaintext and room for
+    /// the tag. For callers that read straight into such slots (see [`slice::as_chunks_mut`]); they
+    /// write the header themselves.
     ///
     /// # Errors
     /// If [`update`](Self::update) holds part of a chunk, or the stream gets too long.

@@ -1,7 +1,7 @@
 //! Arithmetic in GF(2^8) with the polynomial of AES, x^8 + x^4 + x^3 + x + 1, in constant time.
 //!
-//! Owns evaluation and interpolation of polynomials over 32 bytes at once. No table and no branch depends on a
-//! secret: only the indices of shares, which are public, are ever inverted.
+//! Owns evaluation and interpolation of polynomials over 32 bytes at once. No table and no branch
+//! depends on a secret: only the indices of shares, which are public, are ever inverted.
 
 use zeroize::Zeroize;
 
@@ -38,7 +38,8 @@ pub(super) fn evaluate(secret: &[u8; 32], coefficients: &[[u8; 32]], x: u8, out:
     }
 }
 
-/// The value at x = 0 of the polynomial through `points`, whose first members differ and are not 0 (Lagrange).
+/// The value at x = 0 of the polynomial through `points`, whose first members differ and are not 0
+/// (Lagrange).
 pub(super) fn interpolate_at_zero(points: &[(u8, &[u8; 32])], out: &mut [u8; 32]) {
     out.zeroize();
     for (x, value) in points {

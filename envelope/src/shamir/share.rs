@@ -1,7 +1,8 @@
 //! One custodian's share, in memory, as bytes and as text for people.
 //!
-//! Owns the format and the text form: base32 in groups, with a checksum, so that a mistyped character is found before
-//! anything is combined. Encoding and decoding look nothing up by secret values.
+//! Owns the format and the text form: base32 in groups, with a checksum, so that a mistyped
+//! character is found before anything is combined. Encoding and decoding look nothing up by secret
+//! values.
 
 use proto::ids::RootEpoch;
 use zeroize::Zeroizing;
@@ -13,12 +14,14 @@ use crate::kdf;
 use crate::keys::KeySlot;
 
 const CHECKSUM_BYTES: usize = 8;
-/// Format, set, epoch, k, n, index, root check, value, checksum: 80 bytes are 128 characters, 16 groups of 8.
+/// Format, set, epoch, k, n, index, root check, value, checksum: 80 bytes are 128 characters, 16
+/// groups of 8.
 const SHARE_BYTES: usize = 1 + 16 + 4 + 3 + 16 + 32 + CHECKSUM_BYTES;
 const GROUP_CHARS: usize = 8;
 const PREFIX: &str = "reduit-share";
 
-/// One share of a root key. Worth nothing alone and a k-th of the root key together: handle it as a secret.
+/// One share of a root key. Worth nothing alone and a k-th of the root key together: handle it as a
+/// secret.
 pub struct Share {
     pub(super) set: SetId,
     pub(super) epoch: RootEpoch,
@@ -58,7 +61,8 @@ impl Share {
             && self.root_check == other.root_check
     }
 
-    /// Tells this share without telling it: SHA-256 over its 32 uniform bytes and all it says of itself.
+    /// Tells this share without telling it: SHA-256 over its 32 uniform bytes and all it says of
+    /// itself.
     pub(super) fn check_value(&self) -> [u8; 32] {
         let mut head = Vec::with_capacity(64);
         put_field(&mut head, LABEL_SHARE);
@@ -74,7 +78,8 @@ impl Share {
         out.extend_from_slice(&self.root_check.0);
     }
 
-    /// The share as bytes, to be sealed to its custodian ([`crate::hpke_seal`]). The copy wipes itself.
+    /// The share as bytes, to be sealed to its custodian ([`crate::hpke_seal`]). The copy wipes
+    /// itself.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::with_capacity(SHARE_BYTES));
         self.put_head(&mut out);
@@ -128,8 +133,8 @@ impl Share {
         })
     }
 
-    /// The share for a person to keep: `reduit-share` and 16 groups of 8 characters of base32 (RFC 4648 section 6, in
-    /// lower case). The copy wipes itself.
+    /// The share for a person to keep: `reduit-share` and 16 groups of 8 characters of base32 (RFC
+    /// 4648 section 6, in lower case). The copy wipes itself.
     pub fn to_text(&self) -> Zeroizing<String> {
         let bytes = self.to_bytes();
         let chars = SHARE_BYTES / 5 * 8;
