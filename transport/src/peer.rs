@@ -1,0 +1,227 @@
+//! The other end of a connection: who it proved to be, and whether it may still act.
+//!
+//! Owns the check that every request makes. Refuses a request whose connection's key has been withdrawn or
+//! enrolled under another identity since the handshake, and one that reached a service past the acceptor.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::ids::{Identity, NodeId, RegionId, Role};
+use rustls::pki_types::CertificateDer;
+use tonic::{Request, Status};
+
+use crate::certificate::{self, CertificateError, RegionTrust};
+use crate::enrolment::Enrolments;
+use crate::fault::{Fault, Faulty, status_of};
+use crate::keys::PublicKey;
+
+/// Why an authenticated peer may not act.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// Its certificate says nothing usable.
+    #[error("peer's certificate states no identity")]
+    Certificate(#[source] CertificateError),
+    /// Its certificate is of another region, though this region's CA signed it.
+    #[error("{identity} is not of region {expected}")]
+    OtherRegion {
+        /// Whom the certificate states.
+        identity: Identity,
+        /// The region of this process.
+        expected: RegionId,
+    },
+    /// A valid certificate, and no enrolment.
+    #[error("the key of {identity} is not enrolled")]
+    NotEnrolled {
+        /// Whom the certificate states.
+        identity: Identity,
+    },
+    /// The key is enrolled, as somebody else: another role or name.
+    #[error("the key presented as {presented} is enrolled as {enrolled}")]
+    EnrolledAsOther {
+        /// Whom the certificate states.
+        presented: Identity,
+        /// Whom the key is enrolled as.
+        enrolled: Identity,
+    },
+    /// The KMS has not confirmed the enrolments for over 24 hours.
+    #[error("enrolments were last confirmed {age_s} s ago, more than 24 h")]
+    Stale {
+        /// Age of the set in seconds.
+        age_s: u64,
+    },
+    /// Somebody, but not the one this connection was for.
+    #[error("connected to {found}, expected {expected}")]
+    Unexpected {
+        /// Who was expected.
+        expected: Expect,
+        /// Who answered.
+        found: Identity,
+    },
+    /// A role that may not do this.
+    #[error("{identity} may not do this")]
+    Role {
+        /// Who asked.
+        identity: Identity,
+    },
+    /// The request did not come through this crate's acceptor.
+    #[error("request has no authenticated peer")]
+    Unauthenticated,
+}
+
+impl Faulty for PeerError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Certificate(_) | Self::OtherRegion { .. } | Self::Unauthenticated => {
+                Fault::Unauthenticated
+            }
+            Self::NotEnrolled { .. } | Self::EnrolledAsOther { .. } => Fault::Unauthenticated,
+            Self::Unexpected { .. } | Self::Role { .. } => Fault::Denied,
+            Self::Stale { .. } => Fault::Unavailable,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) => "peer-certificate",
+            Self::OtherRegion { .. } => "peer-other-region",
+            Self::NotEnrolled { .. } => "peer-not-enrolled",
+            Self::EnrolledAsOther { .. } => "peer-enrolled-as-other",
+            Self::Stale { .. } => "enrolments-stale",
+            Self::Unexpected { .. } => "peer-unexpected",
+            Self::Role { .. } => "peer-role",
+            Self::Unauthenticated => "peer-unauthenticated",
+        }
+    }
+}
+
+/// Whom a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect {
+    /// Exactly this identity.
+    Identity(Identity),
+    /// Anyone of this role.
+    Role(Role),
+    /// The member of this role and id. Needs an enrolment set.
+    Node(Role, NodeId),
+}
+
+impl std::fmt::Display for Expect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Identity(identity) => write!(f, "{identity}"),
+            Self::Role(role) => write!(f, "any {}", role.as_str()),
+            Self::Node(role, id) => write!(f, "{} {id}", role.as_str()),
+        }
+    }
+}
+
+/// An authenticated peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Who.
+    pub identity: Identity,
+    /// With which key.
+    pub public_key: PublicKey,
+    /// Its member id, if it is enrolled as a member.
+    pub node_id: Option<NodeId>,
+    /// From where.
+    pub remote: SocketAddr,
+}
+
+/// What a peer is judged by.
+#[derive(Debug, Clone)]
+pub(crate) enum Judge {
+    /// The enrolment set, as a process of the given role sees it.
+    Enrolled(Enrolments, Role),
+    /// The pinned CA alone: a process that holds no set (the command line) and checks whom it expects.
+    Pinned(RegionTrust),
+}
+
+impl Judge {
+    pub(crate) fn trust(&self) -> &RegionTrust {
+        match self {
+            Self::Enrolled(enrolments, _) => enrolments.trust(),
+            Self::Pinned(trust) => trust,
+        }
+    }
+
+    /// Judges a certificate whose chain has been verified.
+    pub(crate) fn admit(
+        &self,
+        leaf: &CertificateDer<'_>,
+        expect: Option<&Expect>,
+    ) -> Result<(Identity, PublicKey, Option<NodeId>), PeerError> {
+        let subject = certificate::subject(leaf).map_err(PeerError::Certificate)?;
+        let (identity, key) = (subject.identity, subject.public_key);
+        if identity.region() != self.trust().region() {
+            let expected = self.trust().region().clone();
+            return Err(PeerError::OtherRegion { identity, expected });
+        }
+        let node_id = self.recheck(&identity, &key)?;
+        let as_expected = match expect {
+            None => true,
+            Some(Expect::Identity(expected)) => expected == &identity,
+            Some(Expect::Role(role)) => *role == identity.role(),
+            Some(Expect::Node(role, id)) => *role == identity.role() && node_id == Some(*id),
+        };
+        match (as_expected, expect) {
+            (false, Some(expected)) => Err(PeerError::Unexpected {
+                expected: expected.clone(),
+                found: identity,
+            }),
+            _ => Ok((identity, key, node_id)),
+        }
+    }
+
+    fn recheck(&self, identity: &Identity, key: &PublicKey) -> Result<Option<NodeId>, PeerError> {
+        match self {
+            Self::Enrolled(enrolments, local) => enrolments.check(*local, identity, key),
+            Self::Pinned(_) => Ok(None),
+        }
+    }
+}
+
+/// What tonic keeps with every request of a connection: the peer, and how to ask whether it still may act.
+#[derive(Debug, Clone)]
+pub struct PeerConnection {
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) judge: Judge,
+}
+
+impl PeerConnection {
+    /// The peer, if it may act right now.
+    pub fn current(&self) -> Result<Peer, PeerError> {
+        let node_id = self
+            .judge
+            .recheck(&self.peer.identity, &self.peer.public_key)?;
+        Ok(Peer {
+            node_id,
+            ..Peer::clone(&self.peer)
+        })
+    }
+
+    /// The peer as it was at the handshake; for logs, not for decisions.
+    pub fn at_handshake(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+/// The peer of a request, checked again: the key must still be enrolled, under the same identity and so role.
+pub fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    peer_in(request.extensions().get::<PeerConnection>()).map_err(|error| status_of(&error))
+}
+
+/// As [`peer`], for what is not a tonic request: the connect info that the acceptor's stream gave.
+pub fn peer_in(connection: Option<&PeerConnection>) -> Result<Peer, PeerError> {
+    connection.ok_or(PeerError::Unauthenticated)?.current()
+}
+
+/// Refuses a peer whose role is none of `roles`.
+pub fn require_role(peer: &Peer, roles: &[Role]) -> Result<(), Status> {
+    if roles.contains(&peer.identity.role()) {
+        return Ok(());
+    }
+    Err(status_of(&PeerError::Role {
+        identity: peer.identity.clone(),
+    }))
+}
