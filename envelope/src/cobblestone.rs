@@ -243,6 +243,16 @@ impl ChunkCipher {
             .map_err(|_| SealError::TooLong)
     }
 
+    /// Seals `plain` into `sealed`, which has room for the chunk and its tag and nothing else.
+    fn seal_into(&self, index: u64, plain: &[u8], sealed: &mut [u8]) -> Result<(), SealError> {
+        let (chunk, tag) = sealed
+            .split_last_chunk_mut::<TAG_BYTES>()
+            .ok_or(SealError::OutOfStep)?;
+        self.key
+            .seal_out_of_place_scatter(self.nonce(index), Aad::empty(), plain, chunk, &[], tag)
+            .map_err(|_| SealError::TooLong)
+    }
+
     /// Opens `sealed` (chunk, then tag) into `plain`, which is as long as the chunk.
     fn open_into(&self, index: u64, sealed: &[u8], plain: &mut [u8]) -> Result<(), OpenError> {
         let (chunk, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(OpenError)?;

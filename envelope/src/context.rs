@@ -16,10 +16,13 @@ pub(crate) const LABEL_MANIFEST: &[u8] = b"reduit/v1/manifest";
 pub(crate) const LABEL_METADATA: &[u8] = b"reduit/v1/metadata";
 pub(crate) const LABEL_NAME: &[u8] = b"reduit/v1/name";
 pub(crate) const LABEL_WRAP: &[u8] = b"reduit/v1/wrap";
-pub(crate) const LABEL_SESSION: &[u8] = b"reduit/v1/session";
-pub(crate) const LABEL_HPKE: &[u8] = b"reduit/v1/hpke";
+pub(crate) const LABEL_SESSION_INFO: &[u8] = b"reduit/v1/session-info";
+pub(crate) const LABEL_SESSION_EXPORT: &[u8] = b"reduit/v1/session-export";
+pub(crate) const LABEL_SESSION_ITEM: &[u8] = b"reduit/v1/session-item";
+pub(crate) const LABEL_HPKE_INFO: &[u8] = b"reduit/v1/hpke-info";
 pub(crate) const LABEL_ROOT_CHECK: &[u8] = b"reduit/v1/root-check";
-pub(crate) const LABEL_SHARE: &[u8] = b"reduit/v1/share";
+pub(crate) const LABEL_SHARE_CHECK: &[u8] = b"reduit/v1/share-check";
+pub(crate) const LABEL_SHARE_CHECKSUM: &[u8] = b"reduit/v1/share-checksum";
 
 /// The algorithms behind a context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -256,10 +259,13 @@ mod tests {
             LABEL_METADATA,
             LABEL_NAME,
             LABEL_WRAP,
-            LABEL_SESSION,
-            LABEL_HPKE,
+            LABEL_SESSION_INFO,
+            LABEL_SESSION_EXPORT,
+            LABEL_SESSION_ITEM,
+            LABEL_HPKE_INFO,
             LABEL_ROOT_CHECK,
-            LABEL_SHARE,
+            LABEL_SHARE_CHECK,
+            LABEL_SHARE_CHECKSUM,
         ];
         for (index, label) in labels.iter().enumerate() {
             assert!(

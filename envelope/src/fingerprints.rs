@@ -244,12 +244,15 @@ mod tests {
         let scanner = Scanner::new(salt, all);
         let mut bytes = vec![0; 100_000];
         aws_lc_rs::rand::fill(&mut bytes).expect("random");
-        assert_eq!(scanner.scan(&bytes), []);
+        assert!(scanner.scan(&bytes).is_empty());
         for at in [0, 1, 4095, bytes.len() - WINDOW] {
             bytes[at..at + WINDOW].copy_from_slice(key.bytes());
             assert!(scanner.scan(&bytes).contains(&at), "{at}");
         }
-        assert_eq!(scanner.scan(&key.bytes()[1..]), []);
+        assert!(
+            scanner.scan(&key.bytes()[1..]).is_empty(),
+            "a part of a key is none"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ::hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable};
 use zeroize::Zeroizing;
 
 use crate::KeyError;
-use crate::context::LABEL_HPKE;
+use crate::context::LABEL_HPKE_INFO;
 use crate::kdf;
 use crate::keys::KeySlot;
 
@@ -37,7 +37,7 @@ pub struct HpkeInfo([u8; 32]);
 impl HpkeInfo {
     /// Hashes everything the message is for, such as purpose, both identities and key ids.
     pub fn of(parts: &[&[u8]]) -> Self {
-        Self(hash_list(LABEL_HPKE, parts))
+        Self(hash_list(LABEL_HPKE_INFO, parts))
     }
 
     /// The `info` that goes into HPKE, for independent tools.
@@ -293,7 +293,7 @@ mod tests {
         assert_ne!(hash(&[b"ab"]), hash(&[b"ab", b""]));
         assert_eq!(
             hash(&[b"ab"]).0,
-            kdf::sha256(&[b"\0\0\0\x0ereduit/v1/hpke\0\0\0\x02ab"]),
+            kdf::sha256(&[b"\0\0\0\x13reduit/v1/hpke-info\0\0\0\x02ab"]),
             "label and parts, four bytes of length before each"
         );
     }

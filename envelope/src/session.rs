@@ -16,7 +16,7 @@ use ::hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, setup_receiver
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use proto::ids::{DatasetId, LeaseId, RegionId, RootEpoch};
 
-use crate::context::{LABEL_SESSION, ObjectContext};
+use crate::context::{LABEL_SESSION_EXPORT, LABEL_SESSION_INFO, LABEL_SESSION_ITEM, ObjectContext};
 use crate::encode::put_field;
 use crate::hpke_key::{
     ENCAPSULATED_BYTES, HpkeAead, HpkeKdf, HpkeKem, HpkePrivateKey, HpkePublicKey, hash_list,
@@ -33,7 +33,6 @@ const COUNTER_BYTES: usize = 8;
 /// Items of one session at most. Counted nonces never repeat below it, and it stays far under what
 /// GCM allows.
 const ITEMS_MAX: u64 = 1 << 40;
-const EXPORT_LABEL: &[u8] = b"reduit/v1/session-key";
 
 /// Bytes of one key on the wire.
 pub const SEALED_KEY_BYTES: usize = 1 + COUNTER_BYTES + KEY_BYTES + TAG_BYTES;
@@ -46,7 +45,12 @@ pub struct SessionInfo([u8; 32]);
 impl SessionInfo {
     /// Hashes everything the session is for.
     pub fn of(parts: &[&[u8]]) -> Self {
-        Self(hash_list(LABEL_SESSION, parts))
+        Self(hash_list(LABEL_SESSION_INFO, parts))
+    }
+
+    /// The `info` that goes into HPKE, for independent tools.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -123,7 +127,7 @@ impl SessionOffer {
                     &encapsulated,
                     &info.0,
                 )
-                .and_then(|context| context.export(EXPORT_LABEL, slot))
+                .and_then(|context| context.export(LABEL_SESSION_EXPORT, slot))
                 .map_err(|_| SessionError::NotAuthentic)
             })
         })?;
@@ -148,7 +152,7 @@ pub fn establish(
                     .map_err(|_| SessionError::BadOffer)?;
             encapsulated.copy_from_slice(&answer.to_bytes());
             context
-                .export(EXPORT_LABEL, slot)
+                .export(LABEL_SESSION_EXPORT, slot)
                 .map_err(|_| SessionError::BadOffer)
         })
     })?;
@@ -199,7 +203,7 @@ impl Subject<'_> {
     /// Label, kind, subject, then the caller's own bytes to the end.
     fn aad(&self, caller: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(256 + caller.len());
-        put_field(&mut out, LABEL_SESSION);
+        put_field(&mut out, LABEL_SESSION_ITEM);
         match self {
             Self::Lease(id) => {
                 put_field(&mut out, b"lease");

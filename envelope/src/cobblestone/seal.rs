@@ -69,10 +69,10 @@ impl Sealer {
     }
 
     /// Takes more plaintext and appends to `out` what can be sealed of it: the header on the first
-    /// call, then every whole chunk. Plaintext is copied once, into `out`, and sealed there.
+    /// call, then every whole chunk, sealed from where it lies straight into `out`.
     ///
     /// # Errors
-    /// If the stream gets too long. `out` then holds no plaintext of the chunk that did not fit.
+    /// If the stream gets too long. `out` never holds plaintext.
     pub fn update(&mut self, mut plain: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         self.write_header(out);
         let whole = (self.held.len() + plain.len()) / CHUNK_BYTES;
@@ -156,22 +156,16 @@ impl Sealer {
     }
 }
 
+/// Seals one chunk from where it lies to the end of `out`: plaintext is never in `out`.
 fn append_at(
     cipher: &ChunkCipher,
     index: u64,
     chunk: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), SealError> {
-    // Room for both at once, so that `out` never moves while it holds plaintext.
-    out.reserve(chunk.len() + TAG_BYTES);
     let start = out.len();
-    out.extend_from_slice(chunk);
-    match cipher.seal_in_place(index, &mut out[start..]) {
-        Ok(tag) => out.extend_from_slice(tag.as_ref()),
-        Err(error) => {
-            kdf::wipe_from(out, start);
-            return Err(error);
-        }
-    }
-    Ok(())
+    out.resize(start + chunk.len() + TAG_BYTES, 0);
+    cipher
+        .seal_into(index, chunk, &mut out[start..])
+        .inspect_err(|_| out.truncate(start))
 }

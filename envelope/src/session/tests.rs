@@ -224,8 +224,8 @@ fn counters_never_repeat_and_end() {
 fn an_item_has_this_layout() {
     let subject = Subject::Lease(LeaseId([0x11; 16]));
     let expected = format!(
-        "0011{}0005{}0010{}{}",
-        hex::encode("reduit/v1/session"),
+        "0016{}0005{}0010{}{}",
+        hex::encode("reduit/v1/session-item"),
         hex::encode("lease"),
         "11".repeat(16),
         hex::encode("aad")
@@ -236,8 +236,8 @@ fn an_item_has_this_layout() {
     assert_eq!(
         hex::encode(root),
         format!(
-            "0011{}0004{}000400000002",
-            hex::encode("reduit/v1/session"),
+            "0016{}0004{}000400000002",
+            hex::encode("reduit/v1/session-item"),
             hex::encode("root")
         )
     );

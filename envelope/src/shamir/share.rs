@@ -8,7 +8,7 @@ use proto::ids::RootEpoch;
 use zeroize::Zeroizing;
 
 use super::{FORMAT, RootCheck, SetId, ShareError};
-use crate::context::LABEL_SHARE;
+use crate::context::{LABEL_SHARE_CHECK, LABEL_SHARE_CHECKSUM};
 use crate::encode::{Reader, put_field};
 use crate::kdf;
 use crate::keys::KeySlot;
@@ -63,9 +63,9 @@ impl Share {
 
     /// Tells this share without telling it: SHA-256 over its 32 uniform bytes and all it says of
     /// itself.
-    pub(super) fn check_value(&self) -> [u8; 32] {
+    pub fn check_value(&self) -> [u8; 32] {
         let mut head = Vec::with_capacity(64);
-        put_field(&mut head, LABEL_SHARE);
+        put_field(&mut head, LABEL_SHARE_CHECK);
         self.put_head(&mut head);
         kdf::scrubbed(|| kdf::sha256(&[&head, self.value.bytes()]))
     }
@@ -190,7 +190,7 @@ impl Share {
 
 fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let mut label = Vec::with_capacity(32);
-    put_field(&mut label, b"reduit/v1/share-checksum");
+    put_field(&mut label, LABEL_SHARE_CHECKSUM);
     let hash = kdf::scrubbed(|| kdf::sha256(&[&label, bytes]));
     let mut out = [0; CHECKSUM_BYTES];
     out.copy_from_slice(&hash[..CHECKSUM_BYTES]);
