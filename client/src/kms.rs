@@ -1,0 +1,292 @@
+//! The KMS as a client uses it: keys of datasets, leases, opens, the log.
+//!
+//! Owns one session a replica and one lease a dataset. Key bytes are inside `envelope`'s types alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use proto::ids::{DatasetId, GroupId, NodeId, RegionId, UnixMs};
+use proto::v1;
+use proto::v1::kms_client::KmsClient;
+use tonic::Status;
+use tonic::transport::Channel;
+use transport::{Lane, LocalIdentity};
+
+use crate::error::Error;
+use crate::lease::{MetadataKeys, SealLease};
+use crate::region::random_id;
+use crate::route::{Again, Member, Pool};
+use crate::session::{self, Session};
+use crate::settings::Tuning;
+
+/// Leases are asked for whole hours at most.
+const LEASE_SECONDS: u32 = 3_600;
+/// Leaves of one read at most.
+const LEAVES_PAGE: u32 = 1_000;
+/// A session the replica has forgotten (it restarted): made again this often in one call.
+const SESSIONS_PER_CALL: u32 = 3;
+
+/// Keys of one region, for one identity.
+pub struct Keys {
+    pub(crate) region: RegionId,
+    pub(crate) local: LocalIdentity,
+    pool: Arc<Pool>,
+    pub(crate) tuning: Tuning,
+    sessions: Mutex<HashMap<NodeId, Arc<Session>>>,
+    making: tokio::sync::Mutex<()>,
+    leases: tokio::sync::Mutex<HashMap<DatasetId, Arc<SealLease>>>,
+    metadata: tokio::sync::Mutex<HashMap<DatasetId, Arc<MetadataKeys>>>,
+}
+
+/// Reads the transparency log in order.
+pub struct LeafReader<'a> {
+    keys: &'a Keys,
+    next: u64,
+    with_openings: bool,
+}
+
+impl Keys {
+    pub(crate) fn new(
+        region: RegionId,
+        local: LocalIdentity,
+        pool: Arc<Pool>,
+        tuning: Tuning,
+    ) -> Self {
+        Self {
+            region,
+            local,
+            pool,
+            tuning,
+            sessions: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+            leases: tokio::sync::Mutex::default(),
+            metadata: tokio::sync::Mutex::default(),
+        }
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Calls the KMS leader.
+    pub(crate) async fn call<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    where
+        F: Fn(KmsClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.pool
+            .on_leader(GroupId::KMS, &self.tuning, again, |_, channel| {
+                call(KmsClient::new(channel))
+            })
+            .await
+    }
+
+    /// Calls the KMS leader within a session with it. A session the replica does not know is made anew.
+    pub(crate) async fn call_in_session<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    where
+        F: Fn(KmsClient<Channel>, Arc<Session>) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let call = &call;
+        self.pool
+            .on_leader(
+                GroupId::KMS,
+                &self.tuning,
+                again,
+                |replica, channel| async move {
+                    let mut made = 0;
+                    loop {
+                        let session = self.session(&replica, channel.clone()).await?;
+                        match call(KmsClient::new(channel.clone()), session).await {
+                            Err(status)
+                                if transport::fault::reason(&status) == Some("no-such-session")
+                                    && made < SESSIONS_PER_CALL =>
+                            {
+                                self.sessions.lock().remove(&replica.id);
+                                made += 1;
+                            }
+                            answer => return answer,
+                        }
+                    }
+                },
+            )
+            .await
+    }
+
+    async fn session(&self, replica: &Member, channel: Channel) -> Result<Arc<Session>, Status> {
+        let held = |now| {
+            self.sessions
+                .lock()
+                .get(&replica.id)
+                .filter(|s| s.usable(now))
+                .cloned()
+        };
+        if let Some(session) = held(now()) {
+            return Ok(session);
+        }
+        // One at a time: many tasks that find none must not each make one.
+        let _making = self.making.lock().await;
+        if let Some(session) = held(now()) {
+            return Ok(session);
+        }
+        let session = session::open(&self.region, &self.local, replica, channel).await?;
+        self.sessions.lock().insert(replica.id, session.clone());
+        Ok(session)
+    }
+
+    /// Has the KMS make a dataset's key.
+    pub(crate) async fn create_key(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
+        let request = v1::CreateKeyRequest {
+            dataset_id: dataset.into(),
+            request_id: random_id()?,
+            claim: None,
+        };
+        self.call(Again::Harmless, move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.create_key(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// State and versions of a dataset's key, without key bytes.
+    pub async fn key_info(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
+        let request = v1::FindKeyRequest {
+            dataset_id: dataset.into(),
+        };
+        self.call(Again::Harmless, move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.find_key(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Rotates, disables or enables a dataset's key.
+    pub async fn change_key(
+        &self,
+        dataset: DatasetId,
+        change: KeyChange,
+    ) -> Result<v1::KeyInfo, Error> {
+        let request = v1::KeyChangeRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            request_id: random_id()?,
+        };
+        self.call(Again::Harmless, move |mut kms| {
+            let request = request.clone();
+            async move {
+                let reply = match change {
+                    KeyChange::Rotate => kms.rotate_key(request).await?,
+                    KeyChange::Disable => kms.disable_key(request).await?,
+                    KeyChange::Enable => kms.enable_key(request).await?,
+                };
+                Ok(reply.into_inner())
+            }
+        })
+        .await
+    }
+
+    /// The lease this process seals a dataset's objects with; asked for when there is none or it runs out.
+    pub(crate) async fn seal_lease(&self, dataset: DatasetId) -> Result<Arc<SealLease>, Error> {
+        let mut leases = self.leases.lock().await;
+        if let Some(lease) = leases.get(&dataset).filter(|lease| lease.fresh(now())) {
+            return Ok(lease.clone());
+        }
+        let lease = Arc::new(SealLease::request(self, dataset, LEASE_SECONDS).await?);
+        leases.insert(dataset, lease.clone());
+        Ok(lease)
+    }
+
+    /// Forgets a lease the shard no longer takes.
+    pub(crate) async fn drop_lease(&self, dataset: DatasetId, lease: &SealLease) {
+        let mut leases = self.leases.lock().await;
+        if leases
+            .get(&dataset)
+            .is_some_and(|held| held.id() == lease.id())
+        {
+            leases.remove(&dataset);
+        }
+    }
+
+    /// The keys that seal and open a dataset's metadata.
+    pub(crate) async fn metadata_keys(
+        &self,
+        dataset: DatasetId,
+        needs: Option<u32>,
+    ) -> Result<Arc<MetadataKeys>, Error> {
+        let mut held = self.metadata.lock().await;
+        let usable = |keys: &MetadataKeys| keys.fresh(now()) && needs.is_none_or(|v| keys.has(v));
+        if let Some(keys) = held.get(&dataset).filter(|keys| usable(keys)) {
+            return Ok(keys.clone());
+        }
+        let keys = Arc::new(MetadataKeys::request(self, dataset, LEASE_SECONDS).await?);
+        held.insert(dataset, keys.clone());
+        Ok(keys)
+    }
+
+    /// The log's size and root hash.
+    pub async fn tree_head(&self) -> Result<v1::TreeHeadReply, Error> {
+        self.call(Again::Harmless, |mut kms| async move {
+            Ok(kms.tree_head(v1::TreeHeadRequest {}).await?.into_inner())
+        })
+        .await
+    }
+
+    /// The log from a leaf on.
+    pub fn leaves(&self, start: u64, with_openings: bool) -> LeafReader<'_> {
+        LeafReader {
+            keys: self,
+            next: start,
+            with_openings,
+        }
+    }
+
+    /// A KMS replica's control channel, for operators.
+    pub fn replica_channel(&self, id: NodeId) -> Result<Channel, Error> {
+        let member = self.pool.member(id).ok_or(Error::Caller {
+            reason: "no-such-member".to_owned(),
+            message: format!("no kms replica {id} is enrolled"),
+        })?;
+        self.pool.channel(&member, Lane::Control, 0)
+    }
+}
+
+/// What can be done to a key besides using it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyChange {
+    /// A new version; older ones go on opening.
+    Rotate,
+    /// No opens and no leases.
+    Disable,
+    /// Opens and leases again.
+    Enable,
+}
+
+impl LeafReader<'_> {
+    /// The next leaves; empty at the end of the log.
+    pub async fn page(&mut self) -> Result<Vec<v1::LeafEntry>, Error> {
+        let request = v1::ReadLeavesRequest {
+            start: self.next,
+            limit: LEAVES_PAGE,
+            with_openings: self.with_openings,
+        };
+        let reply = self
+            .keys
+            .call(Again::Harmless, move |mut kms| {
+                let request = request.clone();
+                async move { Ok(kms.read_leaves(request).await?.into_inner()) }
+            })
+            .await?;
+        self.next += reply.leaves.len() as u64;
+        Ok(reply.leaves)
+    }
+}
+
+/// Wall-clock time, to judge expiries stated by servers.
+pub(crate) fn now() -> UnixMs {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

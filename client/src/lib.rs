@@ -1,0 +1,34 @@
+//! The Rust SDK of Reduit: seals and opens in this process, as an enrolled identity of the region.
+//!
+//! Owns routing to leaders, retries with request ids, leases and sessions with the KMS, uploads and downloads.
+//! **Invariant:** key bytes stay inside `envelope`'s types; what leaves this process to a storage node is sealed.
+
+mod body;
+mod dataset;
+mod download;
+mod error;
+mod kms;
+mod lease;
+mod listing;
+mod opens;
+mod region;
+mod route;
+mod session;
+mod settings;
+mod upload;
+
+pub use body::Body;
+pub use dataset::{
+    Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,
+    PutOutcome,
+};
+pub use download::ObjectReader;
+pub use error::Error;
+pub use kms::LeafReader;
+pub use listing::{ListOptions, Page, VersionsPage};
+pub use region::{CreateOptions, Region, RegionStatus};
+pub use settings::{Context, ContextFile, SettingsError, Tuning};
+
+pub use envelope::MemoryMode;
+pub use proto::ids;
+pub use transport::Fault;

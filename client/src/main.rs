@@ -1,0 +1,2 @@
+//! The `reduit` command.
+fn main() {}

@@ -1,0 +1,179 @@
+//! Opens, shared: items that wait at the same time go to the KMS in one request.
+//!
+//! Owns the queue of one dataset and claim. One leaf may hold many opens of one principal, purpose and case
+//! (DESIGN section 7), so tasks that read at once share a record and a round trip.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use envelope::{ObjectContext, OpenDek, SealedKey};
+use proto::ids::DatasetId;
+use proto::v1;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::error::Error;
+use crate::kms::now;
+use crate::lease::usable_until;
+use crate::region::{Inner, random_id};
+use crate::route::Again;
+
+/// Items of one request at most.
+const ITEMS_MAX: usize = 100;
+/// Items that may wait; more callers wait to queue.
+const QUEUE_MAX: usize = 1_024;
+
+/// One object version to be opened.
+pub(crate) struct Ask {
+    pub(crate) context: ObjectContext,
+    pub(crate) token: Bytes,
+    pub(crate) dek_salt: Bytes,
+    pub(crate) plain_bytes: u64,
+}
+
+/// A released DEK and when it may no longer be used.
+pub(crate) struct Opened {
+    pub(crate) dek: OpenDek,
+    pub(crate) usable_until: proto::ids::UnixMs,
+    pub(crate) leaf_index: u64,
+}
+
+type Waiting = (Ask, oneshot::Sender<Result<Opened, Arc<Error>>>);
+
+/// Opens of one dataset under one claim.
+#[derive(Clone)]
+pub(crate) struct Opens(mpsc::Sender<Waiting>);
+
+impl Opens {
+    pub(crate) fn start(region: Arc<Inner>, dataset: DatasetId, claim: v1::Claim) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(drain(region, dataset, claim, receiver));
+        Self(sender)
+    }
+
+    /// Waits for the record and the key.
+    pub(crate) async fn open(&self, ask: Ask) -> Result<Opened, Error> {
+        let gone = || Error::Unavailable {
+            reason: "stopped".to_owned(),
+            message: "this client is shutting down".to_owned(),
+        };
+        let (answer, wait) = oneshot::channel();
+        self.0.send((ask, answer)).await.map_err(|_| gone())?;
+        wait.await.map_err(|_| gone())?.map_err(shared)
+    }
+}
+
+/// An error that several waiters got; each needs its own.
+fn shared(error: Arc<Error>) -> Error {
+    Arc::try_unwrap(error).unwrap_or_else(|error| match &*error {
+        Error::Denied { reason, message } => Error::Denied {
+            reason: reason.clone(),
+            message: message.clone(),
+        },
+        Error::Unavailable { reason, message } => Error::Unavailable {
+            reason: reason.clone(),
+            message: message.clone(),
+        },
+        Error::Unknown { message } => Error::Unknown {
+            message: message.clone(),
+        },
+        other => Error::Caller {
+            reason: other.reason().to_owned(),
+            message: other.to_string(),
+        },
+    })
+}
+
+async fn drain(
+    region: Arc<Inner>,
+    dataset: DatasetId,
+    claim: v1::Claim,
+    mut queue: mpsc::Receiver<Waiting>,
+) {
+    let slots = Arc::new(Semaphore::new(region.tuning.opens_in_flight));
+    while let Some(first) = queue.recv().await {
+        // While every slot is taken the queue fills, and the next request carries more.
+        let Ok(slot) = slots.clone().acquire_owned().await else {
+            return;
+        };
+        let mut batch = vec![first];
+        while batch.len() < ITEMS_MAX
+            && let Ok(next) = queue.try_recv()
+        {
+            batch.push(next);
+        }
+        let (region, claim) = (region.clone(), claim.clone());
+        tokio::spawn(async move {
+            let (asks, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            match request(&region, dataset, claim, asks).await {
+                Ok(opened) => {
+                    for (answer, opened) in answers.into_iter().zip(opened) {
+                        // A caller that went away: its key is wiped with the drop.
+                        drop(answer.send(opened.map_err(Arc::new)));
+                    }
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    for answer in answers {
+                        drop(answer.send(Err(error.clone())));
+                    }
+                }
+            }
+            drop(slot);
+        });
+    }
+}
+
+async fn request(
+    region: &Inner,
+    dataset: DatasetId,
+    claim: v1::Claim,
+    asks: Vec<Ask>,
+) -> Result<Vec<Result<Opened, Error>>, Error> {
+    let request_id = random_id()?;
+    let items: Vec<_> = asks
+        .iter()
+        .map(|ask| v1::OpenItem {
+            token: ask.token.clone(),
+            version_id: ask.context.version.into(),
+            dek_salt: ask.dek_salt.clone(),
+            name_commitment: Bytes::copy_from_slice(ask.context.name.as_bytes()),
+            bytes: ask.plain_bytes,
+        })
+        .collect();
+    let asked = now();
+    let (reply, session) = region
+        .keys
+        .call_in_session(Again::Harmless, |mut kms, session| {
+            let request = v1::OpenRequest {
+                request_id: request_id.clone(),
+                session_id: session.id.clone(),
+                dataset_id: dataset.into(),
+                claim: Some(claim.clone()),
+                items: items.clone(),
+            };
+            async move { Ok((kms.open(request).await?.into_inner(), session)) }
+        })
+        .await?;
+    if reply.keys.len() != asks.len() {
+        return Err(Error::Protocol {
+            what: "another number of keys than was asked for",
+        });
+    }
+    let usable_until = usable_until(asked, reply.usable_ms);
+    let aad = session.aad();
+    let opened = asks.into_iter().zip(reply.keys).map(|(ask, key)| {
+        if key.sealed_dek.is_empty() {
+            return Err(Error::Damaged {
+                message: "the kms could not unwrap this object's lease".to_owned(),
+            });
+        }
+        let sealed = SealedKey::try_from(&key.sealed_dek[..])?;
+        let dek = session.receiver.receive_dek(&sealed, ask.context, &aad)?;
+        Ok(Opened {
+            dek,
+            usable_until,
+            leaf_index: reply.leaf_index,
+        })
+    });
+    Ok(opened.collect())
+}

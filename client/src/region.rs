@@ -1,0 +1,353 @@
+//! A region as a client sees it.
+//!
+//! Owns the first contact and what is learnt from it: members and where groups are. Trust comes from the pinned CA
+//! and the identities in certificates, not from what a server says of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{DatasetId, DatasetName, GroupId, Identity, NodeId, RegionId, Role};
+use proto::v1;
+use proto::v1::catalog_client::CatalogClient;
+use proto::v1::kms_client::KmsClient;
+use proto::v1::node_operate_client::NodeOperateClient;
+use tonic::transport::Channel;
+use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTrust};
+
+use crate::dataset::{Dataset, DatasetInfo};
+use crate::error::Error;
+use crate::kms::Keys;
+use crate::route::{Again, Member, Pool};
+use crate::settings::{Context, Tuning};
+
+/// Datasets of one listing call at most.
+const DATASETS_PAGE: u32 = 1_000;
+
+/// A connection to a region. Cheap to clone.
+#[derive(Clone)]
+pub struct Region(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) id: RegionId,
+    pub(crate) local: LocalIdentity,
+    pub(crate) tuning: Tuning,
+    pub(crate) nodes: Pool,
+    pub(crate) keys: Keys,
+}
+
+/// How a dataset is made.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Keep overwritten and deleted versions.
+    pub versioning: bool,
+}
+
+/// What the members of a region say of themselves.
+#[derive(Debug, Clone)]
+pub struct RegionStatus {
+    /// Storage nodes that answered, or why not.
+    pub nodes: Vec<(
+        Option<Identity>,
+        String,
+        Result<v1::NodeStatusReply, String>,
+    )>,
+    /// KMS replicas that answered, or why not.
+    pub kms: Vec<(Option<Identity>, String, Result<v1::KmsStatusReply, String>)>,
+}
+
+impl Region {
+    /// Reads the identity a context names and asks the region who its members are.
+    pub async fn connect(context: &Context, tuning: Tuning) -> Result<Self, Error> {
+        let caller = |reason: &str, message: String| Error::Caller {
+            reason: reason.to_owned(),
+            message,
+        };
+        let trust = RegionTrust::load(context.region.clone(), &context.ca)
+            .map_err(|error| caller("bad-ca", chain(&error)))?;
+        let local = LocalIdentity::load(&context.certificate, &context.key)
+            .map_err(|error| caller("bad-identity", chain(&error)))?;
+        if local.identity().region() != &context.region {
+            let message = format!("{} is not of region {}", local.identity(), context.region);
+            return Err(caller("other-region", message));
+        }
+        let connector = Connector::pinned(local.clone(), trust, KeyExchange::HybridOnly);
+        let nodes = Pool::new(Role::Node, connector.clone(), &context.nodes);
+        let kms = Arc::new(Pool::new(Role::Kms, connector, &context.kms));
+        let keys = Keys::new(context.region.clone(), local.clone(), kms, tuning.clone());
+        let region = Self(Arc::new(Inner {
+            id: context.region.clone(),
+            local,
+            tuning,
+            nodes,
+            keys,
+        }));
+        region.refresh().await?;
+        Ok(region)
+    }
+
+    /// The region.
+    pub fn id(&self) -> &RegionId {
+        &self.0.id
+    }
+
+    /// Who we are.
+    pub fn identity(&self) -> &Identity {
+        self.0.local.identity()
+    }
+
+    /// Learns the members again, from any node that answers.
+    pub async fn refresh(&self) -> Result<(), Error> {
+        let reply = self
+            .0
+            .nodes
+            .on_leader(
+                GroupId(0),
+                &self.0.tuning,
+                Again::Harmless,
+                |_, channel| async move {
+                    Ok(CatalogClient::new(channel)
+                        .describe(v1::DescribeRequest {})
+                        .await?
+                        .into_inner())
+                },
+            )
+            .await?;
+        if reply.region != self.0.id.as_str() {
+            return Err(Error::Protocol {
+                what: "a node of another region answered",
+            });
+        }
+        let signed = reply.enrolments.ok_or(Error::Protocol {
+            what: "no enrolment set",
+        })?;
+        let set = v1::EnrolmentSet::decode(signed.set).map_err(|_| Error::Protocol {
+            what: "an enrolment set that does not decode",
+        })?;
+        self.0.nodes.learn(members(&set, Role::Node));
+        self.0.keys.pool().learn(members(&set, Role::Kms));
+        Ok(())
+    }
+
+    /// Makes a dataset and its key. Made again under the same name it is refused.
+    pub async fn create_dataset(
+        &self,
+        name: &DatasetName,
+        options: &CreateOptions,
+    ) -> Result<Dataset, Error> {
+        let id = DatasetId(random()?);
+        let key = self.0.keys.create_key(id).await?;
+        let record = key.key.ok_or(Error::Protocol {
+            what: "no key in the answer",
+        })?;
+        let request = v1::CreateDatasetRequest {
+            name: name.to_string(),
+            dataset_id: id.into(),
+            kek_id: record.kek_id,
+            kek_version: record.current_version,
+            versioning: options.versioning,
+            pseudonym: record.pseudonym,
+            key_state_version: record.state_version,
+        };
+        let info = self
+            .catalog(Again::Harmless, move |mut catalog| {
+                let request = request.clone();
+                async move { Ok(catalog.create_dataset(request).await?.into_inner()) }
+            })
+            .await?;
+        Dataset::new(self.clone(), info)
+    }
+
+    /// The dataset of that name.
+    pub async fn dataset(&self, name: &DatasetName) -> Result<Dataset, Error> {
+        Dataset::new(self.clone(), self.find(name).await?)
+    }
+
+    /// What the region says of a dataset.
+    pub async fn dataset_info(&self, name: &DatasetName) -> Result<DatasetInfo, Error> {
+        DatasetInfo::try_from(self.find(name).await?)
+    }
+
+    async fn find(&self, name: &DatasetName) -> Result<v1::DatasetInfo, Error> {
+        let request = v1::FindDatasetRequest {
+            name: name.to_string(),
+        };
+        self.catalog(Again::Harmless, move |mut catalog| {
+            let request = request.clone();
+            async move { Ok(catalog.find_dataset(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Every dataset, by name.
+    pub async fn datasets(&self) -> Result<Vec<(DatasetName, DatasetId)>, Error> {
+        let (mut all, mut start_after) = (Vec::new(), String::new());
+        loop {
+            let request = v1::ListDatasetsRequest {
+                start_after: start_after.clone(),
+                limit: DATASETS_PAGE,
+            };
+            let page = self
+                .catalog(Again::Harmless, move |mut catalog| {
+                    let request = request.clone();
+                    async move { Ok(catalog.list_datasets(request).await?.into_inner()) }
+                })
+                .await?;
+            for record in page.datasets {
+                let id = DatasetId::try_from(&record.dataset_id[..])?;
+                start_after.clone_from(&record.name);
+                all.push((record.name.parse()?, id));
+            }
+            if !page.truncated {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Deletes a dataset; one that holds objects only with `force`.
+    pub async fn delete_dataset(&self, name: &DatasetName, force: bool) -> Result<(), Error> {
+        let info = self.find(name).await?;
+        let record = info.dataset.ok_or(Error::Protocol {
+            what: "no dataset in the answer",
+        })?;
+        let request = v1::DeleteDatasetRequest {
+            name: name.to_string(),
+            dataset_id: record.dataset_id,
+            force,
+        };
+        self.catalog(Again::Harmless, move |mut catalog| {
+            let request = request.clone();
+            async move { Ok(catalog.delete_dataset(request).await?.into_inner()) }
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// Asks every member for its status; silence is an answer too.
+    pub async fn status(&self) -> RegionStatus {
+        const PATIENCE: Duration = Duration::from_secs(3);
+        let nodes = self.0.nodes.members().into_iter().map(|member| async move {
+            let call = async {
+                let channel = self
+                    .0
+                    .nodes
+                    .channel(&member, Lane::Control, 0)
+                    .map_err(|e| chain(&e))?;
+                let reply = NodeOperateClient::new(channel)
+                    .status(v1::NodeStatusRequest {})
+                    .await;
+                reply
+                    .map(tonic::Response::into_inner)
+                    .map_err(|status| said(&status))
+            };
+            let answer = tokio::time::timeout(PATIENCE, call).await;
+            (
+                member.identity.clone(),
+                member.endpoint.clone(),
+                answer.unwrap_or_else(|_| Err("no answer".into())),
+            )
+        });
+        let pool = self.0.keys.pool();
+        let kms = pool.members().into_iter().map(|member| async move {
+            let call = async {
+                let channel = pool
+                    .channel(&member, Lane::Control, 0)
+                    .map_err(|e| chain(&e))?;
+                let reply = KmsClient::new(channel)
+                    .status(v1::KmsStatusRequest {})
+                    .await;
+                reply
+                    .map(tonic::Response::into_inner)
+                    .map_err(|status| said(&status))
+            };
+            let answer = tokio::time::timeout(PATIENCE, call).await;
+            (
+                member.identity.clone(),
+                member.endpoint.clone(),
+                answer.unwrap_or_else(|_| Err("no answer".into())),
+            )
+        });
+        let (nodes, kms) = tokio::join!(
+            futures::future::join_all(nodes),
+            futures::future::join_all(kms)
+        );
+        RegionStatus { nodes, kms }
+    }
+
+    /// A channel to one storage node's control API, for operators.
+    pub fn node_channel(&self, id: NodeId) -> Result<Channel, Error> {
+        let member = self.0.nodes.member(id).ok_or(Error::Caller {
+            reason: "no-such-member".to_owned(),
+            message: format!("no storage node {id} is enrolled"),
+        })?;
+        self.0.nodes.channel(&member, Lane::Control, 0)
+    }
+
+    /// Leases, opens and the transparency log of this region's KMS.
+    pub fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    async fn catalog<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    where
+        F: Fn(CatalogClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<T, tonic::Status>>,
+    {
+        self.0
+            .nodes
+            .on_leader(GroupId::CATALOG, &self.0.tuning, again, |_, channel| {
+                call(CatalogClient::new(channel))
+            })
+            .await
+    }
+}
+
+fn members(set: &v1::EnrolmentSet, role: Role) -> Vec<Member> {
+    let member = |enrolment: &v1::Enrolment| {
+        let identity: Identity = enrolment.identity.parse().ok()?;
+        let serves = identity.role() == role && !enrolment.endpoint.is_empty();
+        serves.then(|| Member {
+            id: NodeId(enrolment.node_id),
+            identity: Some(identity),
+            public_key: PublicKey::from_spki(&enrolment.public_key).ok(),
+            endpoint: enrolment.endpoint.clone(),
+        })
+    };
+    set.enrolments.iter().filter_map(member).collect()
+}
+
+/// An error with its sources, for people.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn said(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    if text.is_empty() {
+        text = format!("{:?}", status.code());
+    }
+    if let Some(source) = std::error::Error::source(status) {
+        text = format!("{text}: {}", chain(source));
+    }
+    text
+}
+
+/// Random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| Error::KeyMemory(envelope::KeyError::Random))?;
+    Ok(bytes)
+}
+
+/// 16 random bytes as a message field.
+pub(crate) fn random_id() -> Result<Bytes, Error> {
+    random::<16>().map(|id| Bytes::copy_from_slice(&id))
+}

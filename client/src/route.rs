@@ -1,0 +1,214 @@
+//! Whom to ask: members, channels, leaders, and how a call is tried again.
+//!
+//! Owns the rule of DESIGN section 6: a definite refusal is the caller's; "not the leader" and "not now" are tried
+//! elsewhere; an unknown outcome is tried again only where a request id or a read makes that harmless.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::ids::{GroupId, Identity, NodeId, Role};
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+use transport::{Connector, Expect, Fault, Lane, PublicKey};
+
+use crate::error::Error;
+use crate::settings::Tuning;
+
+const BACKOFF_FIRST: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_millis(400);
+/// After a leader hint that named the member just asked: it does not lead yet.
+const HINT_PAUSE: Duration = Duration::from_millis(20);
+
+/// A member of the region.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) id: NodeId,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) public_key: Option<PublicKey>,
+    pub(crate) endpoint: String,
+}
+
+/// Who can be asked: storage nodes or KMS replicas.
+pub(crate) struct Pool {
+    role: Role,
+    connector: Connector,
+    members: Mutex<BTreeMap<NodeId, Member>>,
+    channels: Mutex<HashMap<(String, Lane, usize), Channel>>,
+    leaders: Mutex<HashMap<GroupId, NodeId>>,
+    turn: std::sync::atomic::AtomicUsize,
+}
+
+/// Whether a call whose outcome is unknown may simply be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// A read, or a write whose request id makes it happen once.
+    Harmless,
+    /// It might happen twice.
+    Never,
+}
+
+impl Pool {
+    pub(crate) fn new(role: Role, connector: Connector, endpoints: &[String]) -> Self {
+        // Until the enrolments are known, members stand under ids that no member has.
+        let members = endpoints.iter().enumerate().map(|(at, endpoint)| {
+            let id = NodeId(u64::MAX - at as u64);
+            (
+                id,
+                Member {
+                    id,
+                    identity: None,
+                    public_key: None,
+                    endpoint: endpoint.clone(),
+                },
+            )
+        });
+        Self {
+            role,
+            connector,
+            members: Mutex::new(members.collect()),
+            channels: Mutex::default(),
+            leaders: Mutex::default(),
+            turn: std::sync::atomic::AtomicUsize::new(0),
+        }
+    }
+
+    /// Replaces the members by those of the enrolment set.
+    pub(crate) fn learn(&self, members: Vec<Member>) {
+        if !members.is_empty() {
+            *self.members.lock() = members
+                .into_iter()
+                .map(|member| (member.id, member))
+                .collect();
+        }
+    }
+
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.members.lock().values().cloned().collect()
+    }
+
+    pub(crate) fn member(&self, id: NodeId) -> Option<Member> {
+        self.members.lock().get(&id).cloned()
+    }
+
+    /// A channel to a member; `slot` tells several data connections apart.
+    pub(crate) fn channel(
+        &self,
+        member: &Member,
+        lane: Lane,
+        slot: usize,
+    ) -> Result<Channel, Error> {
+        let key = (member.endpoint.clone(), lane, slot);
+        if let Some(channel) = self.channels.lock().get(&key) {
+            return Ok(channel.clone());
+        }
+        let expect = match &member.identity {
+            Some(identity) => Expect::Identity(identity.clone()),
+            None => Expect::Role(self.role),
+        };
+        let channel = self
+            .connector
+            .channel_lazy(&member.endpoint, expect, lane)
+            .map_err(|error| Error::Caller {
+                reason: "bad-endpoint".to_owned(),
+                message: error.to_string(),
+            })?;
+        Ok(self.channels.lock().entry(key).or_insert(channel).clone())
+    }
+
+    pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
+        self.leaders.lock().get(&group).copied()
+    }
+
+    fn pick(&self, group: GroupId, avoid: Option<NodeId>) -> Option<Member> {
+        let members = self.members.lock();
+        if let Some(leader) = self.leaders.lock().get(&group)
+            && let Some(member) = members.get(leader)
+        {
+            return Some(member.clone());
+        }
+        let turn = self.turn.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let others: Vec<_> = members.values().filter(|m| Some(m.id) != avoid).collect();
+        let others = if others.is_empty() {
+            members.values().collect()
+        } else {
+            others
+        };
+        others
+            .get(turn % others.len().max(1))
+            .map(|member| (*member).clone())
+    }
+
+    /// Calls the leader of `group`, finding it on the way, until it answers or the deadline passes.
+    pub(crate) async fn on_leader<T, F, Fut>(
+        &self,
+        group: GroupId,
+        tuning: &Tuning,
+        again: Again,
+        call: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Member, Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let deadline = Instant::now() + tuning.deadline;
+        let mut backoff = BACKOFF_FIRST;
+        let mut avoid = None;
+        loop {
+            let Some(member) = self.pick(group, avoid) else {
+                return Err(Error::Unavailable {
+                    reason: "no-members".to_owned(),
+                    message: format!("no {} of this region is known", self.role.as_str()),
+                });
+            };
+            let id = member.id;
+            let channel = self.channel(&member, Lane::Control, 0)?;
+            let limit = tuning
+                .try_timeout
+                .min(deadline.saturating_duration_since(Instant::now()));
+            let status = match tokio::time::timeout(limit, call(member, channel)).await {
+                Ok(Ok(answer)) => {
+                    self.leaders.lock().insert(group, id);
+                    return Ok(answer);
+                }
+                Ok(Err(status)) => status,
+                Err(_) => Status::deadline_exceeded("no answer from this member in time"),
+            };
+            avoid = Some(id);
+            let fault = Fault::of(&status);
+            let hint = transport::fault::leader_hint(&status);
+            let may = fault.retriable() || (fault == Fault::Unknown && again == Again::Harmless);
+            if !may {
+                return Err(Error::from_status(&status));
+            }
+            tracing::debug!(group = group.0, member = id.0, code = ?status.code(), "trying again");
+            let pause = match hint {
+                Some(hint) if hint.id != id => {
+                    self.leaders.lock().insert(group, hint.id);
+                    backoff = BACKOFF_FIRST;
+                    Duration::ZERO
+                }
+                Some(_) => HINT_PAUSE,
+                None => {
+                    self.forget(group, id);
+                    let pause = backoff;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    pause
+                }
+            };
+            if Instant::now() + pause >= deadline {
+                return Err(Error::from_status(&status));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn forget(&self, group: GroupId, id: NodeId) {
+        let mut leaders = self.leaders.lock();
+        if leaders.get(&group) == Some(&id) {
+            leaders.remove(&group);
+        }
+    }
+}
