@@ -20,7 +20,7 @@ const CHUNKS: usize = STREAM_BYTES / CHUNK_BYTES;
 /// What a caller hands over at a time.
 const PIECE_BYTES: usize = 1024 * 1024;
 /// Rounds, of which the fastest counts: what slows a round down is not the code.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 25;
 const KEYS: u32 = 20_000;
 
 /// What was measured.
@@ -89,7 +89,7 @@ pub enum BenchError {
     Session(#[from] SessionError),
 }
 
-/// Measures for some ten seconds on the calling thread.
+/// Measures for some seconds on the calling thread.
 pub fn envelope() -> Result<EnvelopeBench, BenchError> {
     let region: proto::ids::RegionId = "ch-zrh".parse().expect("a valid region");
     let context = ObjectContext {

@@ -298,7 +298,15 @@ mod tests {
     /// though it was derived, wrapped and unwrapped; dropped, it is found nowhere.
     #[test]
     fn a_key_is_in_its_slot_alone_and_nowhere_after_drop() {
-        use crate::{DekSalt, Kek, LeaseKey, ObjectContext, RootKey, Suite};
+        let name = "fingerprints::tests::a_key_is_in_its_slot_alone_and_nowhere_after_drop";
+        crate::locked::tests::alone(name, every_key_once);
+    }
+
+    fn every_key_once() {
+        use crate::{
+            DekSalt, Kek, LeaseKey, ObjectContext, RootKey, SessionInfo, SessionOffer, Suite,
+            establish,
+        };
         use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, ObjectVersionId, RootEpoch};
         let region: proto::ids::RegionId = "ch-zrh".parse().expect("valid");
         let context = ObjectContext {
@@ -328,12 +336,40 @@ mod tests {
         let token = kek.wrap_lease(&lease).expect("wraps");
         drop(kek.unwrap_lease(&token).expect("unwraps"));
         assert!(dek.open_part(crate::PartNumber::FIRST, &[0; 100]).is_err());
+        let info = SessionInfo::of(&[b"test"]);
+        let offer = SessionOffer::generate().expect("room");
+        let (answer, sender) = establish(&offer.public(), &info).expect("an offer");
+        let receiver = offer.accept(&answer, &info).expect("accepts");
+        let item = sender.send_dek(&dek, b"").expect("sends");
+        drop(receiver.receive_dek(&item, context, b"").expect("receives"));
+        let item = sender.send_lease(&lease, b"").expect("sends");
+        drop(
+            receiver
+                .receive_lease(&item, lease.id(), b"")
+                .expect("receives"),
+        );
+        let item = sender.send_root(&root, b"").expect("sends");
+        drop(
+            receiver
+                .receive_root(&item, RootEpoch(1), b"")
+                .expect("receives"),
+        );
+        let (set, shares) = root.split(2, 3).expect("splits");
+        drop(set.combine(&shares[1..]).expect("combines"));
         assert_eq!(
             hits_in_own_memory(&scanner),
             prints.len(),
             "each key in one place, its slot"
         );
-        drop((root, kek, lease, dek));
-        assert_eq!(hits_in_own_memory(&scanner), 0, "no key anywhere");
+        drop((root, kek, lease, dek, sender, receiver, shares));
+        assert_eq!(hits_in_own_memory(&scanner), 0, "none of them anywhere");
+        // Session keys, seeds of X-Wing and shares as well: every key there ever was.
+        let (salt, everything) = all();
+        assert!(everything.len() > 12, "{}", everything.len());
+        assert_eq!(
+            hits_in_own_memory(&Scanner::new(salt, everything)),
+            0,
+            "no key anywhere"
+        );
     }
 }

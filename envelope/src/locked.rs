@@ -326,4 +326,4 @@ fn last_error() -> KeyError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

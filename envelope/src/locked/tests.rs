@@ -8,13 +8,13 @@
 use super::*;
 
 /// Runs a test in a process of its own, where no other test takes or gives back slots.
-fn alone(name: &str, test: impl FnOnce()) {
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     const ROLE: &str = "REDUIT_TEST_ALONE";
     if std::env::var_os(ROLE).is_some() {
         return test();
     }
     let output = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args([&format!("locked::tests::{name}"), "--exact", "--nocapture"])
+        .args([name, "--exact", "--nocapture"])
         .env(ROLE, "1")
         .output()
         .expect("starts");
@@ -42,7 +42,7 @@ fn peek(address: *const [u8; 64]) -> [u8; 64] {
 
 #[test]
 fn a_dropped_slot_is_zero() {
-    alone("a_dropped_slot_is_zero", || {
+    alone("locked::tests::a_dropped_slot_is_zero", || {
         let key = filled(0xA5);
         let address: *const [u8; 64] = key.bytes();
         assert_eq!(
@@ -63,7 +63,7 @@ fn a_dropped_slot_is_zero() {
 
 #[test]
 fn what_a_failed_fill_wrote_is_wiped() {
-    alone("what_a_failed_fill_wrote_is_wiped", || {
+    alone("locked::tests::what_a_failed_fill_wrote_is_wiped", || {
         let mut address: *const [u8; 64] = std::ptr::null();
         let failed = Locked::<64>::try_new::<KeyError>(|bytes| {
             bytes.fill(0x77);
@@ -97,7 +97,7 @@ fn live_slots_never_overlap() {
 
 #[test]
 fn a_full_arena_is_an_error_and_heals() {
-    alone("a_full_arena_is_an_error_and_heals", || {
+    alone("locked::tests::a_full_arena_is_an_error_and_heals", || {
         let mut keys = Vec::new();
         let error = loop {
             match Locked::<32>::random() {
