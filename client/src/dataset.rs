@@ -32,7 +32,6 @@ use crate::kms::now;
 use crate::lease::SealLease;
 use crate::opens::{Ask, Opened, Opens};
 use crate::region::{Region, random};
-use crate::route::Again;
 use crate::upload;
 
 /// Sealed bytes up to this ride in the Raft entry; more goes in blocks. Settled by measurement.
@@ -302,7 +301,7 @@ impl Dataset {
             entry: Some(entry),
         };
         let done = self
-            .write(Again::Harmless, |mut shard| {
+            .write(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.put_object(request).await?.into_inner()) }
             })
@@ -327,7 +326,9 @@ impl Dataset {
             replicas: self.replicas().await?,
         };
         let epoch = target.upload_epoch;
-        let uploaded = upload::run(&self.0.region, target, &sealing.dek, head, body).await?;
+        let uploaded = upload::run(&self.0.region, target, &sealing.dek, head, body)
+            .await
+            .inspect_err(|_| self.forget_replicas())?;
         let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header)?;
         entry.sealed_bytes = uploaded.sealed_bytes;
         entry.blocks = uploaded.blocks;
@@ -342,7 +343,7 @@ impl Dataset {
             receipts: uploaded.receipts,
         };
         let done = self
-            .write(Again::Harmless, |mut shard| {
+            .write(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.finish_object(request).await?.into_inner()) }
             })
@@ -359,7 +360,7 @@ impl Dataset {
                 dataset_id: self.0.id.into(),
                 token: lease.token.clone(),
             };
-            self.write(Again::Harmless, |mut shard| {
+            self.write(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.register_lease(request).await?.into_inner()) }
             })
@@ -507,7 +508,7 @@ impl Dataset {
             new_marker_id: marker.into(),
         };
         let done = self
-            .write(Again::Harmless, |mut shard| {
+            .write(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.delete_object(request).await?.into_inner()) }
             })
@@ -527,7 +528,7 @@ impl Dataset {
             dataset_id: self.0.id.into(),
             enabled,
         };
-        self.write(Again::Harmless, |mut shard| {
+        self.write(|mut shard| {
             let request = request.clone();
             async move { Ok(shard.set_versioning(request).await?.into_inner()) }
         })
@@ -549,7 +550,7 @@ impl Dataset {
             head_only,
             allow_stale: false,
         };
-        self.ask_shard(Again::Harmless, |mut shard| {
+        self.ask_shard(|mut shard| {
             let request = request.clone();
             async move { Ok(shard.get_object(request).await?.into_inner()) }
         })
@@ -632,7 +633,7 @@ impl Dataset {
             dataset_id: self.0.id.into(),
         };
         let status = self
-            .ask_shard(Again::Harmless, |mut shard| {
+            .ask_shard(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.shard_status(request).await?.into_inner()) }
             })
@@ -658,7 +659,6 @@ impl Dataset {
             .on_leader(
                 self.0.shard,
                 &self.0.region.0.tuning,
-                Again::Harmless,
                 |_, channel| async move {
                     let mut catalog = v1::catalog_client::CatalogClient::new(channel);
                     let reply = catalog.describe(v1::DescribeRequest {}).await?.into_inner();
@@ -678,7 +678,8 @@ impl Dataset {
         Ok(voters)
     }
 
-    pub(crate) fn forget_replicas(&self) {
+    /// Membership may have changed under an upload that failed.
+    fn forget_replicas(&self) {
         self.0.replicas.lock().clear();
     }
 
@@ -691,12 +692,12 @@ impl Dataset {
     }
 
     /// A write to the shard: its answer is an answer of apply.
-    async fn write<F, Fut>(&self, again: Again, call: F) -> Result<v1::Done, Error>
+    async fn write<F, Fut>(&self, call: F) -> Result<v1::Done, Error>
     where
         F: Fn(ShardClient<Channel>) -> Fut,
         Fut: Future<Output = Result<v1::ShardAnswer, Status>>,
     {
-        match self.ask_shard(again, call).await?.answer {
+        match self.ask_shard(call).await?.answer {
             Some(Answer::Done(done)) => {
                 self.0
                     .upload_epoch
@@ -712,7 +713,7 @@ impl Dataset {
         }
     }
 
-    pub(crate) async fn ask_shard<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    pub(crate) async fn ask_shard<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(ShardClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
@@ -720,7 +721,7 @@ impl Dataset {
         let region = &self.0.region.0;
         region
             .nodes
-            .on_leader(self.0.shard, &region.tuning, again, |_, channel| {
+            .on_leader(self.0.shard, &region.tuning, |_, channel| {
                 call(ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
             })
             .await

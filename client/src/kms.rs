@@ -17,7 +17,7 @@ use transport::{Lane, LocalIdentity};
 use crate::error::Error;
 use crate::lease::{MetadataKeys, SealLease};
 use crate::region::random_id;
-use crate::route::{Again, Member, Pool};
+use crate::route::{Member, Pool};
 use crate::session::{self, Session};
 use crate::settings::Tuning;
 
@@ -71,47 +71,42 @@ impl Keys {
     }
 
     /// Calls the KMS leader.
-    pub(crate) async fn call<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(KmsClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
         self.pool
-            .on_leader(GroupId::KMS, &self.tuning, again, |_, channel| {
+            .on_leader(GroupId::KMS, &self.tuning, |_, channel| {
                 call(KmsClient::new(channel))
             })
             .await
     }
 
     /// Calls the KMS leader within a session with it. A session the replica does not know is made anew.
-    pub(crate) async fn call_in_session<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    pub(crate) async fn call_in_session<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(KmsClient<Channel>, Arc<Session>) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
         let call = &call;
         self.pool
-            .on_leader(
-                GroupId::KMS,
-                &self.tuning,
-                again,
-                |replica, channel| async move {
-                    let mut made = 0;
-                    loop {
-                        let session = self.session(&replica, channel.clone()).await?;
-                        match call(KmsClient::new(channel.clone()), session).await {
-                            Err(status)
-                                if transport::fault::reason(&status) == Some("no-such-session")
-                                    && made < SESSIONS_PER_CALL =>
-                            {
-                                self.sessions.lock().remove(&replica.id);
-                                made += 1;
-                            }
-                            answer => return answer,
+            .on_leader(GroupId::KMS, &self.tuning, |replica, channel| async move {
+                let mut made = 0;
+                loop {
+                    let session = self.session(&replica, channel.clone()).await?;
+                    match call(KmsClient::new(channel.clone()), session).await {
+                        Err(status)
+                            if transport::fault::reason(&status) == Some("no-such-session")
+                                && made < SESSIONS_PER_CALL =>
+                        {
+                            self.sessions.lock().remove(&replica.id);
+                            made += 1;
                         }
+                        answer => return answer,
                     }
-                },
-            )
+                }
+            })
             .await
     }
 
@@ -143,7 +138,7 @@ impl Keys {
             request_id: random_id()?,
             claim: None,
         };
-        self.call(Again::Harmless, move |mut kms| {
+        self.call(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.create_key(request).await?.into_inner()) }
         })
@@ -155,7 +150,7 @@ impl Keys {
         let request = v1::FindKeyRequest {
             dataset_id: dataset.into(),
         };
-        self.call(Again::Harmless, move |mut kms| {
+        self.call(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.find_key(request).await?.into_inner()) }
         })
@@ -173,7 +168,7 @@ impl Keys {
             claim: None,
             request_id: random_id()?,
         };
-        self.call(Again::Harmless, move |mut kms| {
+        self.call(move |mut kms| {
             let request = request.clone();
             async move {
                 let reply = match change {
@@ -227,9 +222,9 @@ impl Keys {
 
     /// The log's size and root hash.
     pub async fn tree_head(&self) -> Result<v1::TreeHeadReply, Error> {
-        self.call(Again::Harmless, |mut kms| async move {
-            Ok(kms.tree_head(v1::TreeHeadRequest {}).await?.into_inner())
-        })
+        self.call(
+            |mut kms| async move { Ok(kms.tree_head(v1::TreeHeadRequest {}).await?.into_inner()) },
+        )
         .await
     }
 
@@ -273,7 +268,7 @@ impl LeafReader<'_> {
         };
         let reply = self
             .keys
-            .call(Again::Harmless, move |mut kms| {
+            .call(move |mut kms| {
                 let request = request.clone();
                 async move { Ok(kms.read_leaves(request).await?.into_inner()) }
             })

@@ -13,7 +13,6 @@ use proto::v1;
 use crate::error::Error;
 use crate::kms::{Keys, now};
 use crate::region::random_id;
-use crate::route::Again;
 
 /// Nothing new starts under a lease this close to its end.
 const MARGIN_MS: u64 = 120_000;
@@ -33,7 +32,7 @@ impl SealLease {
         seconds: u32,
     ) -> Result<Self, Error> {
         let request_id = random_id()?;
-        keys.call_in_session(Again::Harmless, |mut kms, session| {
+        keys.call_in_session(|mut kms, session| {
             let request = v1::IssueLeaseRequest {
                 session_id: session.id.clone(),
                 dataset_id: dataset.into(),
@@ -103,7 +102,7 @@ impl MetadataKeys {
     ) -> Result<Self, Error> {
         let request_id = random_id()?;
         let region = keys.region.clone();
-        keys.call_in_session(Again::Harmless, |mut kms, session| {
+        keys.call_in_session(|mut kms, session| {
             let request = v1::IssueLeaseRequest {
                 session_id: session.id.clone(),
                 dataset_id: dataset.into(),

@@ -11,6 +11,7 @@ mod kms;
 mod lease;
 mod listing;
 mod opens;
+pub mod operator;
 mod region;
 mod route;
 mod session;
@@ -24,7 +25,7 @@ pub use dataset::{
 };
 pub use download::ObjectReader;
 pub use error::Error;
-pub use kms::LeafReader;
+pub use kms::{KeyChange, Keys, LeafReader};
 pub use listing::{ListOptions, Page, VersionsPage};
 pub use region::{CreateOptions, Region, RegionStatus};
 pub use settings::{Context, ContextFile, SettingsError, Tuning};

@@ -5,7 +5,6 @@ use proto::v1;
 
 use crate::dataset::{Dataset, ObjectInfo};
 use crate::error::Error;
-use crate::route::Again;
 
 /// What to list.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +55,7 @@ impl Dataset {
             limit: options.limit,
         };
         let reply = self
-            .ask_shard(Again::Harmless, |mut shard| {
+            .ask_shard(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.list_objects(request).await?.into_inner()) }
             })
@@ -103,7 +102,7 @@ impl Dataset {
             limit,
         };
         let reply = self
-            .ask_shard(Again::Harmless, |mut shard| {
+            .ask_shard(|mut shard| {
                 let request = request.clone();
                 async move { Ok(shard.list_versions(request).await?.into_inner()) }
             })

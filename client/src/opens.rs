@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::kms::now;
 use crate::lease::usable_until;
 use crate::region::{Inner, random_id};
-use crate::route::Again;
 
 /// Items of one request at most.
 const ITEMS_MAX: usize = 100;
@@ -143,7 +142,7 @@ async fn request(
     let asked = now();
     let (reply, session) = region
         .keys
-        .call_in_session(Again::Harmless, |mut kms, session| {
+        .call_in_session(|mut kms, session| {
             let request = v1::OpenRequest {
                 request_id: request_id.clone(),
                 session_id: session.id.clone(),

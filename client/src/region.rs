@@ -19,7 +19,7 @@ use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTr
 use crate::dataset::{Dataset, DatasetInfo};
 use crate::error::Error;
 use crate::kms::Keys;
-use crate::route::{Again, Member, Pool};
+use crate::route::{Member, Pool};
 use crate::settings::{Context, Tuning};
 
 /// Datasets of one listing call at most.
@@ -102,17 +102,12 @@ impl Region {
         let reply = self
             .0
             .nodes
-            .on_leader(
-                GroupId(0),
-                &self.0.tuning,
-                Again::Harmless,
-                |_, channel| async move {
-                    Ok(CatalogClient::new(channel)
-                        .describe(v1::DescribeRequest {})
-                        .await?
-                        .into_inner())
-                },
-            )
+            .on_leader(GroupId(0), &self.0.tuning, |_, channel| async move {
+                Ok(CatalogClient::new(channel)
+                    .describe(v1::DescribeRequest {})
+                    .await?
+                    .into_inner())
+            })
             .await?;
         if reply.region != self.0.id.as_str() {
             return Err(Error::Protocol {
@@ -151,7 +146,7 @@ impl Region {
             key_state_version: record.state_version,
         };
         let info = self
-            .catalog(Again::Harmless, move |mut catalog| {
+            .catalog(move |mut catalog| {
                 let request = request.clone();
                 async move { Ok(catalog.create_dataset(request).await?.into_inner()) }
             })
@@ -173,7 +168,7 @@ impl Region {
         let request = v1::FindDatasetRequest {
             name: name.to_string(),
         };
-        self.catalog(Again::Harmless, move |mut catalog| {
+        self.catalog(move |mut catalog| {
             let request = request.clone();
             async move { Ok(catalog.find_dataset(request).await?.into_inner()) }
         })
@@ -189,7 +184,7 @@ impl Region {
                 limit: DATASETS_PAGE,
             };
             let page = self
-                .catalog(Again::Harmless, move |mut catalog| {
+                .catalog(move |mut catalog| {
                     let request = request.clone();
                     async move { Ok(catalog.list_datasets(request).await?.into_inner()) }
                 })
@@ -216,7 +211,7 @@ impl Region {
             dataset_id: record.dataset_id,
             force,
         };
-        self.catalog(Again::Harmless, move |mut catalog| {
+        self.catalog(move |mut catalog| {
             let request = request.clone();
             async move { Ok(catalog.delete_dataset(request).await?.into_inner()) }
         })
@@ -289,14 +284,14 @@ impl Region {
         &self.0.keys
     }
 
-    async fn catalog<T, F, Fut>(&self, again: Again, call: F) -> Result<T, Error>
+    async fn catalog<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(CatalogClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,
     {
         self.0
             .nodes
-            .on_leader(GroupId::CATALOG, &self.0.tuning, again, |_, channel| {
+            .on_leader(GroupId::CATALOG, &self.0.tuning, |_, channel| {
                 call(CatalogClient::new(channel))
             })
             .await

@@ -1,7 +1,8 @@
 //! Whom to ask: members, channels, leaders, and how a call is tried again.
 //!
-//! Owns the rule of DESIGN section 6: a definite refusal is the caller's; "not the leader" and "not now" are tried
-//! elsewhere; an unknown outcome is tried again only where a request id or a read makes that harmless.
+//! Owns the rule of DESIGN section 6: a definite refusal is the caller's; "not the leader", "not now" and an unknown
+//! outcome are tried again. That is harmless because every call of this SDK is a read, is idempotent by itself, or
+//! carries a request id: none may come here without.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -39,15 +40,6 @@ pub(crate) struct Pool {
     channels: Mutex<HashMap<(String, Lane, usize), Channel>>,
     leaders: Mutex<HashMap<GroupId, NodeId>>,
     turn: std::sync::atomic::AtomicUsize,
-}
-
-/// Whether a call whose outcome is unknown may simply be made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Again {
-    /// A read, or a write whose request id makes it happen once.
-    Harmless,
-    /// It might happen twice.
-    Never,
 }
 
 impl Pool {
@@ -118,10 +110,6 @@ impl Pool {
         Ok(self.channels.lock().entry(key).or_insert(channel).clone())
     }
 
-    pub(crate) fn leader(&self, group: GroupId) -> Option<NodeId> {
-        self.leaders.lock().get(&group).copied()
-    }
-
     fn pick(&self, group: GroupId, avoid: Option<NodeId>) -> Option<Member> {
         let members = self.members.lock();
         if let Some(leader) = self.leaders.lock().get(&group)
@@ -146,7 +134,6 @@ impl Pool {
         &self,
         group: GroupId,
         tuning: &Tuning,
-        again: Again,
         call: F,
     ) -> Result<T, Error>
     where
@@ -179,7 +166,7 @@ impl Pool {
             avoid = Some(id);
             let fault = Fault::of(&status);
             let hint = transport::fault::leader_hint(&status);
-            let may = fault.retriable() || (fault == Fault::Unknown && again == Again::Harmless);
+            let may = fault.retriable() || fault == Fault::Unknown;
             if !may {
                 return Err(Error::from_status(&status));
             }

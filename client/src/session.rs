@@ -47,6 +47,18 @@ pub(crate) async fn open(
     replica: &Member,
     channel: Channel,
 ) -> Result<Arc<Session>, Status> {
+    open_with_reply(region, local, replica, channel)
+        .await
+        .map(|(_, session)| session)
+}
+
+/// As [`open`], with what the replica answered: custodians need its key for shares.
+pub(crate) async fn open_with_reply(
+    region: &RegionId,
+    local: &LocalIdentity,
+    replica: &Member,
+    channel: Channel,
+) -> Result<(v1::OpenSessionReply, Arc<Session>), Status> {
     let identity = replica
         .identity
         .as_ref()
@@ -99,9 +111,10 @@ pub(crate) async fn open(
     let receiver = offer
         .accept(&encapsulated, &info)
         .map_err(|_| broken("the session key does not open"))?;
-    Ok(Arc::new(Session {
-        id: reply.session_id,
+    let session = Session {
+        id: reply.session_id.clone(),
         receiver,
         expires: UnixMs(reply.expires_at_ms),
-    }))
+    };
+    Ok((reply, Arc::new(session)))
 }

@@ -1,0 +1,408 @@
+//! What operators and custodians do to a region: the ceremony, unsealing, enrolment, membership.
+//!
+//! Owns the callers' half of dual control: which bytes an approver signs. An approver signs with a key of their own;
+//! nobody approves what they asked for themselves. Refuses nothing by itself: the region does.
+
+use bytes::Bytes;
+use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_open, hpke_seal};
+use prost::Message as _;
+use proto::ids::{Identity, NodeId};
+use proto::transcript;
+use proto::v1;
+use proto::v1::kms_client::KmsClient;
+use proto::v1::kms_operate_client::KmsOperateClient;
+use proto::v1::node_operate_client::NodeOperateClient;
+use tonic::transport::Channel;
+use transport::LocalIdentity;
+
+use crate::error::Error;
+use crate::kms::now;
+use crate::region::{Region, random_id};
+use crate::route::Member;
+use crate::session;
+
+/// How long an approval made here stays good.
+const APPROVAL_MS: u64 = 5 * 60 * 1000;
+
+/// A custodian's share as the ceremony handed it out, and the key that opens it.
+pub struct CustodianShare<'a> {
+    /// Sealed to the custodian.
+    pub share: &'a v1::SealedShare,
+    /// The custodian's X-Wing key.
+    pub key: &'a HpkePrivateKey,
+}
+
+/// Signs an approval: this operator's word on exactly the request that hashes to `request_hash`.
+pub fn approve(
+    approver: &LocalIdentity,
+    request_hash: [u8; 32],
+    single_use_id: Bytes,
+) -> v1::Approval {
+    let body = v1::ApprovalBody {
+        approver: approver.identity().to_string(),
+        request_hash: Bytes::copy_from_slice(&request_hash),
+        single_use_id,
+        expires_at_ms: now().0 + APPROVAL_MS,
+    }
+    .encode_to_vec();
+    let signature = approver.sign(transcript::LABEL_APPROVAL, &body);
+    v1::Approval {
+        body: body.into(),
+        signature: Bytes::copy_from_slice(&signature),
+    }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
+/// What approvers of a request of `method` sign, the request's approvals being left out.
+pub fn request_hash(method: &str, request: &impl prost::Message) -> [u8; 32] {
+    sha256(&transcript::approved_request(
+        method,
+        &request.encode_to_vec(),
+    ))
+}
+
+impl Region {
+    /// The init ceremony on one replica of a pristine cluster. Shares come back sealed to their custodians.
+    pub async fn initialise(
+        &self,
+        replica: NodeId,
+        custodians: Vec<v1::Enrolment>,
+        needed: u32,
+    ) -> Result<v1::InitialiseReply, Error> {
+        let request = v1::InitialiseRequest {
+            shares: u32::try_from(custodians.len()).unwrap_or(u32::MAX),
+            needed,
+            custodians,
+            genesis: None,
+        };
+        answer(self.kms_operate(replica)?.initialise(request).await)
+    }
+
+    /// Status of one KMS replica.
+    pub async fn kms_status(&self, replica: NodeId) -> Result<v1::KmsStatusReply, Error> {
+        let channel = self.keys().replica_channel(replica)?;
+        answer(
+            KmsClient::new(channel)
+                .status(v1::KmsStatusRequest {})
+                .await,
+        )
+    }
+
+    /// Gives a sealed replica the second person's word, so that its peers unseal it. `approver` is not the caller.
+    pub async fn approve_unseal(
+        &self,
+        replica: NodeId,
+        approver: &LocalIdentity,
+    ) -> Result<v1::ApprovePeerUnsealReply, Error> {
+        let status = self.kms_status(replica).await?;
+        let hash = sha256(&transcript::approved_unseal(
+            &status.identity,
+            &status.boot_id,
+            &status.unseal_offer_hash,
+        ));
+        let approval = approve(approver, hash, random_id()?);
+        let request = v1::ApprovePeerUnsealRequest {
+            boot_id: status.boot_id,
+            approval: Some(approval),
+        };
+        answer(
+            self.kms_operate(replica)?
+                .approve_peer_unseal(request)
+                .await,
+        )
+    }
+
+    /// Gives this custodian's share to a sealed replica. The region is connected to as the custodian.
+    pub async fn unseal(
+        &self,
+        replica: NodeId,
+        custodian: CustodianShare<'_>,
+    ) -> Result<v1::UnsealReply, Error> {
+        let member = self.replica(replica)?;
+        let name = member
+            .identity
+            .as_ref()
+            .map(Identity::to_string)
+            .unwrap_or_default();
+        let own = self.identity().to_string();
+        let share = custodian.share;
+        let opened = HpkeInfo::of(&transcript::custodian_share_info(
+            self.id().as_str(),
+            &share.share_set,
+            &share.index.to_be_bytes(),
+            &own,
+        ));
+        let plain =
+            hpke_open(custodian.key, &opened, b"", &share.sealed).map_err(|_| Error::Caller {
+                reason: "not-my-share".to_owned(),
+                message: "the share does not open with this custodian's key".to_owned(),
+            })?;
+        let channel = self.keys().replica_channel(replica)?;
+        let (reply, session) = session::open_with_reply(self.id(), &self.0.local, &member, channel)
+            .await
+            .map_err(|status| Error::from_status(&status))?;
+        let to = HpkePublicKey::try_from(&reply.share_key[..]).map_err(|_| Error::Protocol {
+            what: "a replica without a key for shares",
+        })?;
+        let info = HpkeInfo::of(&transcript::unseal_share_info(
+            self.id().as_str(),
+            &own,
+            &name,
+            &session.id,
+        ));
+        let sealed =
+            hpke_seal(&to, &info, &session.aad(), &plain).map_err(|_| Error::Protocol {
+                what: "a replica's key for shares that is none",
+            })?;
+        let request = v1::UnsealRequest {
+            session_id: session.id.clone(),
+            sealed_share: sealed.into(),
+        };
+        answer(self.kms_operate(replica)?.unseal(request).await)
+    }
+
+    /// Seals one replica: its root key and every unwrapped key leave its memory.
+    pub async fn seal(&self, replica: NodeId) -> Result<v1::SealReply, Error> {
+        answer(self.kms_operate(replica)?.seal(v1::SealRequest {}).await)
+    }
+
+    /// Enrols and removes identities, approved by at least two other operators.
+    pub async fn change_enrolment(
+        &self,
+        add: Vec<v1::Enrolment>,
+        remove: Vec<String>,
+        approvers: &[LocalIdentity],
+    ) -> Result<v1::KmsDone, Error> {
+        let mut request = v1::ChangeEnrolmentRequest {
+            add,
+            remove,
+            single_use_id: random_id()?,
+            claim: None,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("ChangeEnrolment", &request);
+        let id = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, id.clone()))
+            .collect();
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.change_enrolment(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Adds and removes grants, approved by at least two other operators.
+    pub async fn change_grants(
+        &self,
+        add: Vec<v1::Grant>,
+        remove: Vec<v1::Grant>,
+        approvers: &[LocalIdentity],
+    ) -> Result<v1::KmsDone, Error> {
+        let mut request = v1::ChangeGrantsRequest {
+            add,
+            remove,
+            single_use_id: random_id()?,
+            claim: None,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("ChangeGrants", &request);
+        let id = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, id.clone()))
+            .collect();
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.change_grants(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// An id for a new KMS replica; never given out twice.
+    pub async fn allocate_kms_id(&self, identity: &Identity) -> Result<NodeId, Error> {
+        let request = v1::AllocateKmsIdRequest {
+            identity: identity.to_string(),
+        };
+        let done = self
+            .on_kms_leader(move |mut kms| {
+                let request = request.clone();
+                async move { Ok(kms.allocate_kms_id(request).await?.into_inner()) }
+            })
+            .await?;
+        Ok(NodeId(done.node_id))
+    }
+
+    /// Adds an enrolled replica to the KMS and waits until it votes.
+    pub async fn add_kms(&self, id: NodeId, approvers: &[LocalIdentity]) -> Result<(), Error> {
+        let mut request = v1::AddReplicaRequest {
+            node_id: id.0,
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("AddReplica", &request);
+        let single = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, single.clone()))
+            .collect();
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { drain(kms.add_replica(request).await?.into_inner()).await }
+        })
+        .await
+    }
+
+    /// Removes a replica from the KMS.
+    pub async fn remove_kms(&self, id: NodeId, approvers: &[LocalIdentity]) -> Result<(), Error> {
+        let mut request = v1::RemoveReplicaRequest {
+            node_id: id.0,
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+            force: false,
+        };
+        let hash = request_hash("RemoveReplica", &request);
+        let single = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, single.clone()))
+            .collect();
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { drain(kms.remove_replica(request).await?.into_inner()).await }
+        })
+        .await
+    }
+
+    /// Founds the region's storage groups on the nodes enrolled.
+    pub async fn found(&self, shards: u32) -> Result<Vec<u64>, Error> {
+        let reply = self
+            .on_node_leader(move |mut node| async move {
+                Ok(node.found(v1::FoundRequest { shards }).await?.into_inner())
+            })
+            .await?;
+        Ok(reply.groups)
+    }
+
+    /// An id for a new storage node; never given out twice.
+    pub async fn allocate_node_id(&self, identity: &Identity) -> Result<NodeId, Error> {
+        let request = v1::AllocateNodeIdRequest {
+            identity: identity.to_string(),
+        };
+        let reply = self
+            .on_node_leader(move |mut node| {
+                let request = request.clone();
+                async move { Ok(node.allocate_node_id(request).await?.into_inner()) }
+            })
+            .await?;
+        Ok(NodeId(reply.node_id))
+    }
+
+    /// Adds an enrolled node to every group and waits until it has every block and votes.
+    pub async fn add_node(&self, id: NodeId) -> Result<(), Error> {
+        self.on_node_leader(move |mut node| async move {
+            drain(
+                node.add_node(v1::AddNodeRequest { node_id: id.0 })
+                    .await?
+                    .into_inner(),
+            )
+            .await
+        })
+        .await
+    }
+
+    /// Removes a node from every group; refused while it alone holds something, unless forced.
+    pub async fn remove_node(&self, id: NodeId, force: bool) -> Result<(), Error> {
+        self.on_node_leader(move |mut node| async move {
+            let request = v1::RemoveNodeRequest {
+                node_id: id.0,
+                force,
+            };
+            drain(node.remove_node(request).await?.into_inner()).await
+        })
+        .await
+    }
+
+    /// Raises the feature level of every storage group once all voters support it.
+    pub async fn raise_level(&self, level: u32) -> Result<u32, Error> {
+        let reply = self
+            .on_node_leader(move |mut node| async move {
+                Ok(node
+                    .raise_level(v1::RaiseLevelRequest { level })
+                    .await?
+                    .into_inner())
+            })
+            .await?;
+        Ok(reply.level)
+    }
+
+    fn replica(&self, id: NodeId) -> Result<Member, Error> {
+        self.keys().pool().member(id).ok_or(Error::Caller {
+            reason: "no-such-member".to_owned(),
+            message: format!("no kms replica {id} is enrolled"),
+        })
+    }
+
+    fn kms_operate(&self, replica: NodeId) -> Result<KmsOperateClient<Channel>, Error> {
+        self.keys()
+            .replica_channel(replica)
+            .map(KmsOperateClient::new)
+    }
+
+    async fn on_kms_leader<T, F, Fut>(&self, call: F) -> Result<T, Error>
+    where
+        F: Fn(KmsOperateClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<T, tonic::Status>>,
+    {
+        let patient = self.0.tuning.patient();
+        self.keys()
+            .pool()
+            .on_leader(proto::ids::GroupId::KMS, &patient, |_, channel| {
+                call(KmsOperateClient::new(channel))
+            })
+            .await
+    }
+
+    async fn on_node_leader<T, F, Fut>(&self, call: F) -> Result<T, Error>
+    where
+        F: Fn(NodeOperateClient<Channel>) -> Fut,
+        Fut: Future<Output = Result<T, tonic::Status>>,
+    {
+        let patient = self.0.tuning.patient();
+        self.0
+            .nodes
+            .on_leader(proto::ids::GroupId::CATALOG, &patient, |_, channel| {
+                call(NodeOperateClient::new(channel))
+            })
+            .await
+    }
+}
+
+fn answer<T>(reply: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
+    reply
+        .map(tonic::Response::into_inner)
+        .map_err(|status| Error::from_status(&status))
+}
+
+async fn drain(mut progress: tonic::Streaming<v1::Progress>) -> Result<(), tonic::Status> {
+    let mut finished = false;
+    while let Some(step) = progress.message().await? {
+        tracing::info!(step = %step.step, done = step.done, total = step.total, "membership");
+        finished = step.finished;
+    }
+    if finished {
+        return Ok(());
+    }
+    Err(transport::fault::status(
+        transport::Fault::Unavailable,
+        "unfinished",
+        "the change of membership ended before it was done",
+    ))
+}
