@@ -1,0 +1,178 @@
+//! What people do at a region's beginning and after its KMS restarted: init ceremony, unsealing, founding.
+//!
+//! Owns their order. The same calls as `reduit operator`: nothing here goes around the product.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use client::operator::CustodianShare;
+use client::{Region, Tuning};
+use prost::Message as _;
+use proto::ids::NodeId;
+use proto::v1;
+use transport::LocalIdentity;
+
+use crate::federation::{Kind, RegionEntry};
+use crate::files::{OPERATORS, custodian_key, write_private};
+
+/// How long a step of the ceremony may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connects as one of a region's identities.
+pub async fn connect(region: &RegionEntry, name: &str) -> Result<Region> {
+    let context = region.context(name);
+    Region::connect(&context, Tuning::default())
+        .await
+        .with_context(|| format!("cannot reach {} as {name}", region.region))
+}
+
+/// One of a region's identities, to sign approvals.
+pub fn identity(region: &RegionEntry, name: &str) -> Result<LocalIdentity> {
+    let (certificate, key) = region.identity_files(name);
+    Ok(LocalIdentity::load(&certificate, &key)?)
+}
+
+/// The operators who approve what the first one asks for.
+pub fn approvers(region: &RegionEntry) -> Result<Vec<LocalIdentity>> {
+    OPERATORS[1..]
+        .iter()
+        .map(|name| identity(region, name))
+        .collect()
+}
+
+/// Tries until it works or patience ends.
+pub async fn until<T, F>(what: &str, mut attempt: F) -> Result<T>
+where
+    F: AsyncFnMut() -> Result<T>,
+{
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if Instant::now() > end => return Err(error.context(what.to_owned())),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Init ceremony on the first replica, shares to the custodians, peers unsealed, storage groups founded.
+pub async fn found(region: &RegionEntry) -> Result<()> {
+    let operator = until("reaching the region's nodes", async || {
+        connect(region, OPERATORS[0]).await
+    })
+    .await?;
+    let first = region
+        .living(Kind::Kms)
+        .next()
+        .context("a region without a kms")?;
+    let set = v1::SignedEnrolmentSet::decode(&std::fs::read(region.dir.join("genesis.set"))?[..])?;
+    let set = v1::EnrolmentSet::decode(set.set)?;
+    let custodians: Vec<_> = set
+        .enrolments
+        .into_iter()
+        .filter(|enrolment| enrolment.identity.contains("/custodian/"))
+        .collect();
+    let made = until("the init ceremony", async || {
+        Ok(operator
+            .initialise(
+                NodeId(first.node_id),
+                custodians.clone(),
+                region.shares_needed,
+            )
+            .await?)
+    })
+    .await?;
+    let dir = region.dir.join("shares");
+    std::fs::create_dir_all(&dir)?;
+    for share in &made.shares {
+        let name = share.custodian.rsplit('/').next().unwrap_or_default();
+        write_private(&dir.join(format!("{name}.share")), &share.encode_to_vec())?;
+    }
+    unseal(region).await?;
+    until("founding the storage groups", async || {
+        Ok(operator.found(region.shards).await?)
+    })
+    .await?;
+    Ok(())
+}
+
+/// Unseals every sealed replica: by its peers where one is unsealed, else by custodians' shares.
+pub async fn unseal(region: &RegionEntry) -> Result<()> {
+    let operator = until("reaching the region's nodes", async || {
+        connect(region, OPERATORS[0]).await
+    })
+    .await?;
+    let approver = identity(region, OPERATORS[1])?;
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut sealed = Vec::new();
+        let mut unsealed = 0;
+        for replica in region
+            .living(Kind::Kms)
+            .filter(|s| crate::process::is_running(s))
+        {
+            match operator.kms_status(NodeId(replica.node_id)).await {
+                Ok(status) if !status.sealed => unsealed += 1,
+                Ok(_) | Err(_) => sealed.push(replica),
+            }
+        }
+        let Some(next) = sealed.first() else {
+            return Ok(());
+        };
+        if Instant::now() > end {
+            bail!(
+                "{} is still sealed; its log says why: {}",
+                next.name,
+                next.log.display()
+            );
+        }
+        let outcome = if unsealed > 0 {
+            operator
+                .approve_unseal(NodeId(next.node_id), &approver)
+                .await
+                .map(|_| ())
+                .map_err(Into::into)
+        } else {
+            by_custodians(region, NodeId(next.node_id)).await
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(replica = %next.name, error = format!("{error:#}"), "not unsealed yet");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Gives as many custodians' shares as it takes.
+pub async fn by_custodians(region: &RegionEntry, replica: NodeId) -> Result<()> {
+    let mut names: Vec<_> = std::fs::read_dir(region.dir.join("shares"))?
+        .filter_map(|entry| {
+            entry
+                .ok()?
+                .file_name()
+                .to_str()?
+                .strip_suffix(".share")
+                .map(str::to_owned)
+        })
+        .collect();
+    names.sort();
+    for name in names.iter().take(region.shares_needed as usize) {
+        let custodian = connect(region, name).await?;
+        let share = std::fs::read(region.dir.join("shares").join(format!("{name}.share")))?;
+        let share = v1::SealedShare::decode(&share[..])?;
+        let key = custodian_key(region, name)?;
+        let reply = custodian
+            .unseal(
+                replica,
+                CustodianShare {
+                    share: &share,
+                    key: &key,
+                },
+            )
+            .await?;
+        if !reply.sealed {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,461 @@
+//! `up`, `down`, `status`, `kill`, `restart`, `add-node`, `replace-node`.
+//!
+//! Owns the order in which processes come and go. Every change is in `federation.json` before it is waited for.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use client::ContextFile;
+use proto::ids::{Identity, NodeId, Role};
+
+use crate::ceremony;
+use crate::federation::{Federation, Kind, RegionEntry, Service};
+use crate::files::{self, OPERATORS};
+use crate::plan::{FederationPlan, RegionPlan};
+use crate::process;
+
+/// How long a process may take to answer on its health port.
+const START_MAX: Duration = Duration::from_secs(60);
+/// How long the region may take to be ready as a whole.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// How long a process told to end may take.
+const END_MAX: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(25);
+
+/// The regions of one folder.
+#[derive(Debug)]
+pub struct Local {
+    /// What runs.
+    pub federation: Federation,
+}
+
+/// What `status` says of one service.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct ServiceStatus {
+    /// `<region>/<name>`.
+    pub name: String,
+    /// Its process id, 0 if it is not running.
+    pub pid: u32,
+    /// Whether it runs.
+    pub running: bool,
+    /// Whether `/readyz` says so.
+    pub ready: bool,
+    /// What `/readyz` says.
+    pub says: String,
+}
+
+impl Local {
+    /// Makes and starts everything, and waits until it is ready.
+    pub async fn up(dir: &Path, plan: &FederationPlan) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let dir = dir.canonicalize()?;
+        if dir.join("federation.json").exists() {
+            bail!(
+                "{} holds regions already; `down --delete` removes them",
+                dir.display()
+            );
+        }
+        let mut ports = Ports::default();
+        let regions = plan
+            .regions
+            .iter()
+            .map(|plan| entry(&dir, plan, &mut ports))
+            .collect::<Result<_>>()?;
+        drop(ports);
+        let contexts = dir.join("contexts.toml");
+        let mut local = Self {
+            federation: Federation {
+                format: 1,
+                dir,
+                contexts,
+                regions,
+            },
+        };
+        for (at, plan) in plan.regions.iter().enumerate() {
+            let region = &mut local.federation.regions[at];
+            files::make_region(region, plan.custodians.0)?;
+            for service in region.services.clone() {
+                files::write_config(region, &service, false)?;
+            }
+        }
+        local.federation.save()?;
+        local.write_contexts()?;
+        local.start_all()?;
+        for at in 0..local.federation.regions.len() {
+            let region = local.federation.regions[at].clone();
+            ceremony::found(&region)
+                .await
+                .with_context(|| format!("founding {}", region.region))?;
+            local.federation.regions[at].founded = true;
+            local.federation.save()?;
+        }
+        local.wait_ready()?;
+        Ok(local)
+    }
+
+    /// The regions of a folder that `up` made.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Ok(Self {
+            federation: Federation::load(dir)?,
+        })
+    }
+
+    /// Starts what does not run, unseals what is sealed, waits until all is ready.
+    pub async fn resume(&mut self) -> Result<()> {
+        self.start_all()?;
+        for region in &self.federation.regions {
+            ceremony::unseal(region).await?;
+        }
+        self.wait_ready()
+    }
+
+    /// Ends every process: asks first, then insists.
+    pub fn down(&mut self) -> Result<()> {
+        let running: Vec<_> = self
+            .services()
+            .filter(|s| process::is_running(s))
+            .cloned()
+            .collect();
+        for service in &running {
+            process::signal(service, "TERM").ok();
+        }
+        for service in &running {
+            if process::wait_gone(service, END_MAX).is_err() {
+                tracing::warn!(service = %service.name, "did not end when asked: killed");
+                process::signal(service, "KILL").ok();
+                process::wait_gone(service, END_MAX)?;
+            }
+            self.federation.service_mut(&service.name)?.pid = 0;
+        }
+        self.federation.save()
+    }
+
+    /// What runs and what it says of itself.
+    pub fn status(&self) -> Vec<ServiceStatus> {
+        let one = |service: &Service| {
+            let answer = http(&service.health, "/readyz");
+            let (ready, says) = match answer {
+                Ok((200, body)) => (true, body),
+                Ok((_, body)) => (false, body),
+                Err(error) => (false, error.to_string()),
+            };
+            let running = process::is_running(service);
+            ServiceStatus {
+                name: service.name.clone(),
+                pid: service.pid,
+                running,
+                ready,
+                says,
+            }
+        };
+        self.services().map(one).collect()
+    }
+
+    /// Kill -9.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let service = self.federation.service(name)?.clone();
+        process::signal(&service, "KILL")?;
+        process::wait_gone(&service, END_MAX)?;
+        self.federation.service_mut(name)?.pid = 0;
+        self.federation.save()
+    }
+
+    /// Starts a service again (ending it first, if it runs) and, for a KMS replica, has it unsealed.
+    pub async fn restart(&mut self, name: &str) -> Result<()> {
+        let service = self.federation.service(name)?.clone();
+        if process::is_running(&service) {
+            process::signal(&service, "TERM")?;
+            process::wait_gone(&service, END_MAX)?;
+        }
+        self.start(name)?;
+        if service.kind == Kind::Kms {
+            let region = self.region_of(name)?.clone();
+            if region.founded {
+                ceremony::unseal(&region).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a service and waits until it answers on its health port.
+    pub fn start(&mut self, name: &str) -> Result<()> {
+        self.spawn(name)?;
+        let service = self.federation.service(name)?;
+        wait_alive(service)
+    }
+
+    /// Adds a storage node: id, enrolment by dual control, start, blocks, vote. Returns its name.
+    pub async fn add_node(&mut self, region_id: &str) -> Result<String> {
+        self.add(region_id, Kind::Node).await
+    }
+
+    /// Adds a KMS replica. Returns its name.
+    pub async fn add_kms(&mut self, region_id: &str) -> Result<String> {
+        self.add(region_id, Kind::Kms).await
+    }
+
+    async fn add(&mut self, region_id: &str, kind: Kind) -> Result<String> {
+        let mut ports = Ports::default();
+        let region = self.federation.region(region_id)?.clone();
+        let prefix = prefix(kind);
+        let taken = region
+            .services
+            .iter()
+            .filter(|service| service.kind == kind)
+            .count();
+        let short = format!("{prefix}{}", taken + 1);
+        let role = if kind == Kind::Node {
+            Role::Node
+        } else {
+            Role::Kms
+        };
+        let identity = Identity::new(region.region.clone(), role, &short)?;
+        let operator = ceremony::connect(&region, OPERATORS[0]).await?;
+        let id = match kind {
+            Kind::Node => operator.allocate_node_id(&identity).await?,
+            Kind::Kms => operator.allocate_kms_id(&identity).await?,
+        };
+        let service = service(
+            &self.federation.dir,
+            &region,
+            kind,
+            &short,
+            id.0,
+            &mut ports,
+        )?;
+        drop(ports);
+        let enrolment = files::make_member(&region, &service)?;
+        operator
+            .change_enrolment(vec![enrolment], Vec::new(), &ceremony::approvers(&region)?)
+            .await?;
+        let name = service.name.clone();
+        self.federation
+            .region_mut(region_id)?
+            .services
+            .push(service.clone());
+        files::write_config(self.federation.region(region_id)?, &service, true)?;
+        self.federation.save()?;
+        self.start(&name)?;
+        operator.refresh().await?;
+        match kind {
+            Kind::Node => operator.add_node(id).await?,
+            Kind::Kms => {
+                operator.add_kms(id, &ceremony::approvers(&region)?).await?;
+                ceremony::unseal(self.federation.region(region_id)?).await?;
+            }
+        }
+        self.write_contexts()?;
+        Ok(name)
+    }
+
+    /// Adds a member, then removes the old one, its enrolment and its process. Returns the new one's name.
+    pub async fn replace(&mut self, name: &str) -> Result<String> {
+        let old = self.federation.service(name)?.clone();
+        let region = self.region_of(name)?.clone();
+        let fresh = self.add(region.region.as_str(), old.kind).await?;
+        let operator = ceremony::connect(&region, OPERATORS[0]).await?;
+        let approvers = ceremony::approvers(&region)?;
+        match old.kind {
+            Kind::Node => operator.remove_node(NodeId(old.node_id), false).await?,
+            Kind::Kms => operator.remove_kms(NodeId(old.node_id), &approvers).await?,
+        }
+        operator
+            .change_enrolment(Vec::new(), vec![old.identity.clone()], &approvers)
+            .await?;
+        if process::is_running(&old) {
+            process::signal(&old, "TERM")?;
+            process::wait_gone(&old, END_MAX)?;
+        }
+        let gone = self.federation.service_mut(name)?;
+        (gone.pid, gone.removed) = (0, true);
+        self.federation.save()?;
+        self.write_contexts()?;
+        Ok(fresh)
+    }
+
+    /// Every service that has not been removed.
+    pub fn services(&self) -> impl Iterator<Item = &Service> {
+        self.federation
+            .regions
+            .iter()
+            .flat_map(|region| &region.services)
+            .filter(|s| !s.removed)
+    }
+
+    /// The region a service belongs to.
+    pub fn region_of(&self, name: &str) -> Result<&RegionEntry> {
+        self.federation
+            .region(name.split('/').next().unwrap_or_default())
+    }
+
+    fn start_all(&mut self) -> Result<()> {
+        let names: Vec<_> = self
+            .services()
+            .filter(|s| !process::is_running(s))
+            .map(|s| s.name.clone())
+            .collect();
+        for name in &names {
+            self.spawn(name)?;
+        }
+        names
+            .iter()
+            .try_for_each(|name| wait_alive(self.federation.service(name)?))
+    }
+
+    fn spawn(&mut self, name: &str) -> Result<()> {
+        let service = self.federation.service(name)?;
+        if process::is_running(service) {
+            bail!("{name} is running already");
+        }
+        let pid = process::start(service, &process::binary(service.kind)?)?;
+        self.federation.service_mut(name)?.pid = pid;
+        self.federation.save()
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        let end = Instant::now() + READY_MAX;
+        loop {
+            let waiting: Vec<_> = self
+                .status()
+                .into_iter()
+                .filter(|status| !status.ready)
+                .collect();
+            let Some(first) = waiting.first() else {
+                return Ok(());
+            };
+            if Instant::now() > end {
+                bail!("{} is not ready: {}", first.name, first.says);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn write_contexts(&self) -> Result<()> {
+        let mut file = ContextFile::default();
+        for region in &self.federation.regions {
+            let name = region.region.to_string();
+            file.current.get_or_insert_with(|| name.clone());
+            file.contexts
+                .insert(name, region.context(files::CLIENTS[0]));
+        }
+        file.save(&self.federation.contexts)?;
+        Ok(())
+    }
+}
+
+fn prefix(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Node => "n",
+        Kind::Kms => "k",
+    }
+}
+
+/// Ports are found by binding them; the listeners are held until all are chosen, so that none is given twice.
+#[derive(Default)]
+struct Ports(Vec<TcpListener>);
+
+impl Ports {
+    fn take(&mut self) -> Result<String> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?.to_string();
+        self.0.push(listener);
+        Ok(address)
+    }
+}
+
+fn entry(dir: &Path, plan: &RegionPlan, ports: &mut Ports) -> Result<RegionEntry> {
+    let mut region = RegionEntry {
+        region: plan.region.clone(),
+        jurisdiction: plan.jurisdiction.clone(),
+        dir: dir.join(plan.region.as_str()),
+        shards: plan.shards,
+        shares_needed: plan.custodians.1,
+        founded: false,
+        services: Vec::new(),
+        identities: Vec::new(),
+    };
+    for (kind, count) in [(Kind::Node, plan.nodes), (Kind::Kms, plan.kms)] {
+        for number in 1..=count {
+            let short = format!("{}{number}", prefix(kind));
+            region
+                .services
+                .push(service(dir, &region, kind, &short, number.into(), ports)?);
+        }
+    }
+    Ok(region)
+}
+
+fn service(
+    dir: &Path,
+    region: &RegionEntry,
+    kind: Kind,
+    short: &str,
+    node_id: u64,
+    ports: &mut Ports,
+) -> Result<Service> {
+    let role = if kind == Kind::Node {
+        Role::Node
+    } else {
+        Role::Kms
+    };
+    let base: PathBuf = dir.join(region.region.as_str()).join(short);
+    Ok(Service {
+        name: format!("{}/{short}", region.region),
+        kind,
+        node_id,
+        identity: Identity::new(region.region.clone(), role, short)?.to_string(),
+        endpoint: ports.take()?,
+        health: ports.take()?,
+        config: base.with_extension("toml"),
+        data: base.clone(),
+        log: base.with_extension("log"),
+        pid: 0,
+        removed: false,
+    })
+}
+
+fn wait_alive(service: &Service) -> Result<()> {
+    let end = Instant::now() + START_MAX;
+    loop {
+        if matches!(http(&service.health, "/healthz"), Ok((200, _))) {
+            return Ok(());
+        }
+        if !process::is_running(service) {
+            let log = std::fs::read_to_string(&service.log).unwrap_or_default();
+            let tail: Vec<_> = log.lines().rev().take(5).collect();
+            let tail: Vec<_> = tail.into_iter().rev().collect();
+            bail!(
+                "{} ended at once; its log ends with:\n{}",
+                service.name,
+                tail.join("\n")
+            );
+        }
+        if Instant::now() > end {
+            bail!("{} does not answer on {}", service.name, service.health);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// One GET of a health port: status and body.
+pub fn http(address: &str, path: &str) -> Result<(u16, String)> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    const BODY_MAX: u64 = 4 << 20;
+    let mut stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.take(BODY_MAX).read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|code| code.parse().ok());
+    Ok((status.context("no HTTP status")?, body.to_owned()))
+}

@@ -1,0 +1,128 @@
+//! `reduit-local`: regions on one machine, for trying and testing.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use local::{FederationPlan, Local};
+
+/// Runs whole Reduit regions on this machine, each service a process of its own.
+#[derive(Parser)]
+#[command(
+    name = "reduit-local",
+    version,
+    after_help = "Examples:\n  reduit-local --dir /tmp/regions up\n  reduit-local --dir /tmp/regions status\n  \
+                  REDUIT_CONFIG=/tmp/regions/contexts.toml reduit ls\n  reduit-local --dir /tmp/regions kill ch-zrh/n1\n  \
+                  reduit-local --dir /tmp/regions down --delete"
+)]
+struct Arguments {
+    /// The folder that holds everything.
+    #[arg(long, env = "REDUIT_LOCAL_DIR")]
+    dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes and starts regions; without plans, the demo's two.
+    Up {
+        /// REGION:JURISDICTION:NODES:KMS, such as ch-zrh:CH:3:3; may be repeated.
+        #[arg(long = "region")]
+        regions: Vec<String>,
+    },
+    /// Starts again what `up` made, and unseals it.
+    Resume,
+    /// Ends every process.
+    Down {
+        /// Removes the folder too.
+        #[arg(long)]
+        delete: bool,
+    },
+    /// What runs, and what it says of itself.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Kill -9.
+    Kill {
+        /// Such as ch-zrh/n1.
+        name: String,
+    },
+    /// Ends and starts a service; a KMS replica is unsealed by its peers.
+    Restart {
+        /// Such as ch-zrh/k1.
+        name: String,
+    },
+    /// Adds a storage node to a region.
+    AddNode {
+        /// Such as ch-zrh.
+        region: String,
+    },
+    /// Adds a KMS replica to a region.
+    AddKms {
+        /// Such as ch-zrh.
+        region: String,
+    },
+    /// Replaces a node or KMS replica by a new one.
+    ReplaceNode {
+        /// Such as ch-zrh/n1.
+        name: String,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+    let dir = &arguments.dir;
+    match arguments.command {
+        Command::Up { regions } => {
+            let plan = if regions.is_empty() {
+                FederationPlan::demo()
+            } else {
+                FederationPlan::parse(&regions)?
+            };
+            let local = Local::up(dir, &plan).await?;
+            println!("up: {} services", local.services().count());
+            println!(
+                "contexts: REDUIT_CONFIG={}",
+                local.federation.contexts.display()
+            );
+        }
+        Command::Resume => Local::load(dir)?.resume().await?,
+        Command::Down { delete } => {
+            Local::load(dir)?.down()?;
+            if delete {
+                std::fs::remove_dir_all(dir)?;
+            }
+        }
+        Command::Status { json } => {
+            let status = Local::load(dir)?.status();
+            if json {
+                println!("{}", serde_json::to_string_pretty(&status)?);
+            } else {
+                for service in status {
+                    let state = if service.ready { "ready" } else { "NOT READY" };
+                    println!(
+                        "{:<16} {:>8} {:<10} {}",
+                        service.name,
+                        service.pid,
+                        state,
+                        service.says.trim()
+                    );
+                }
+            }
+        }
+        Command::Kill { name } => Local::load(dir)?.kill(&name)?,
+        Command::Restart { name } => Local::load(dir)?.restart(&name).await?,
+        Command::AddNode { region } => println!("{}", Local::load(dir)?.add_node(&region).await?),
+        Command::AddKms { region } => println!("{}", Local::load(dir)?.add_kms(&region).await?),
+        Command::ReplaceNode { name } => println!("{}", Local::load(dir)?.replace(&name).await?),
+    }
+    Ok(())
+}

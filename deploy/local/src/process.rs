@@ -1,0 +1,116 @@
+//! Starting and ending processes by their own id.
+//!
+//! Owns the check that a process id is still the process that was started: ids are reused. Refuses to end anything
+//! else. A started process is in a group of its own and outlives the launcher.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::federation::{Kind, Service};
+
+/// Where the daemons' binaries are: `REDUIT_BIN`, else beside this one.
+pub fn binary(kind: Kind) -> Result<PathBuf> {
+    let name = match kind {
+        Kind::Node => "reduit-node",
+        Kind::Kms => "reduit-kms",
+    };
+    let dir = match std::env::var_os("REDUIT_BIN") {
+        Some(dir) => PathBuf::from(dir),
+        None => std::env::current_exe()?
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default(),
+    };
+    let path = dir.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is not there: build it, or set REDUIT_BIN",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Starts a service and returns its process id.
+pub fn start(service: &Service, binary: &Path) -> Result<u32> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(&service.log)?;
+    let child = Command::new(binary)
+        .arg("--config")
+        .arg(&service.config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot start {}", binary.display()))?;
+    let pid = child.id();
+    // Reaped here while this process lives, by init afterwards; a thread a child is the price.
+    std::thread::Builder::new()
+        .name(format!("reap-{pid}"))
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            let mut child = child;
+            drop(child.wait());
+        })?;
+    Ok(pid)
+}
+
+/// Whether the service's process is alive and is the one that was started.
+pub fn is_running(service: &Service) -> bool {
+    if service.pid == 0 {
+        return false;
+    }
+    let proc = PathBuf::from(format!("/proc/{}", service.pid));
+    let Ok(cmdline) = std::fs::read(proc.join("cmdline")) else {
+        return false;
+    };
+    let zombie = std::fs::read_to_string(proc.join("stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    });
+    let config = service.config.as_os_str().as_encoded_bytes();
+    !zombie
+        && cmdline
+            .split(|byte| *byte == 0)
+            .any(|argument| argument == config)
+}
+
+/// Sends a signal (`KILL`, `TERM`, `STOP`, `CONT`) to the service's process, if it still is that process.
+pub fn signal(service: &Service, name: &str) -> Result<()> {
+    if !is_running(service) {
+        bail!("{} is not running", service.name);
+    }
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(service.pid.to_string())
+        .status()?;
+    if !status.success() {
+        bail!("cannot send {name} to {}", service.name);
+    }
+    Ok(())
+}
+
+/// Waits until the process is gone.
+pub fn wait_gone(service: &Service, limit: Duration) -> Result<()> {
+    let until = Instant::now() + limit;
+    while is_running(service) {
+        if Instant::now() > until {
+            bail!(
+                "{} (process {}) did not end within {limit:?}",
+                service.name,
+                service.pid
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,199 @@
+//! `cargo xtask`: one word for everything a person or CI does with this repository.
+//!
+//! Owns set-up and the order of cargo calls. Stays small on purpose: it is built before RocksDB is. What needs
+//! the product (demo, benchmarks) lives in `xtask/run`.
+
+mod promises;
+mod setup;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+/// Work on Reduit.
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --data ~/cti --keep\n  cargo xtask test\n  \
+                  cargo xtask test --full\n  cargo xtask bench envelope"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Two regions on this machine, real data, two kills, and the enemy; exits 1 if a promise breaks.
+    Demo {
+        /// A folder to store; default: this project's own files.
+        #[arg(long)]
+        data: Option<PathBuf>,
+        /// Leave the regions running and their folder in place.
+        #[arg(long)]
+        keep: bool,
+        /// Size in MiB of the one large generated file.
+        #[arg(long, default_value_t = 256)]
+        large_mib: u32,
+    },
+    /// Every test, then every promise switched off once to see its test go red.
+    Test {
+        /// Adds what is long: soaks, real-disk power cuts, rolling upgrade.
+        #[arg(long)]
+        full: bool,
+        /// Only the tests whose name contains this; leaves the promises out.
+        filter: Option<String>,
+    },
+    /// Only the second half of `test`: each promise switched off in turn.
+    Promises {
+        /// Only switches whose feature contains this.
+        filter: Option<String>,
+    },
+    /// Formatting, lints, crate graph; writes nothing.
+    Check,
+    /// Rewrites what `check` can mend.
+    Fix,
+    /// A benchmark: envelope, replica, put-get. Exits 1 below a floor, writes JSON.
+    Bench {
+        /// Which one.
+        name: String,
+        /// Where the JSON goes; default: bench-NAME.json in the target folder.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Everything after `--` goes to the benchmark.
+        #[arg(last = true)]
+        rest: Vec<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let root = root()?;
+    let target = setup::target_dir()?;
+    match arguments.task {
+        Task::Demo { data, keep, large_mib } => {
+            setup::build_needs()?;
+            build_daemons(&root, &target)?;
+            let mut run = product(&target);
+            run.arg("demo").arg("--large-mib").arg(large_mib.to_string());
+            if let Some(data) = data {
+                run.arg("--data").arg(data);
+            }
+            if keep {
+                run.arg("--keep");
+            }
+            call(&mut run)
+        }
+        Task::Test { full, filter } => {
+            setup::build_needs()?;
+            let mut test = cargo(&root, &target);
+            test.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+            if full {
+                test.env("REDUIT_FULL", "1");
+            }
+            if let Some(filter) = &filter {
+                test.arg("--").arg(filter);
+            }
+            build_daemons(&root, &target)?;
+            test.env("REDUIT_BIN", target.join("debug"));
+            call(&mut test)?;
+            if filter.is_some() {
+                return Ok(());
+            }
+            let mut docs = cargo(&root, &target);
+            docs.args(["test", "--doc", "-p", "reduit-envelope"]);
+            call(&mut docs)?;
+            promises::run(&root, &target, None)?;
+            if full {
+                let mut long = product(&target);
+                long.arg("full");
+                call(&mut long)?;
+            }
+            Ok(())
+        }
+        Task::Promises { filter } => {
+            setup::build_needs()?;
+            promises::run(&root, &target, filter.as_deref())
+        }
+        Task::Check => {
+            setup::build_needs()?;
+            check(&root, &target)
+        }
+        Task::Fix => {
+            call(cargo(&root, &target).args(["fmt", "--all"]))?;
+            let mut fix = cargo(&root, &target);
+            fix.args(["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"]);
+            call(&mut fix)
+        }
+        Task::Bench { name, json, rest } => {
+            setup::build_needs()?;
+            setup::bench_needs(&name)?;
+            let mut build = cargo(&root, &target);
+            build.args(["build", "--release", "--package", "xtask-run", "--bins"]);
+            for package in DAEMONS {
+                build.args(["--package", package]);
+            }
+            call(&mut build)?;
+            let json = json.unwrap_or_else(|| target.join(format!("bench-{name}.json")));
+            let mut run = Command::new(target.join("release/xtask-run"));
+            run.env("REDUIT_BIN", target.join("release"));
+            call(run.arg("bench").arg(name).arg("--json").arg(json).args(rest))
+        }
+    }
+}
+
+/// Packages whose binaries the demo and the end-to-end tests start.
+const DAEMONS: [&str; 5] = ["reduit-node", "reduit-kms", "reduit", "reduit-local", "reduit-faults"];
+
+fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
+    call(cargo(root, target).args(["fmt", "--all", "--check"]))?;
+    let mut clippy = cargo(root, target);
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    call(&mut clippy)?;
+    call(cargo(root, target).args(["test", "--package", "xtask"]))?;
+    let deny = Command::new("cargo").args(["deny", "--version"]).output();
+    if deny.is_ok_and(|out| out.status.success()) {
+        call(cargo(root, target).args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    } else {
+        println!("check: cargo-deny is not installed, deny.toml is not enforced here (cargo install cargo-deny)");
+    }
+    Ok(())
+}
+
+fn build_daemons(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
+    let mut build = cargo(root, target);
+    build.args(["build", "--bins", "--package", "xtask-run"]);
+    for package in DAEMONS {
+        build.args(["--package", package]);
+    }
+    call(&mut build)
+}
+
+fn product(target: &std::path::Path) -> Command {
+    let mut run = Command::new(target.join("debug/xtask-run"));
+    run.env("REDUIT_BIN", target.join("debug"));
+    run
+}
+
+/// A cargo call in the repository with the shared target folder.
+pub(crate) fn cargo(root: &std::path::Path, target: &std::path::Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root).env("CARGO_TARGET_DIR", target);
+    command
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{:?} ended with {status}", command.get_program());
+    }
+    Ok(())
+}
+
+fn root() -> Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.parent().context("xtask lies in the repository")?;
+    Ok(root.to_owned())
+}

@@ -1,0 +1,89 @@
+//! What a fresh Debian machine lacks, and how it gets it: by apt when we are root, else by saying so.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// One shared target folder outside the checkout: RocksDB and AWS-LC compile slowly, once.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("CARGO_TARGET_DIR") {
+        return Ok(dir.into());
+    }
+    let cache = match std::env::var_os("XDG_CACHE_HOME") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
+    };
+    Ok(cache.join("reduit/target"))
+}
+
+/// A Debian package and the file that shows it is there.
+struct Need {
+    package: &'static str,
+    shows: fn() -> bool,
+}
+
+/// Compilers, and libclang for RocksDB's bindings.
+pub(crate) fn build_needs() -> Result<()> {
+    install(&[
+        Need { package: "g++", shows: || on_path("g++") },
+        Need { package: "make", shows: || on_path("make") },
+        Need { package: "libclang-dev", shows: has_libclang },
+        Need { package: "clang", shows: || on_path("clang") },
+        Need { package: "zstd", shows: || on_path("zstd") },
+        Need { package: "fuse3", shows: || on_path("fusermount3") },
+    ])
+}
+
+/// Peers that a benchmark measures against.
+pub(crate) fn bench_needs(name: &str) -> Result<()> {
+    if name == "replica" {
+        install(&[Need { package: "etcd-server", shows: || on_path("etcd") }])?;
+    }
+    Ok(())
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<_> = needs.iter().filter(|need| !(need.shows)()).map(|need| need.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    if !root || !on_path("apt-get") {
+        bail!("this machine lacks {}; install with: {by_hand}", missing.join(", "));
+    }
+    println!("installing {}", missing.join(", "));
+    apt(&["update", "-q"])?;
+    let mut arguments = vec!["install", "-q", "-y", "--no-install-recommends"];
+    arguments.extend(&missing);
+    apt(&arguments).with_context(|| format!("by hand: {by_hand}"))
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    let status = command.status().context("cannot start apt-get")?;
+    if !status.success() {
+        bail!("apt-get {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn on_path(program: &str) -> bool {
+    let Some(path) = std::env::var_os("PATH") else { return false };
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn has_libclang() -> bool {
+    if std::env::var_os("LIBCLANG_PATH").is_some() {
+        return true;
+    }
+    let Ok(listing) = Command::new("sh")
+        .args(["-c", "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null"])
+        .output()
+    else {
+        return false;
+    };
+    !listing.stdout.is_empty()
+}

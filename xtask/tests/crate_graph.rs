@@ -1,0 +1,118 @@
+//! DESIGN section 3 as a test: which of our crates may import which.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+
+/// Crate -> ours it may import. `*` is anything.
+const MAY: &[(&str, &[&str])] = &[
+    ("reduit-proto", &[]),
+    ("reduit-envelope", &["reduit-proto"]),
+    ("reduit-tlog", &["reduit-proto"]),
+    ("reduit-transport", &["reduit-proto"]),
+    ("reduit-node-state", &["reduit-proto", "reduit-tlog"]),
+    ("reduit-kms-state", &["reduit-proto", "reduit-tlog"]),
+    ("reduit-replica", &["reduit-proto", "reduit-transport"]),
+    (
+        "reduit-node",
+        &["reduit-node-state", "reduit-replica", "reduit-proto", "reduit-tlog", "reduit-transport"],
+    ),
+    (
+        "reduit-kms",
+        &[
+            "reduit-kms-state",
+            "reduit-replica",
+            "reduit-proto",
+            "reduit-envelope",
+            "reduit-tlog",
+            "reduit-transport",
+        ],
+    ),
+    ("reduit", &["reduit-proto", "reduit-envelope", "reduit-tlog", "reduit-transport"]),
+    ("reduit-local", &["*"]),
+    ("reduit-sim", &["*"]),
+    ("reduit-faults", &["*"]),
+    ("xtask", &[]),
+    ("xtask-run", &["*"]),
+];
+
+/// Crates that hold thinking alone: no runtime, whatever the way it comes.
+const PURE: &[&str] =
+    &["reduit-proto", "reduit-envelope", "reduit-tlog", "reduit-node-state", "reduit-kms-state"];
+const RUNTIMES: &[&str] = &["tokio", "tokio-stream", "tokio-util", "async-std", "hyper", "axum"];
+
+/// Test and launch crates: nothing that ships imports them.
+const LEAVES: &[&str] = &["reduit-local", "reduit-sim", "reduit-faults", "xtask", "xtask-run"];
+
+fn direct() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata runs in the repository");
+    metadata
+        .packages
+        .iter()
+        .map(|package| {
+            let imports = package
+                .dependencies
+                .iter()
+                .filter(|d| d.kind == DependencyKind::Normal || d.kind == DependencyKind::Build)
+                .map(|d| d.name.clone())
+                .collect();
+            (package.name.to_string(), imports)
+        })
+        .collect()
+}
+
+#[test]
+fn crates_import_only_what_the_design_allows() {
+    let direct = direct();
+    let ours: BTreeSet<_> = direct.keys().cloned().collect();
+    let listed: BTreeSet<_> = MAY.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(ours, listed, "a crate is new or gone: its room in the table is missing");
+    for (name, allowed) in MAY {
+        for import in direct[*name].intersection(&ours) {
+            let fine = allowed.contains(&"*") || allowed.contains(&import.as_str());
+            assert!(fine, "{name} imports {import}, which DESIGN section 3 forbids");
+        }
+    }
+}
+
+#[test]
+fn no_key_crate_is_reachable_from_a_storage_node() {
+    let direct = direct();
+    let mut seen = BTreeSet::new();
+    let mut next = vec!["reduit-node".to_owned()];
+    while let Some(name) = next.pop() {
+        if seen.insert(name.clone()) {
+            next.extend(direct.get(&name).into_iter().flatten().cloned());
+        }
+    }
+    for forbidden in ["reduit-envelope", "reduit-kms", "reduit-kms-state", "reduit", "hpke"] {
+        assert!(!seen.contains(forbidden), "node reaches {forbidden}");
+    }
+    assert!(seen.contains("reduit-replica"), "the walk followed the graph");
+}
+
+#[test]
+fn pure_crates_have_no_runtime() {
+    let direct = direct();
+    for name in PURE {
+        for runtime in RUNTIMES {
+            assert!(!direct[*name].contains(*runtime), "{name} imports {runtime}");
+        }
+    }
+}
+
+#[test]
+fn nothing_that_ships_imports_tests_or_launchers() {
+    for (name, imports) in direct() {
+        if LEAVES.contains(&name.as_str()) {
+            continue;
+        }
+        for leaf in LEAVES {
+            assert!(!imports.contains(*leaf), "{name} imports {leaf}");
+        }
+    }
+}
