@@ -1,0 +1,339 @@
+//! One leaf of the log: the public part of a record and commitments to the rest.
+//!
+//! Owns the leaf's bytes (JSON, fixed field order, one encoding) and the chain of one dataset's leaves. Refuses:
+//! leaves over 65,535 bytes (an entry of a C2SP tlog-tiles bundle has a 16-bit length), schemas it does not
+//! know, and any second encoding of the same leaf.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use proto::ids::{LeaseId, ObjectVersionId, UnixMs};
+use serde::{Deserialize, Serialize};
+
+use crate::commitment::Field;
+use crate::hash::{Hash, leaf_hash};
+
+/// Version of the leaf's schema that this build writes and reads.
+pub const SCHEMA: u32 = 1;
+/// Bytes a leaf may have.
+pub const LEAF_BYTES_MAX: usize = 65_535;
+
+/// What happened. A kind this build does not know fails to parse: a verifier that skipped it could miss a release.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The region's KMS and log began.
+    Initialised,
+    /// A dataset's KEK was born.
+    KeyCreated,
+    /// A new version of a KEK became current.
+    KeyRotated,
+    /// A KEK may be used again.
+    KeyEnabled,
+    /// Opens and leases under a KEK stopped.
+    KeyDisabled,
+    /// A KEK is held to be known to others.
+    KeyCompromised,
+    /// A KEK waits for its destruction.
+    KeyDestructionPending,
+    /// A KEK was destroyed.
+    KeyDestroyed,
+    /// The dataset's shard has committed the key's state.
+    KeyStateAcknowledged,
+    /// The shard that holds a dataset became known.
+    ShardRegistered,
+    /// A lease key went to its holder: it seals, it does not open.
+    Lease,
+    /// The keys that open a dataset's metadata went to a holder.
+    MetadataLease,
+    /// Keys of object versions were released.
+    Open,
+    /// Identities were enrolled or removed.
+    EnrolmentChanged,
+    /// Grants were added or removed.
+    GrantsChanged,
+    /// A replica received the root key.
+    Unsealed,
+    /// A member id was allocated, never to be reused.
+    MemberAllocated,
+    /// Region time moved by more than a minute at once.
+    TimeAdvanced,
+}
+
+/// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Purpose(String);
+
+/// Text that is no purpose.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a purpose is not 1 to 64 of a-z, 0-9 and inner hyphens")]
+pub struct PurposeError;
+
+impl Purpose {
+    /// Everyday use by the service a dataset belongs to.
+    pub fn service() -> Self {
+        Self("service".to_owned())
+    }
+
+    /// The text form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Purpose {
+    type Err = PurposeError;
+    fn from_str(text: &str) -> Result<Self, PurposeError> {
+        let ok = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        if ok {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PurposeError)
+        }
+    }
+}
+
+impl TryFrom<String> for Purpose {
+    type Error = PurposeError;
+    fn try_from(text: String) -> Result<Self, PurposeError> {
+        text.parse()
+    }
+}
+
+impl From<Purpose> for String {
+    fn from(purpose: Purpose) -> Self {
+        purpose.0
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A dataset's name in the public log: 128 random bits, in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pseudonym(pub [u8; 16]);
+
+impl TryFrom<String> for Pseudonym {
+    type Error = hex::FromHexError;
+    fn try_from(text: String) -> Result<Self, hex::FromHexError> {
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(text, &mut bytes).map(|()| Self(bytes))
+    }
+}
+
+impl From<Pseudonym> for String {
+    fn from(pseudonym: Pseudonym) -> Self {
+        hex::encode(pseudonym.0)
+    }
+}
+
+/// A leaf's place in the chain of its dataset: a slice of one dataset shows by itself that nothing is left out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetLink {
+    /// Which dataset.
+    pub pseudonym: Pseudonym,
+    /// The dataset's leaves before this one.
+    pub sequence: u64,
+    /// RFC 6962 leaf hash of the dataset's previous leaf; absent in its first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Hash>,
+}
+
+/// What everyone who reads the leaf sees.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Public {
+    /// What happened.
+    pub kind: Kind,
+    /// The region's time.
+    pub time_ms: UnixMs,
+    /// What for.
+    pub purpose: Purpose,
+    /// Which dataset, where the event concerns one.
+    pub dataset: Option<DatasetLink>,
+}
+
+/// A leaf as it stands in the log.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaf {
+    schema: u32,
+    kind: Kind,
+    time_ms: UnixMs,
+    purpose: Purpose,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dataset: Option<DatasetLink>,
+    /// Commitments in the order of [`Field`]; a field without a value has none.
+    commitments: BTreeMap<Field, Hash>,
+    /// One commitment for each object, so that one can be shown or forgotten without the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    objects: Vec<Hash>,
+}
+
+/// Bytes that are no leaf, or a record that does not fit one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeafError {
+    /// More than [`LEAF_BYTES_MAX`].
+    #[error("a leaf of {0} bytes is larger than 65535")]
+    TooLarge(usize),
+    /// Not the JSON of a leaf of this schema.
+    #[error("not the JSON of a leaf")]
+    Malformed,
+    /// A schema this build does not know.
+    #[error("unknown leaf schema {0}")]
+    UnknownSchema(u32),
+    /// Another spelling than the one encoding a leaf has.
+    #[error("the leaf is not in its one encoding")]
+    NotCanonical,
+    /// A first leaf with a predecessor, or a later one without.
+    #[error("leaf {0} of its dataset names no predecessor, or the first names one")]
+    BrokenLink(u64),
+}
+
+impl Leaf {
+    pub(crate) fn assemble(
+        public: Public,
+        commitments: BTreeMap<Field, Hash>,
+        objects: Vec<Hash>,
+    ) -> Result<Self, LeafError> {
+        let Public {
+            kind,
+            time_ms,
+            purpose,
+            dataset,
+        } = public;
+        let leaf = Self {
+            schema: SCHEMA,
+            kind,
+            time_ms,
+            purpose,
+            dataset,
+            commitments,
+            objects,
+        };
+        leaf.check_link()?;
+        Ok(leaf)
+    }
+
+    /// Reads a leaf from its one encoding.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        #[derive(Deserialize)]
+        struct SchemaOnly {
+            schema: u32,
+        }
+        if bytes.len() > LEAF_BYTES_MAX {
+            return Err(LeafError::TooLarge(bytes.len()));
+        }
+        let SchemaOnly { schema } =
+            serde_json::from_slice(bytes).map_err(|_| LeafError::Malformed)?;
+        if schema != SCHEMA {
+            return Err(LeafError::UnknownSchema(schema));
+        }
+        let leaf: Self = serde_json::from_slice(bytes).map_err(|_| LeafError::Malformed)?;
+        leaf.check_link()?;
+        if leaf.encode()? != bytes {
+            return Err(LeafError::NotCanonical);
+        }
+        Ok(leaf)
+    }
+
+    /// The leaf's bytes: what is hashed into the tree.
+    pub fn encode(&self) -> Result<Vec<u8>, LeafError> {
+        let bytes = serde_json::to_vec(self).expect("no map key and no value here can fail");
+        if bytes.len() > LEAF_BYTES_MAX {
+            Err(LeafError::TooLarge(bytes.len()))
+        } else {
+            Ok(bytes)
+        }
+    }
+
+    /// RFC 6962 hash of the leaf's bytes.
+    pub fn hash(&self) -> Result<Hash, LeafError> {
+        self.encode().map(|bytes| leaf_hash(&bytes))
+    }
+
+    /// What happened.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The region's time of the event.
+    pub fn time_ms(&self) -> UnixMs {
+        self.time_ms
+    }
+
+    /// What for, as the requester stated it.
+    pub fn purpose(&self) -> &Purpose {
+        &self.purpose
+    }
+
+    /// The leaf's place in its dataset's chain.
+    pub fn dataset(&self) -> Option<&DatasetLink> {
+        self.dataset.as_ref()
+    }
+
+    /// Commitments by field.
+    pub fn commitments(&self) -> &BTreeMap<Field, Hash> {
+        &self.commitments
+    }
+
+    /// Commitments to the objects, in the order of the request.
+    pub fn objects(&self) -> &[Hash] {
+        &self.objects
+    }
+
+    fn check_link(&self) -> Result<(), LeafError> {
+        match &self.dataset {
+            Some(link) if (link.sequence == 0) != link.previous.is_none() => {
+                Err(LeafError::BrokenLink(link.sequence))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One opened object, as its commitment's value states it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObjectItem {
+    /// The object version whose key was released, in hexadecimal.
+    pub version: String,
+    /// The name commitment out of the context the key was derived with, in base64.
+    pub name: String,
+    /// The lease it was sealed under, in hexadecimal.
+    pub lease: String,
+    /// Plaintext length, as the catalog states it.
+    pub bytes: u64,
+}
+
+impl ObjectItem {
+    /// Builds an item from ids.
+    pub fn new(version: ObjectVersionId, name: Hash, lease: LeaseId, bytes: u64) -> Self {
+        Self {
+            version: version.to_string(),
+            name: name.to_string(),
+            lease: lease.to_string(),
+            bytes,
+        }
+    }
+
+    /// The value that is committed to: JSON in this field order.
+    pub fn to_value(&self) -> String {
+        serde_json::to_string(self).expect("strings and numbers always encode")
+    }
+}
+
+#[cfg(test)]
+#[path = "leaf/tests.rs"]
+mod tests;
