@@ -85,6 +85,30 @@ fn derivations_have_these_golden_bytes() {
     );
 }
 
+/// Services share keys and sessions between threads and move streams to where they are worked on.
+#[test]
+fn keys_and_sessions_are_shared_between_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn moved<T: Send>() {}
+    shared::<(
+        RootKey,
+        Kek,
+        LeaseKey,
+        SealingLease,
+        SealDek,
+        OpenDek,
+        MetadataKey,
+        MetadataLease,
+    )>();
+    shared::<(
+        crate::SessionSender,
+        crate::SessionReceiver,
+        crate::SessionOffer,
+        HpkePrivateKey,
+    )>();
+    moved::<(Sealer, Opener, RangeOpener)>();
+}
+
 #[test]
 fn what_a_lease_seals_the_kms_can_open() {
     let plain = vec![0x5a; 50_000];
