@@ -131,8 +131,9 @@ impl Keys {
         Ok(session)
     }
 
-    /// Has the KMS make a dataset's key.
-    pub(crate) async fn create_key(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
+    /// Has the KMS make a dataset's key: the first step of [`Region::create_dataset`](crate::Region::create_dataset).
+    /// Refused where the dataset has one.
+    pub async fn create_key(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
         let request = v1::CreateKeyRequest {
             dataset_id: dataset.into(),
             request_id: random_id()?,

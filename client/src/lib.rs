@@ -5,6 +5,7 @@
 
 mod body;
 mod dataset;
+mod detached;
 mod download;
 mod error;
 mod kms;
@@ -23,6 +24,7 @@ pub use dataset::{
     Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,
     PutOutcome,
 };
+pub use detached::DetachedObject;
 pub use download::ObjectReader;
 pub use error::Error;
 pub use kms::{KeyChange, Keys, LeafReader};

@@ -122,7 +122,8 @@ async fn drain(
     }
 }
 
-async fn request(
+/// One request for several items, answered in their order.
+pub(crate) async fn request(
     region: &Inner,
     dataset: DatasetId,
     claim: v1::Claim,

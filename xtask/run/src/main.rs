@@ -1,1 +1,36 @@
-fn main(){}
+//! What of `cargo xtask` needs the product built: the demo, the benchmarks, the long tests.
+
+mod demo;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// See `cargo xtask demo --help`.
+    Demo(demo::Options),
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    match Arguments::parse().task {
+        Task::Demo(options) => demo::run(options).await,
+    }
+}
+
+/// The repository's root, as it was when this was built.
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
