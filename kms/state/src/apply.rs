@@ -1,0 +1,136 @@
+//! The entry point: one committed command in, one answer out.
+//!
+//! Owns the order of checks that every command passes: known, initialised, time, authority version. Refuses: to
+//! go on over a command this build does not know in full, because guessing would fork the replica.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::ids::{FeatureLevel, LogIndex, UnixMs};
+use proto::store::Writer;
+use proto::v1::kms_command::Command;
+use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
+
+use crate::append::{Applying, done};
+use crate::refusal::Refusal;
+use crate::{keys, members, read, records, time};
+
+/// The highest feature level this build understands.
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(1);
+
+/// Where a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// Its log index.
+    pub index: LogIndex,
+    /// Distinct voters in force there; both sets together while a change is joint.
+    pub voters: u32,
+}
+
+/// A command this build does not know. The replica stops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a command this build does not know: {what}")]
+pub struct UnknownCommand {
+    /// What could be read of it.
+    pub what: &'static str,
+}
+
+/// Why a handler ended without effect.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Refused(Refusal),
+    Unknown(&'static str),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Applies one command and answers with an encoded [`KmsAnswer`]. A refused command leaves the state as it was,
+/// to the byte; so does an unknown one.
+pub fn apply(at: At, command: &[u8], state: &mut dyn Writer) -> Result<Bytes, UnknownCommand> {
+    let decoded = KmsCommand::decode(command).map_err(|_| UnknownCommand {
+        what: "it does not decode",
+    })?;
+    // Protobuf drops what it does not know: a newer build's field would be lost here and honoured there.
+    if decoded.encode_to_vec() != command {
+        return Err(UnknownCommand {
+            what: "it holds fields this build does not know",
+        });
+    }
+    let answer = match run(at, &decoded, state) {
+        Ok(answer) => answer,
+        Err(Stop::Refused(refusal)) => KmsAnswer {
+            answer: Some(kms_answer::Answer::Refused(refusal.to_wire())),
+        },
+        Err(Stop::Unknown(what)) => return Err(UnknownCommand { what }),
+    };
+    Ok(answer.encode_to_vec().into())
+}
+
+fn run(at: At, command: &KmsCommand, state: &mut dyn Writer) -> Result<KmsAnswer, Stop> {
+    let Some(body) = &command.command else {
+        return Err(Stop::Unknown("it holds no command"));
+    };
+    let initialised = read::region(state).is_some();
+    if let Command::Init(init) = body {
+        if initialised {
+            return Err(Refusal::AlreadyInitialised.into());
+        }
+        let mut applying = Applying::new(at, state, command, UnixMs(command.now_ms))?;
+        let answer = members::init(&mut applying, init)?;
+        applying.finish();
+        return Ok(done(answer));
+    }
+    if !initialised {
+        return Err(Refusal::NotInitialised.into());
+    }
+    let stands_at = read::region_time(state);
+    if let Command::AdvanceTime(advance) = body {
+        let mut applying = Applying::new(at, state, command, stands_at)?;
+        let answer = time::advance(&mut applying, advance)?;
+        records::forget_expired(&mut applying, 0);
+        applying.finish();
+        return Ok(answer);
+    }
+    let now = time::advanced(stands_at, command.now_ms)?;
+    check_authority_version(command, read::authority_version(state))?;
+    let mut applying = Applying::new(at, state, command, now)?;
+    let answer = dispatch(&mut applying, body)?;
+    let grown_by = match body {
+        Command::Records(batch) => batch.records.len(),
+        _ => 0,
+    };
+    records::forget_expired(&mut applying, grown_by);
+    applying.finish();
+    Ok(answer)
+}
+
+fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, Stop> {
+    let answer: KmsDone = match body {
+        Command::Records(batch) => return records::batch(applying, batch),
+        Command::CreateKek(create) => keys::create(applying, create)?,
+        Command::RotateKek(rotate) => keys::rotate(applying, rotate)?,
+        Command::ChangeKeyState(change) => keys::change_state(applying, change)?,
+        Command::RegisterShard(register) => keys::register_shard(applying, register)?,
+        Command::ConfirmShard(confirm) => keys::confirm_shard(applying, confirm)?,
+        Command::ChangeEnrolment(change) => members::change_enrolment(applying, change)?,
+        Command::ChangeGrants(change) => members::change_grants(applying, change)?,
+        Command::AllocateKmsId(allocate) => members::allocate(applying, allocate)?,
+        Command::RecordUnseal(unseal) => members::record_unseal(applying, unseal)?,
+        Command::Init(_) | Command::AdvanceTime(_) => {
+            return Err(Stop::Unknown("a command that is handled before dispatch"));
+        }
+    };
+    Ok(done(answer))
+}
+
+/// The leader decided on one version of enrolments and grants; a removal that was acknowledged since must win.
+fn check_authority_version(command: &KmsCommand, in_force: u64) -> Result<(), Refusal> {
+    if command.authority_version == in_force || cfg!(feature = "danger_unbound_verdict") {
+        Ok(())
+    } else {
+        Err(Refusal::AuthorityMoved { to: in_force })
+    }
+}

@@ -1,0 +1,314 @@
+//! What holds in every state, checked by tests and by whoever replays a log.
+//!
+//! Owns the checks; they read everything and are slow. Refuses: to repair.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use proto::ids::{DatasetId, Role};
+use proto::store::{Reader, prefix_end};
+use proto::v1::{KekRecord, KeyState, LeaseRecord, RequestMemory};
+use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
+
+use crate::authority::Authority;
+use crate::keys::WRAPPED_BYTES;
+use crate::{layout, read};
+
+/// What is wrong with a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{invariant} does not hold: {what}")]
+pub struct Broken {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// What was found.
+    pub what: String,
+}
+
+type Checked = Result<(), Broken>;
+
+fn hold(holds: bool, invariant: &'static str, what: impl FnOnce() -> String) -> Checked {
+    if holds {
+        Ok(())
+    } else {
+        Err(Broken {
+            invariant,
+            what: what(),
+        })
+    }
+}
+
+fn table(state: &dyn Reader, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let end = prefix_end(prefix).expect("no table's byte is 0xFF");
+    let mut rows = Vec::new();
+    state.scan(prefix, &end, &mut |key, value| {
+        rows.push((key.to_vec(), value.to_vec()));
+        true
+    });
+    rows
+}
+
+fn stored_leaves(state: &dyn Reader) -> Vec<Vec<u8>> {
+    table(state, &[layout::LEAVES])
+        .into_iter()
+        .map(|(_, leaf)| leaf)
+        .collect()
+}
+
+/// Every invariant of one state.
+pub fn all(state: &dyn Reader) -> Checked {
+    invariant_tree_is_recomputed_from_its_leaves(state)?;
+    invariant_openings_open_their_leaves(state)?;
+    invariant_dataset_chains_are_complete(state)?;
+    invariant_keys_are_in_order(state)?;
+    invariant_authority_parses(state)?;
+    invariant_queues_match_their_tables(state)
+}
+
+/// Leaves are gapless, frontier and stored hashes are what hashing them anew gives.
+pub fn invariant_tree_is_recomputed_from_its_leaves(state: &dyn Reader) -> Checked {
+    const NAME: &str = "the tree is recomputed from its leaves";
+    let rows = table(state, &[layout::LEAVES]);
+    let (mut frontier, mut hashes) = (Frontier::default(), BTreeMap::new());
+    for (index, (key, leaf)) in (0_u64..).zip(&rows) {
+        hold(*key == layout::leaf(index), NAME, || {
+            format!("leaf {index} is missing")
+        })?;
+        frontier
+            .append(tlog::leaf_hash(leaf), &mut |at: StoredAt, hash: Hash| {
+                hashes.insert(layout::hash(at), hash.0.to_vec());
+            })
+            .map_err(|error| Broken {
+                invariant: NAME,
+                what: error.to_string(),
+            })?;
+    }
+    hold(read::frontier(state) == frontier, NAME, || {
+        "the frontier differs".into()
+    })?;
+    let stored: BTreeMap<_, _> = table(state, &[layout::HASHES]).into_iter().collect();
+    hold(stored == hashes, NAME, || "the stored hashes differ".into())
+}
+
+/// Each leaf parses, and its openings show all it commits to and nothing else.
+pub fn invariant_openings_open_their_leaves(state: &dyn Reader) -> Checked {
+    const NAME: &str = "openings open their leaves";
+    for (index, leaf) in (0_u64..).zip(stored_leaves(state)) {
+        let broken = |what: String| Broken {
+            invariant: NAME,
+            what: format!("leaf {index}: {what}"),
+        };
+        let leaf = Leaf::parse(&leaf).map_err(|error| broken(error.to_string()))?;
+        let openings = state.value(&layout::openings(index)).unwrap_or_default();
+        let openings = Openings::parse(&openings).map_err(|error| broken(error.to_string()))?;
+        let shown =
+            tlog::openings_of(&leaf, &openings).map_err(|error| broken(error.to_string()))?;
+        let complete = shown.withheld.is_empty() && shown.objects.iter().all(Option::is_some);
+        hold(complete, NAME, || {
+            format!("leaf {index} has commitments without openings")
+        })?;
+    }
+    Ok(())
+}
+
+/// One dataset's leaves count from 0 without a gap, each names the hash of the one before, and the key's record
+/// knows the last.
+pub fn invariant_dataset_chains_are_complete(state: &dyn Reader) -> Checked {
+    const NAME: &str = "dataset chains are complete";
+    let mut chains: BTreeMap<[u8; 16], (u64, Option<Hash>)> = BTreeMap::new();
+    for (index, bytes) in (0_u64..).zip(stored_leaves(state)) {
+        let leaf = Leaf::parse(&bytes).map_err(|error| Broken {
+            invariant: NAME,
+            what: error.to_string(),
+        })?;
+        let Some(link) = leaf.dataset() else { continue };
+        let (length, last) = chains.entry(link.pseudonym.0).or_default();
+        let follows = link.sequence == *length && link.previous == *last;
+        hold(follows, NAME, || {
+            format!("leaf {index} does not follow in its chain")
+        })?;
+        (*length, *last) = (*length + 1, Some(tlog::leaf_hash(&bytes)));
+    }
+    let keys = read::keys(state, None, usize::MAX);
+    hold(keys.len() == chains.len(), NAME, || {
+        "a chain without a key, or the reverse".into()
+    })?;
+    for key in keys {
+        let chain = chains.get(&key.pseudonym[..]);
+        let known = chain.is_some_and(|(length, last)| {
+            key.leaf_sequence == *length
+                && last.is_some_and(|last| last.0.as_slice() == key.last_leaf_hash)
+        });
+        hold(known, NAME, || {
+            "a key's record is not at the end of its chain".into()
+        })?;
+    }
+    Ok(())
+}
+
+/// Versions count from 1, a wrapped key is long enough to be one, and a destroyed key holds none.
+pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
+    const NAME: &str = "keys are in order";
+    let rows = table(state, &[layout::KEKS]);
+    for (row, value) in &rows {
+        let key = KekRecord::decode(&value[..]).map_err(|error| Broken {
+            invariant: NAME,
+            what: error.to_string(),
+        })?;
+        let dataset = DatasetId::try_from(&key.dataset_id[..]).map_err(|error| Broken {
+            invariant: NAME,
+            what: error.to_string(),
+        })?;
+        hold(*row == layout::kek(&dataset), NAME, || {
+            "a key under another dataset".into()
+        })?;
+        let counted = (1..)
+            .zip(&key.versions)
+            .all(|(number, v): (u32, _)| v.version == number)
+            && key.versions.len() == key.current_version as usize
+            && (1..=key.current_version).contains(&key.min_version);
+        hold(counted, NAME, || {
+            format!("{dataset}: versions do not count from 1")
+        })?;
+        let destroyed = key.state() == KeyState::Destroyed;
+        let lengths_ok = key.versions.iter().all(|version| {
+            [&version.wrapped_kek, &version.wrapped_metadata_key]
+                .into_iter()
+                .all(|wrapped| {
+                    if destroyed {
+                        wrapped.is_empty()
+                    } else {
+                        WRAPPED_BYTES.contains(&wrapped.len())
+                    }
+                })
+        });
+        hold(lengths_ok, NAME, || {
+            format!("{dataset}: a wrapped key of no such length")
+        })?;
+        let waits = key.state() == KeyState::PendingDestruction;
+        hold(waits == (key.destroy_after_ms != 0), NAME, || {
+            format!("{dataset}: destruction")
+        })?;
+        let confirmed = key.confirmed_state_version <= key.state_version;
+        hold(confirmed, NAME, || {
+            format!("{dataset}: confirmed ahead of its state")
+        })?;
+        for owner in [layout::KEK_IDS, layout::PSEUDONYMS] {
+            let id = if owner == layout::KEK_IDS {
+                &key.kek_id
+            } else {
+                &key.pseudonym
+            };
+            let found = state.value(&[&[owner], &id[..]].concat());
+            let own = found.is_some_and(|bytes| bytes == dataset.0.as_slice());
+            hold(own, NAME, || format!("{dataset}: its index entry"))?;
+        }
+    }
+    let indexed =
+        table(state, &[layout::KEK_IDS]).len() + table(state, &[layout::PSEUDONYMS]).len();
+    hold(indexed == 2 * rows.len(), NAME, || {
+        "an index entry without a key".into()
+    })
+}
+
+/// The set in force parses, has the version that records are held to, and its members own their ids.
+pub fn invariant_authority_parses(state: &dyn Reader) -> Checked {
+    const NAME: &str = "the authority parses";
+    let Some(set) = read::authority_set(state) else {
+        return hold(read::region(state).is_none(), NAME, || {
+            "a region without a set".into()
+        });
+    };
+    let authority = Authority::parse(set).map_err(|refusal| Broken {
+        invariant: NAME,
+        what: refusal.to_string(),
+    })?;
+    let same = authority.version() == read::authority_version(state);
+    hold(same, NAME, || "two versions of the authority".into())?;
+    hold(authority.approvals_min() >= 2, NAME, || {
+        "dual control by one".into()
+    })?;
+    for role in [Role::Kms, Role::Node] {
+        for (identity, enrolment) in authority.of_role(role) {
+            let owner = read::member(state, role, proto::ids::NodeId(enrolment.node_id));
+            hold(owner.as_ref() == Some(identity), NAME, || {
+                format!("member id of {identity}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is remembered that no queue will forget, and no queue names what is gone.
+pub fn invariant_queues_match_their_tables(state: &dyn Reader) -> Checked {
+    const NAME: &str = "queues match their tables";
+    let queued = |queue: u8| -> BTreeSet<Vec<u8>> {
+        table(state, &[queue])
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect()
+    };
+    let mut leases = BTreeSet::new();
+    for (key, value) in table(state, &[layout::LEASES]) {
+        let lease = LeaseRecord::decode(&value[..]).map_err(|error| Broken {
+            invariant: NAME,
+            what: error.to_string(),
+        })?;
+        let time = lease.expires_at_ms.to_be_bytes();
+        leases.insert([&[layout::LEASE_QUEUE], &time[..], &key[1..]].concat());
+    }
+    hold(leases == queued(layout::LEASE_QUEUE), NAME, || {
+        "leases".into()
+    })?;
+    let mut requests = BTreeSet::new();
+    for (key, value) in table(state, &[layout::REQUESTS]) {
+        let memory = RequestMemory::decode(&value[..]).map_err(|error| Broken {
+            invariant: NAME,
+            what: error.to_string(),
+        })?;
+        let time = memory.time_ms.to_be_bytes();
+        requests.insert([&[layout::REQUEST_QUEUE], &time[..], &key[1..]].concat());
+    }
+    hold(requests == queued(layout::REQUEST_QUEUE), NAME, || {
+        "request ids".into()
+    })
+}
+
+/// From one state to a later one: time, versions and the log only grow, and what was logged stays.
+pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked {
+    const NAME: &str = "time, versions and log only grow";
+    let time = read::region_time(before) <= read::region_time(after);
+    hold(time, NAME, || "region time went back".into())?;
+    let authority = read::authority_version(before) <= read::authority_version(after);
+    hold(authority, NAME, || {
+        "the authority's version went back".into()
+    })?;
+    for old in read::keys(before, None, usize::MAX) {
+        let dataset = DatasetId::try_from(&old.dataset_id[..]).expect("checked by the keys' own");
+        let new = read::key(after, &dataset);
+        let grown = new.is_some_and(|new| {
+            let changed = new.state != old.state || new.current_version != old.current_version;
+            new.state_version >= old.state_version
+                && (!changed || new.state_version > old.state_version)
+                && new.current_version >= old.current_version
+                && new.min_version >= old.min_version
+                && new.leaf_sequence >= old.leaf_sequence
+                && new.pseudonym == old.pseudonym
+                && (old.state() != KeyState::Destroyed || new.state() == KeyState::Destroyed)
+        });
+        hold(grown, NAME, || format!("the key of {dataset}"))?;
+    }
+    let (old, new) = (stored_leaves(before), stored_leaves(after));
+    hold(new.starts_with(&old), NAME, || {
+        "a leaf changed or vanished".into()
+    })?;
+    for (boot, record) in table(before, &[layout::BOOTS]) {
+        let same = after.value(&boot).is_some_and(|value| value == record);
+        hold(same, NAME, || "a boot was forgotten".into())?;
+    }
+    for (used, _) in table(before, &[layout::USED_APPROVALS]) {
+        hold(after.value(&used).is_some(), NAME, || {
+            "a single-use id was forgotten".into()
+        })?;
+    }
+    Ok(())
+}

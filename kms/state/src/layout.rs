@@ -1,0 +1,130 @@
+//! Where each record stands in the replicated state: one byte of table, then the key, numbers big-endian.
+//!
+//! Owns the key bytes, which are a disk format. Refuses: reuse of a table's byte for another meaning.
+
+use proto::ids::{DatasetId, LeaseId, NodeId, Role, UnixMs};
+use tlog::StoredAt;
+
+/// The region's record ([`proto::v1::KmsRegion`]).
+pub const REGION: &[u8] = b"R";
+/// The enrolment set and grants in force ([`proto::v1::EnrolmentSet`]).
+pub const AUTHORITY: &[u8] = b"A";
+/// Version of the enrolment set, u64: read by every record without decoding the set.
+pub const AUTHORITY_VERSION: &[u8] = b"V";
+/// Region time in milliseconds, u64.
+pub const TIME: &[u8] = b"T";
+/// Frontier of the log's tree ([`tlog::Frontier::to_bytes`]).
+pub const FRONTIER: &[u8] = b"F";
+
+/// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
+pub const KEKS: u8 = b'k';
+/// Table of datasets by pseudonym: 16 bytes of dataset id.
+pub const PSEUDONYMS: u8 = b'p';
+/// Table of datasets by KEK id: 16 bytes of dataset id.
+pub const KEK_IDS: u8 = b'i';
+/// Table of live leases by dataset and lease ([`proto::v1::LeaseRecord`]).
+pub const LEASES: u8 = b'l';
+/// Queue of leases by expiry; no value.
+pub const LEASE_QUEUE: u8 = b'x';
+/// Table of request ids ([`proto::v1::RequestMemory`]).
+pub const REQUESTS: u8 = b'q';
+/// Queue of request ids by the time of their leaf; no value.
+pub const REQUEST_QUEUE: u8 = b'y';
+/// Table of used single-use ids of approvals: u64 of the log index that used it.
+pub const USED_APPROVALS: u8 = b's';
+/// Table of boots by id ([`proto::v1::UnsealRecord`]).
+pub const BOOTS: u8 = b'b';
+/// Table of member ids by role and id: the identity that owns it for ever.
+pub const MEMBERS: u8 = b'm';
+/// Table of leaves by index: the leaf's bytes.
+pub const LEAVES: u8 = b'e';
+/// Table of openings by leaf index: JSON.
+pub const OPENINGS: u8 = b'o';
+/// Table of tree hashes by tile level and index: 32 bytes each.
+pub const HASHES: u8 = b'h';
+
+fn joined(table: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![table];
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// Key of a dataset's KEK.
+pub fn kek(dataset: &DatasetId) -> Vec<u8> {
+    joined(KEKS, &[&dataset.0])
+}
+
+/// Key that finds a dataset by its pseudonym.
+pub fn pseudonym(pseudonym: &[u8; 16]) -> Vec<u8> {
+    joined(PSEUDONYMS, &[pseudonym])
+}
+
+/// Key that finds a dataset by its KEK's id.
+pub fn kek_id(kek_id: &[u8; 16]) -> Vec<u8> {
+    joined(KEK_IDS, &[kek_id])
+}
+
+/// Key of a lease.
+pub fn lease(dataset: &DatasetId, lease: &LeaseId) -> Vec<u8> {
+    joined(LEASES, &[&dataset.0, &lease.0])
+}
+
+/// First bytes of the keys of a dataset's leases.
+pub fn leases_of(dataset: &DatasetId) -> Vec<u8> {
+    joined(LEASES, &[&dataset.0])
+}
+
+/// Key of a lease in the queue that forgets it.
+pub fn lease_queue(expires: UnixMs, dataset: &DatasetId, lease: &LeaseId) -> Vec<u8> {
+    joined(
+        LEASE_QUEUE,
+        &[&expires.0.to_be_bytes(), &dataset.0, &lease.0],
+    )
+}
+
+/// Key of a request id.
+pub fn request(request_id: &[u8; 16]) -> Vec<u8> {
+    joined(REQUESTS, &[request_id])
+}
+
+/// Key of a request id in the queue that forgets it.
+pub fn request_queue(at: UnixMs, request_id: &[u8; 16]) -> Vec<u8> {
+    joined(REQUEST_QUEUE, &[&at.0.to_be_bytes(), request_id])
+}
+
+/// Key of a used single-use id.
+pub fn used_approval(single_use_id: &[u8; 16]) -> Vec<u8> {
+    joined(USED_APPROVALS, &[single_use_id])
+}
+
+/// Key of one life of a replica.
+pub fn boot(boot_id: &[u8; 16]) -> Vec<u8> {
+    joined(BOOTS, &[boot_id])
+}
+
+/// Key of a member id. Storage nodes and KMS replicas count separately.
+pub fn member(role: Role, id: NodeId) -> Vec<u8> {
+    let position = Role::ALL
+        .iter()
+        .position(|other| *other == role)
+        .expect("every role is in ALL");
+    let number = u8::try_from(position + 1).expect("there are few roles");
+    joined(MEMBERS, &[&[number], &id.0.to_be_bytes()])
+}
+
+/// Key of a leaf.
+pub fn leaf(index: u64) -> Vec<u8> {
+    joined(LEAVES, &[&index.to_be_bytes()])
+}
+
+/// Key of a leaf's openings.
+pub fn openings(index: u64) -> Vec<u8> {
+    joined(OPENINGS, &[&index.to_be_bytes()])
+}
+
+/// Key of a tree hash.
+pub fn hash(at: StoredAt) -> Vec<u8> {
+    joined(HASHES, &[&[at.level], &at.index.to_be_bytes()])
+}

@@ -1,0 +1,47 @@
+//! The KMS of a region as a pure state machine: keys, leases, authority, records, transparency log.
+//!
+//! Owns what a committed command does to replicated state, the verdict of policy, and the leaf of every event.
+//! Refuses: clocks, randomness, files and key bytes; wrapped keys pass through it unread. The same log gives the
+//! same state on every replica, and a refused command changes nothing.
+//!
+//! **Invariant:** no key material is released by this crate, and nothing that a driver releases is without a
+//! leaf: [`apply`] answers with the leaf's index, and an answer without one is a refusal.
+
+mod append;
+mod apply;
+mod approvals;
+mod authority;
+pub mod invariant;
+mod keys;
+pub mod layout;
+mod members;
+pub mod prepare;
+mod read;
+mod records;
+mod refusal;
+mod time;
+
+#[cfg(all(
+    not(debug_assertions),
+    any(
+        feature = "danger_unbound_verdict",
+        feature = "danger_ignore_approvals"
+    )
+))]
+compile_error!("danger_* features switch a promise off and are refused in release builds");
+
+pub use apply::{At, LEVEL_MAX, UnknownCommand, apply};
+pub use approvals::APPROVALS_MAX;
+pub use authority::{
+    Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,
+};
+pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
+pub use members::CHANGES_MAX;
+pub use read::{
+    LeavesAsked, StateHashes, TreeHead, authority_set, authority_version, boot, frontier, key,
+    key_info, keys, latest_lease_expiry, lease, leaves, member, pseudonym_owner, region,
+    region_time, tree_head,
+};
+pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
+pub use refusal::Refusal;
+pub use time::{IDLE_JUMP_MS_MAX, JUMP_MS_MAX};

@@ -1,0 +1,406 @@
+//! Leases, metadata leases and opens: one leaf each, before anything is released.
+//!
+//! Owns the record of every use of a key, the memory of request ids and of live leases, and the time both are
+//! kept. Refuses: a use decided on a key state that moved, a lease over an hour, an open for another region, a
+//! human purpose without dual control.
+
+use prost::Message;
+use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, Role, UnixMs};
+use proto::store::Writer;
+use proto::v1::record::Kind as Use;
+use proto::v1::{
+    KekRecord, KeyState, KmsAnswer, LeaseIssue, LeaseRecord, Opens, Record, RecordAnswer,
+    RecordAnswers, RecordBatch, RequestMemory, kms_answer,
+};
+use serde::Serialize;
+use tlog::{Field, Hash, Kind, ObjectItem, Private, Purpose};
+
+use crate::append::{Appended, Applying, array, details, stated};
+use crate::apply::Stop;
+use crate::authority::is_human_purpose;
+use crate::keys::{check_state_version, dataset_id};
+use crate::layout;
+use crate::read;
+use crate::refusal::Refusal;
+
+/// Records that one command may carry.
+pub const RECORDS_MAX: usize = 1_024;
+/// Object versions that one open may name: its leaf stays under 16 KiB.
+pub const OPEN_ITEMS_MAX: usize = 256;
+/// Milliseconds that a lease may last.
+pub const LEASE_MS_MAX: u64 = 3_600_000;
+/// Milliseconds for which released keys may be used, counted from their leaf. A request id is remembered as long:
+/// a retry within them reuses the leaf, a later one would release under a leaf that has run out and gets its own.
+pub const USABLE_MS: u64 = 60_000;
+/// Bytes of each statement of a claim.
+pub const CLAIM_TEXT_MAX: usize = 1_024;
+/// Expired entries that a command forgets besides twice what it adds: bounded work, and the queues shrink.
+const FORGET_PER_COMMAND: usize = 64;
+/// Purpose under which a compromised key still opens: to seal everything again under another.
+const RESEAL: &str = "reseal";
+
+pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<KmsAnswer, Stop> {
+    if batch.records.len() > RECORDS_MAX {
+        return Err(Refusal::Malformed("too many records in one command").into());
+    }
+    if batch.records.iter().any(|record| record.kind.is_none()) {
+        return Err(Stop::Unknown("a kind of record this build does not know"));
+    }
+    let region = read::region(&*applying.state)
+        .ok_or(Refusal::NotInitialised)?
+        .region;
+    let alone = batch.records.len() == 1;
+    let answers = batch
+        .records
+        .iter()
+        .map(|record| match one(applying, record, &region, alone) {
+            Ok(answer) => answer,
+            Err(refusal) => RecordAnswer {
+                refused: refusal.reason().into(),
+                ..RecordAnswer::default()
+            },
+        })
+        .collect();
+    Ok(KmsAnswer {
+        answer: Some(kms_answer::Answer::Records(RecordAnswers { answers })),
+    })
+}
+
+/// A record that was checked in every respect but its retry.
+struct Checked {
+    request_id: [u8; 16],
+    request_hash: Hash,
+    dataset: DatasetId,
+    key: KekRecord,
+    purpose: Purpose,
+    private: Private,
+    lease: Option<Lease>,
+    kind: Kind,
+}
+
+struct Lease {
+    id: LeaseId,
+    record: LeaseRecord,
+}
+
+fn one(
+    applying: &mut Applying<'_>,
+    record: &Record,
+    region: &str,
+    alone: bool,
+) -> Result<RecordAnswer, Refusal> {
+    let mut checked = check(applying, record, region)?;
+    let known = read::request(&*applying.state, &checked.request_id)
+        .filter(|memory| memory.time_ms.saturating_add(USABLE_MS) > applying.now.0);
+    if let Some(memory) = known {
+        if memory.request_hash != checked.request_hash.0.as_slice() {
+            return Err(Refusal::RequestIdReused);
+        }
+        // A lease key is kept nowhere, so a retry that the leader answers with a new one is a new lease.
+        let same_lease = match &checked.lease {
+            None => true,
+            Some(lease) => memory.lease_id == lease.id.0.as_slice(),
+        };
+        if same_lease {
+            return Ok(answer_of(&memory, true));
+        }
+    }
+    if let Some(lease) = &checked.lease
+        && read::lease(&*applying.state, &checked.dataset, &lease.id).is_some()
+    {
+        return Err(Refusal::Malformed("the lease id is taken"));
+    }
+    if is_human_purpose(&checked.purpose) {
+        if !alone {
+            return Err(Refusal::Malformed(
+                "a use under dual control is recorded alone",
+            ));
+        }
+        let authority = applying.authority()?;
+        let approved = applying.approvals(&authority, authority.approvals_min())?;
+        applying.use_approvals(&approved, &mut checked.private);
+    }
+    Ok(commit(applying, checked))
+}
+
+fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
+    let Checked {
+        request_id,
+        request_hash,
+        dataset,
+        mut key,
+        purpose,
+        private,
+        lease,
+        kind,
+    } = checked;
+    let leaf = applying.append(kind, purpose, Some(&mut key), private);
+    applying
+        .state
+        .put(&layout::kek(&dataset), &key.encode_to_vec());
+    let memory = RequestMemory {
+        request_hash: bytes::Bytes::copy_from_slice(&request_hash.0),
+        lease_id: lease
+            .as_ref()
+            .map(|lease| lease.id.into())
+            .unwrap_or_default(),
+        ..memory_of(&leaf, applying.now)
+    };
+    if let Some(lease) = lease {
+        let expires = UnixMs(lease.record.expires_at_ms);
+        let record = lease.record.encode_to_vec();
+        applying
+            .state
+            .put(&layout::lease(&dataset, &lease.id), &record);
+        applying
+            .state
+            .put(&layout::lease_queue(expires, &dataset, &lease.id), &[]);
+    }
+    // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
+    if let Some(old) = read::request(&*applying.state, &request_id) {
+        applying
+            .state
+            .delete(&layout::request_queue(UnixMs(old.time_ms), &request_id));
+    }
+    applying
+        .state
+        .put(&layout::request(&request_id), &memory.encode_to_vec());
+    applying
+        .state
+        .put(&layout::request_queue(applying.now, &request_id), &[]);
+    answer_of(&memory, false)
+}
+
+fn memory_of(leaf: &Appended, now: UnixMs) -> RequestMemory {
+    RequestMemory {
+        leaf_index: leaf.index.0,
+        leaf_hash: bytes::Bytes::copy_from_slice(&leaf.hash.0),
+        time_ms: now.0,
+        ..RequestMemory::default()
+    }
+}
+
+fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
+    RecordAnswer {
+        refused: 0,
+        leaf_index: memory.leaf_index,
+        leaf_hash: memory.leaf_hash.clone(),
+        reused,
+        time_ms: memory.time_ms,
+    }
+}
+
+fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Checked, Refusal> {
+    let request_id = array::<16>(&record.request_id).ok_or(Refusal::Malformed("request id"))?;
+    let dataset = dataset_id(&record.dataset_id)?;
+    let (actor, purpose, mut private) = stated(record.claim.as_ref())?;
+    check_actor(&actor, &purpose, region)?;
+    let key = read::key(&*applying.state, &dataset).ok_or(Refusal::NoSuchKey)?;
+    check_state_version(&key, record.state_version)?;
+    private
+        .fields
+        .insert(Field::RequestId, hex::encode(request_id));
+    let (kind, lease) = match record.kind.as_ref().ok_or(Refusal::Malformed("kind"))? {
+        Use::Lease(issue) => {
+            let lease = check_lease(applying, &key, issue, false, &mut private)?;
+            (Kind::Lease, Some(lease))
+        }
+        Use::MetadataLease(issue) => {
+            let lease = check_lease(applying, &key, issue, true, &mut private)?;
+            (Kind::MetadataLease, Some(lease))
+        }
+        Use::Opens(opens) => {
+            check_opens(&key, opens, region, &purpose, &mut private)?;
+            (Kind::Open, None)
+        }
+    };
+    let request_hash = request_hash(record);
+    Ok(Checked {
+        request_id,
+        request_hash,
+        dataset,
+        key,
+        purpose,
+        private,
+        lease,
+        kind,
+    })
+}
+
+/// The structural half of policy, which needs no set: grants are held by the authority version.
+fn check_actor(actor: &Identity, purpose: &Purpose, region: &str) -> Result<(), Refusal> {
+    if actor.region().as_str() != region {
+        return Err(Refusal::WrongJurisdiction);
+    }
+    let allowed = match actor.role() {
+        Role::Gateway | Role::Client => !is_human_purpose(purpose),
+        Role::Auditor => is_human_purpose(purpose),
+        Role::Node | Role::Kms | Role::Operator | Role::Custodian => false,
+    };
+    if allowed {
+        Ok(())
+    } else {
+        Err(Refusal::NotGranted)
+    }
+}
+
+#[derive(Serialize)]
+struct LeaseDetails {
+    lease: String,
+    holder: String,
+    issued_at_ms: u64,
+    expires_at_ms: u64,
+    kek_version: u32,
+}
+
+fn check_lease(
+    applying: &Applying<'_>,
+    key: &KekRecord,
+    issue: &LeaseIssue,
+    metadata: bool,
+    private: &mut Private,
+) -> Result<Lease, Refusal> {
+    let malformed = Err(Refusal::Malformed("lease"));
+    let Ok(id) = LeaseId::try_from(&issue.lease_id[..]) else {
+        return malformed;
+    };
+    if issue.holder.len() != 32 {
+        return malformed;
+    }
+    if key.state() != KeyState::Enabled {
+        return Err(Refusal::KeyDisabled);
+    }
+    if issue.kek_version < key.current_version {
+        return Err(Refusal::VersionTooOld);
+    }
+    let (issued, expires) = (issue.issued_at_ms, issue.expires_at_ms);
+    let now = applying.now.0;
+    let lasts = expires > now && expires > issued && expires - issued <= LEASE_MS_MAX;
+    // Measured against region time too, or an `issued` in the future would stretch the hour.
+    if issue.kek_version > key.current_version || !lasts || expires - now > LEASE_MS_MAX {
+        return malformed;
+    }
+    details(
+        private,
+        &LeaseDetails {
+            lease: id.to_string(),
+            holder: hex::encode(&issue.holder),
+            issued_at_ms: issued,
+            expires_at_ms: expires,
+            kek_version: issue.kek_version,
+        },
+    );
+    let record = LeaseRecord {
+        dataset_id: key.dataset_id.clone(),
+        holder: issue.holder.clone(),
+        expires_at_ms: expires,
+        kek_version: issue.kek_version,
+        metadata,
+    };
+    Ok(Lease { id, record })
+}
+
+#[derive(Serialize)]
+struct OpenDetails {
+    usable_ms: u64,
+}
+
+fn check_opens(
+    key: &KekRecord,
+    opens: &Opens,
+    region: &str,
+    purpose: &Purpose,
+    private: &mut Private,
+) -> Result<(), Refusal> {
+    let usable = match key.state() {
+        KeyState::Enabled => true,
+        KeyState::Compromised => purpose.as_str() == RESEAL,
+        _ => false,
+    };
+    if !usable {
+        return Err(Refusal::KeyDisabled);
+    }
+    if opens.items.is_empty() || opens.items.len() > OPEN_ITEMS_MAX {
+        return Err(Refusal::Malformed("an open names 1 to 256 object versions"));
+    }
+    if !opens.recipient_region.is_empty() && opens.recipient_region != region {
+        return Err(Refusal::WrongJurisdiction);
+    }
+    let mut bytes = 0_u64;
+    for item in &opens.items {
+        let malformed = Refusal::Malformed("an item of an open");
+        let version = ObjectVersionId::try_from(&item.version_id[..]);
+        let name = Hash::try_from(&item.name_commitment[..]);
+        let lease = LeaseId::try_from(&item.lease_id[..]);
+        let (Ok(version), Ok(name), Ok(lease)) = (version, name, lease) else {
+            return Err(malformed);
+        };
+        bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
+        private
+            .objects
+            .push(ObjectItem::new(version, name, lease, item.bytes).to_value());
+    }
+    private
+        .fields
+        .insert(Field::RecipientRegion, region.to_owned());
+    private.fields.insert(Field::Bytes, bytes.to_string());
+    details(
+        private,
+        &OpenDetails {
+            usable_ms: USABLE_MS,
+        },
+    );
+    Ok(())
+}
+
+/// What a request id is bound to: the request without what the leader adds anew for each attempt.
+fn request_hash(record: &Record) -> Hash {
+    let mut bound = record.clone();
+    bound.state_version = 0;
+    if let Some(Use::Lease(issue) | Use::MetadataLease(issue)) = &mut bound.kind {
+        *issue = LeaseIssue {
+            holder: issue.holder.clone(),
+            ..LeaseIssue::default()
+        };
+    }
+    tlog::sha256(&[b"reduit/v1/kms-request\n", &bound.encode_to_vec()])
+}
+
+/// Forgets leases and request ids that have run out, a bounded number a command.
+pub(crate) fn forget_expired(applying: &mut Applying<'_>, grown_by: usize) {
+    let at_most = FORGET_PER_COMMAND + 2 * grown_by;
+    let now = applying.now.0;
+    let leases = due(&*applying.state, layout::LEASE_QUEUE, now, at_most);
+    for key in leases {
+        applying.state.delete(&key);
+        let mut lease = vec![layout::LEASES];
+        lease.extend_from_slice(&key[9..]);
+        applying.state.delete(&lease);
+    }
+    let requests = due(
+        &*applying.state,
+        layout::REQUEST_QUEUE,
+        now.saturating_sub(USABLE_MS),
+        at_most,
+    );
+    for key in requests {
+        applying.state.delete(&key);
+        let mut request = vec![layout::REQUESTS];
+        request.extend_from_slice(&key[9..]);
+        applying.state.delete(&request);
+    }
+}
+
+/// Keys of a queue whose time is `until` or before, oldest first.
+fn due(state: &dyn Writer, queue: u8, until: u64, at_most: usize) -> Vec<Vec<u8>> {
+    let mut end = vec![queue];
+    end.extend_from_slice(&until.saturating_add(1).to_be_bytes());
+    let mut found = Vec::new();
+    state.scan(&[queue], &end, &mut |key, _| {
+        if found.len() < at_most {
+            found.push(key.to_vec());
+        }
+        found.len() < at_most
+    });
+    found
+}

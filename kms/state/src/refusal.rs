@@ -1,0 +1,141 @@
+//! Why a command is refused, the same on every replica.
+//!
+//! Owns the mapping to and from the wire. Refuses: object names, claims and key bytes in its words.
+
+use proto::v1::{KmsRefusal, KmsRefused};
+
+/// Why state refuses a command. Display is for logs and operators; it names ids and counts only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The init ceremony has not taken place.
+    #[error("the region's KMS is not initialised")]
+    NotInitialised,
+    /// It has, and happens once.
+    #[error("the region's KMS is initialised already")]
+    AlreadyInitialised,
+    /// The dataset has no KEK.
+    #[error("the dataset has no key")]
+    NoSuchKey,
+    /// The dataset, KEK id or pseudonym is taken.
+    #[error("the dataset has a key already, or its key id or pseudonym is taken")]
+    KeyExists,
+    /// Enrolments or grants changed since the leader decided.
+    #[error("enrolments or grants moved to version {to} since the decision")]
+    AuthorityMoved {
+        /// Version in force.
+        to: u64,
+    },
+    /// The key changed since the leader decided.
+    #[error("the key's state moved to version {to} since the decision")]
+    KeyStateMoved {
+        /// Version in force.
+        to: u64,
+    },
+    /// The key's state allows no such use.
+    #[error("the key's state allows no such use")]
+    KeyDisabled,
+    /// No grant allows it.
+    #[error("no grant allows this")]
+    NotGranted,
+    /// Fewer distinct approvers than dual control takes.
+    #[error("dual control takes {needed} approvers, {found} approved")]
+    TooFewApprovals {
+        /// Distinct approvers needed.
+        needed: u32,
+        /// Distinct approvers found.
+        found: u32,
+    },
+    /// The single-use id served before.
+    #[error("the approvals' single-use id was used before")]
+    ApprovalReplayed,
+    /// An approval has expired by region time.
+    #[error("an approval has expired")]
+    ApprovalExpired,
+    /// The requester approved its own request.
+    #[error("the requester is among the approvers")]
+    SelfApproval,
+    /// Another region or jurisdiction than this one.
+    #[error("another region or jurisdiction than this region's")]
+    WrongJurisdiction,
+    /// The request id served another request.
+    #[error("the request id belongs to another request")]
+    RequestIdReused,
+    /// A lease under a KEK version that is no longer current.
+    #[error("the KEK version is no longer issued")]
+    VersionTooOld,
+    /// A command that no correct leader builds.
+    #[error("malformed command: {0}")]
+    Malformed(&'static str),
+    /// The identity is not enrolled, or not in the role this takes.
+    #[error("an identity is not enrolled in the role this takes")]
+    NotEnrolled,
+    /// Time would jump. See [`crate::JUMP_MS_MAX`].
+    #[error("region time stands at {now} and may not jump there")]
+    ClockJump {
+        /// Region time in force.
+        now: u64,
+    },
+    /// This life of the replica was unsealed before.
+    #[error("this boot of the replica was unsealed before")]
+    AlreadyUnsealed,
+    /// The key's state does not lead there, or not yet.
+    #[error("the key's state does not lead there, or not yet")]
+    WrongState,
+    /// Identity, public key or member id belongs to someone.
+    #[error("an identity, public key or member id is taken")]
+    AlreadyEnrolled,
+    /// Too few would be left to undo it.
+    #[error("too few operators or replicas would be left to change anything")]
+    LocksOut,
+}
+
+impl Refusal {
+    /// Its number on the wire.
+    pub fn reason(&self) -> KmsRefusal {
+        match self {
+            Self::NotInitialised => KmsRefusal::NotInitialised,
+            Self::AlreadyInitialised => KmsRefusal::AlreadyInitialised,
+            Self::NoSuchKey => KmsRefusal::NoSuchKey,
+            Self::KeyExists => KmsRefusal::KeyExists,
+            Self::AuthorityMoved { .. } => KmsRefusal::AuthorityMoved,
+            Self::KeyStateMoved { .. } => KmsRefusal::KeyStateMoved,
+            Self::KeyDisabled => KmsRefusal::KeyDisabled,
+            Self::NotGranted => KmsRefusal::NotGranted,
+            Self::TooFewApprovals { .. } => KmsRefusal::TooFewApprovals,
+            Self::ApprovalReplayed => KmsRefusal::ApprovalReplayed,
+            Self::ApprovalExpired => KmsRefusal::ApprovalExpired,
+            Self::SelfApproval => KmsRefusal::SelfApproval,
+            Self::WrongJurisdiction => KmsRefusal::WrongJurisdiction,
+            Self::RequestIdReused => KmsRefusal::RequestIdReused,
+            Self::VersionTooOld => KmsRefusal::VersionTooOld,
+            Self::Malformed(_) => KmsRefusal::Malformed,
+            Self::NotEnrolled => KmsRefusal::NotEnrolled,
+            Self::ClockJump { .. } => KmsRefusal::ClockJump,
+            Self::AlreadyUnsealed => KmsRefusal::AlreadyUnsealed,
+            Self::WrongState => KmsRefusal::WrongState,
+            Self::AlreadyEnrolled => KmsRefusal::AlreadyEnrolled,
+            Self::LocksOut => KmsRefusal::LocksOut,
+        }
+    }
+
+    /// As it stands in an answer. `moved_to` is the version or time in force where the refusal is about one.
+    pub fn to_wire(&self) -> KmsRefused {
+        let moved_to = match self {
+            Self::AuthorityMoved { to } | Self::KeyStateMoved { to } => *to,
+            Self::ClockJump { now } => *now,
+            _ => 0,
+        };
+        KmsRefused {
+            reason: self.reason().into(),
+            moved_to,
+        }
+    }
+
+    /// Whether the leader should decide again on the state as it now is and propose once more.
+    pub fn decide_again(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthorityMoved { .. } | Self::KeyStateMoved { .. }
+        )
+    }
+}

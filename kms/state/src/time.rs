@@ -1,0 +1,79 @@
+//! Region time: how a clock's reading becomes state.
+//!
+//! Owns the rule. Time never goes back; a command of the leader moves it by at most a minute; anything more takes
+//! the clocks of a majority of voters, and more than a day dual control too.
+//!
+//! A group that is idle sends no command, so after a quiet hour the first command meets [`Refusal::ClockJump`]:
+//! the leader then collects its peers' clocks, proposes `AdvanceTime` with them and proposes its command again; or
+//! it proposes `AdvanceTime` whenever half a minute passed without a command, and meets the refusal never. The
+//! rule's limits: clocks are what the leader says it heard (assumption A1), and a time server that deceives a
+//! majority moves time by up to a day at once, which the leaf `time-advanced` shows. Irreversible timers therefore
+//! do not rest on this alone where a region has a witness.
+
+use proto::ids::UnixMs;
+use proto::v1::{AdvanceTime, KmsAnswer};
+
+use crate::append::{Applying, done};
+use crate::refusal::Refusal;
+
+/// Milliseconds by which one command of the leader may move region time.
+pub const JUMP_MS_MAX: u64 = 60_000;
+/// Milliseconds by which the clocks of a majority may move region time without approvals.
+pub const IDLE_JUMP_MS_MAX: u64 = 24 * 3_600_000;
+
+/// Region time after a command that carries the leader's reading; 0 means no reading.
+pub(crate) fn advanced(stands_at: UnixMs, reading: u64) -> Result<UnixMs, Refusal> {
+    if reading > stands_at.0.saturating_add(JUMP_MS_MAX) {
+        return Err(Refusal::ClockJump { now: stands_at.0 });
+    }
+    Ok(stands_at.max(UnixMs(reading)))
+}
+
+#[derive(serde::Serialize)]
+struct Details {
+    from_ms: u64,
+    to_ms: u64,
+    clocks: usize,
+}
+
+pub(crate) fn advance(
+    applying: &mut Applying<'_>,
+    command: &AdvanceTime,
+) -> Result<KmsAnswer, Refusal> {
+    let mut clocks = command.clocks_ms.clone();
+    let voters = applying.at.voters as usize;
+    if clocks.len() * 2 <= voters || clocks.len() > voters {
+        return Err(Refusal::Malformed("the clocks are not those of a majority"));
+    }
+    clocks.sort_unstable();
+    let median = clocks[(clocks.len() - 1) / 2];
+    let stands_at = applying.now;
+    let jump = median.saturating_sub(stands_at.0);
+    applying.now = stands_at.max(UnixMs(median));
+    if jump <= JUMP_MS_MAX {
+        return Ok(done(applying.answer()));
+    }
+    let mut private = applying.private_of_requester();
+    if jump > IDLE_JUMP_MS_MAX {
+        let authority = applying.authority()?;
+        applying.requester(&authority)?;
+        let needed = authority.approvals_min();
+        let approvals = applying.approvals(&authority, needed)?;
+        applying.use_approvals(&approvals, &mut private);
+    }
+    let details = Details {
+        from_ms: stands_at.0,
+        to_ms: applying.now.0,
+        clocks: clocks.len(),
+    };
+    crate::append::details(&mut private, &details);
+    let leaf = applying.append(
+        tlog::Kind::TimeAdvanced,
+        tlog::Purpose::service(),
+        None,
+        private,
+    );
+    let mut answer = applying.answer();
+    answer.leaf_index = leaf.index.0;
+    Ok(done(answer))
+}

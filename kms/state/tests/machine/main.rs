@@ -1,0 +1,12 @@
+//! Claims about the KMS machine: tables of commands, every refusal, and random sequences under all invariants.
+
+mod dual_control;
+mod formats;
+mod key_states;
+mod lab;
+mod log;
+mod membership;
+mod policy;
+mod random;
+mod region_time;
+mod use_of_keys;

@@ -1,0 +1,316 @@
+//! Claims under random commands: every invariant after each, and the same log gives the same state.
+
+use kms_state::prepare;
+use kms_state::{At, apply};
+use proptest::prelude::*;
+use proto::ids::{LogIndex, UnixMs};
+use proto::store::MemoryStore;
+use proto::v1::{
+    Action, ChangeEnrolment, ChangeGrants, KeyState, KmsCommand, Record, UnsealHow, kms_answer,
+};
+
+use crate::lab::{DATASET, Lab, OTHER, enrolment, grant, id, item};
+
+/// A command, chosen by small numbers so that ids collide, versions go stale and retries happen.
+#[derive(Debug, Clone)]
+enum Step {
+    Create {
+        request: u8,
+        other: bool,
+    },
+    Rotate,
+    State {
+        to: u8,
+        days: u8,
+        approvals: Option<u8>,
+    },
+    Shard {
+        shard: u8,
+    },
+    Confirm,
+    Records {
+        uses: Vec<(u8, u8, u8)>,
+        behind: u8,
+    },
+    Enrol {
+        name: u8,
+        remove: bool,
+        approvals: u8,
+    },
+    Grant {
+        purpose: u8,
+        remove: bool,
+        approvals: u8,
+    },
+    Unseal {
+        boot: u8,
+        peer: bool,
+        approvals: u8,
+    },
+    Allocate {
+        name: u8,
+    },
+    Time {
+        minutes: u16,
+        clocks: u8,
+    },
+    Again {
+        back: u8,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let small = 0_u8..6;
+    prop_oneof![
+        1 => (small.clone(), any::<bool>())
+            .prop_map(|(request, other)| Step::Create { request, other }),
+        1 => Just(Step::Rotate),
+        2 => (1_u8..6, 5_u8..9, proptest::option::of(small.clone()))
+            .prop_map(|(to, days, approvals)| Step::State { to, days, approvals }),
+        1 => (15_u8..18).prop_map(|shard| Step::Shard { shard }),
+        1 => Just(Step::Confirm),
+        6 => (proptest::collection::vec((0_u8..4, 0_u8..8, 0_u8..8), 0..5), 0_u8..8)
+            .prop_map(|(uses, behind)| Step::Records { uses, behind }),
+        1 => (small.clone(), any::<bool>(), small.clone())
+            .prop_map(|(name, remove, approvals)| Step::Enrol { name, remove, approvals }),
+        1 => (small.clone(), any::<bool>(), small.clone())
+            .prop_map(|(purpose, remove, approvals)| Step::Grant { purpose, remove, approvals }),
+        1 => (small.clone(), any::<bool>(), small.clone())
+            .prop_map(|(boot, peer, approvals)| Step::Unseal { boot, peer, approvals }),
+        1 => small.clone().prop_map(|name| Step::Allocate { name }),
+        2 => (0_u16..12_000, 0_u8..5).prop_map(|(minutes, clocks)| Step::Time { minutes, clocks }),
+        2 => (0_u8..4).prop_map(|back| Step::Again { back }),
+    ]
+}
+
+/// The command a step stands for; `None` where the leader itself would refuse.
+fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand> {
+    let authority = lab.authority();
+    Some(match step {
+        Step::Create { request, other } => lab
+            .create(if *other { OTHER } else { DATASET }, *request)
+            .ok()?,
+        Step::Rotate => {
+            kms_state::key(&lab.state, &DATASET)?;
+            lab.rotate().ok()?
+        }
+        Step::State {
+            to,
+            days,
+            approvals,
+        } => {
+            let target = KeyState::try_from(i32::from(*to)).ok()?;
+            let days = if target == KeyState::PendingDestruction {
+                *days
+            } else {
+                0
+            };
+            lab.change(target, days.into(), *approvals).ok()?
+        }
+        Step::Shard { shard } => {
+            let asked = lab.asked("kms/r1");
+            prepare::register_shard(&authority, asked, &DATASET, (*shard).into())
+        }
+        Step::Confirm => {
+            let version = kms_state::key(&lab.state, &DATASET)?.state_version;
+            prepare::confirm_shard(&authority, lab.asked("kms/r2"), &DATASET, version)
+        }
+        Step::Records { uses, behind } => {
+            let mut records: Vec<Record> = uses.iter().filter_map(|u| record(lab, *u)).collect();
+            if let Some(first) = records.first_mut().filter(|_| *behind == 0) {
+                first.state_version = first.state_version.wrapping_sub(1);
+            }
+            let version = authority.version() - u64::from(*behind == 1);
+            prepare::batch(lab.asked("kms/r1"), version, records)
+        }
+        Step::Enrol {
+            name,
+            remove,
+            approvals,
+        } => {
+            let text = if *name < 3 {
+                format!("gateway/x{name}")
+            } else {
+                format!("operator/o{name}")
+            };
+            let change = if *remove {
+                ChangeEnrolment {
+                    remove: vec![id(&text).to_string()],
+                    ..ChangeEnrolment::default()
+                }
+            } else {
+                ChangeEnrolment {
+                    add: vec![enrolment(&text, 0)],
+                    ..ChangeEnrolment::default()
+                }
+            };
+            prepare::change_enrolment(&authority, lab.approved("operator/o1", *approvals), change)
+        }
+        Step::Grant {
+            purpose,
+            remove,
+            approvals,
+        } => {
+            let one = grant("role:client", &[Action::Read], &[&format!("p{purpose}")]);
+            let change = if *remove {
+                ChangeGrants {
+                    remove: vec![one],
+                    ..ChangeGrants::default()
+                }
+            } else {
+                ChangeGrants {
+                    add: vec![one],
+                    ..ChangeGrants::default()
+                }
+            };
+            prepare::change_grants(&authority, lab.approved("operator/o1", *approvals), change)
+        }
+        Step::Unseal {
+            boot,
+            peer,
+            approvals,
+        } => {
+            let how = if *peer {
+                UnsealHow::Peer
+            } else {
+                UnsealHow::Custodians
+            };
+            let asked = if *peer {
+                lab.approved("kms/r2", *approvals)
+            } else {
+                lab.asked("kms/r2")
+            };
+            prepare::record_unseal(&authority, asked, &id("kms/r2"), [*boot; 16], how)
+        }
+        Step::Allocate { name } => {
+            let asked = lab.asked("operator/o1");
+            prepare::allocate_kms_id(&authority, asked, &id(&format!("kms/y{name}")))
+        }
+        Step::Time { minutes, clocks } => {
+            lab.now += u64::from(*minutes) * 60_000;
+            let clocks = vec![UnixMs(lab.now); (*clocks).into()];
+            prepare::advance_time(lab.approved("kms/r1", *minutes as u8), &clocks)
+        }
+        Step::Again { back } => sent.iter().rev().nth((*back).into())?.clone(),
+    })
+}
+
+fn record(lab: &Lab, (kind, request, other): (u8, u8, u8)) -> Option<Record> {
+    kms_state::key(&lab.state, &DATASET)?;
+    match kind {
+        0 => lab.lease(request, other).ok(),
+        1 => lab.metadata_lease(request, other).ok(),
+        2 => lab.open(request).ok(),
+        _ => {
+            let items = vec![item(other, 7), item(request, 9)];
+            Some(
+                lab.open_as("gateway/g2", request, "reseal", items)
+                    .ok()?
+                    .record,
+            )
+        }
+    }
+}
+
+/// Region time catches up with the clock where the gap is what one tick covers.
+fn follow_clock(lab: &mut Lab) {
+    let behind = kms_state::region_time(&lab.state).0;
+    if lab.now > behind + kms_state::IDLE_JUMP_MS_MAX {
+        lab.now = behind;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn every_invariant_holds_and_the_same_log_gives_the_same_state(
+        steps in proptest::collection::vec(step(), 1..40)
+    ) {
+        let mut lab = Lab::new();
+        let mut sent = Vec::new();
+        for step in &steps {
+            let Some(command) = command(&mut lab, step, &sent) else { continue };
+            // All invariants are checked in here, and that a refusal changes nothing.
+            lab.apply(&command);
+            sent.push(command);
+            follow_clock(&mut lab);
+        }
+        let mut replayed = MemoryStore::default();
+        for (index, bytes) in (1..).zip(&lab.log) {
+            let at = At { index: LogIndex(index), voters: 3 };
+            apply(at, bytes, &mut replayed).expect("known");
+        }
+        prop_assert_eq!(replayed, lab.state);
+    }
+
+    #[test]
+    fn any_bytes_are_answered_or_unknown_and_never_a_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200), at in any::<usize>(), flip in 1..=255_u8
+    ) {
+        let mut lab = Lab::with_key();
+        let record = lab.open(1).expect("granted");
+        let mut bent = prost::Message::encode_to_vec(&prepare::batch(lab.asked("kms/r1"), 1, vec![record]));
+        let at = at % bent.len();
+        bent[at] ^= flip;
+        for bytes in [bytes, bent] {
+            let before = lab.state.clone();
+            let known = apply(lab.at(), &bytes, &mut lab.state);
+            if known.is_err() {
+                prop_assert_eq!(&lab.state, &before);
+            }
+            prop_assert_eq!(kms_state::invariant::all(&lab.state), Ok(()));
+        }
+    }
+}
+
+/// The random steps reach what they are meant to reach: without this, a generator gone blind would stay green.
+#[test]
+fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
+    use proptest::strategy::ValueTree;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let strategy = proptest::collection::vec(step(), 30..40);
+    let mut reached = std::collections::BTreeSet::new();
+    for _ in 0..60 {
+        let steps = strategy.new_tree(&mut runner).expect("a tree").current();
+        let (mut lab, mut sent) = (Lab::new(), Vec::new());
+        for step in &steps {
+            let Some(command) = command(&mut lab, step, &sent) else {
+                continue;
+            };
+            let kind = format!("{step:?}")
+                .split([' ', '{'])
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            let good = match lab.apply(&command) {
+                kms_answer::Answer::Done(_) => true,
+                kms_answer::Answer::Refused(_) => false,
+                kms_answer::Answer::Records(answers) => {
+                    answers.answers.iter().any(|answer| answer.refused == 0)
+                }
+            };
+            reached.insert((kind, good));
+            sent.push(command);
+            follow_clock(&mut lab);
+        }
+    }
+    let kinds = [
+        "Create", "Rotate", "State", "Shard", "Confirm", "Records", "Enrol", "Grant", "Unseal",
+        "Allocate", "Time", "Again",
+    ];
+    for kind in kinds {
+        assert!(
+            reached.contains(&(kind.to_owned(), true)),
+            "{kind} is never accepted"
+        );
+    }
+    for kind in [
+        "Create", "State", "Shard", "Records", "Enrol", "Grant", "Unseal", "Time", "Again",
+    ] {
+        assert!(
+            reached.contains(&(kind.to_owned(), false)),
+            "{kind} is never refused"
+        );
+    }
+}
