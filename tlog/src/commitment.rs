@@ -348,5 +348,4 @@ fn name_length(name: &str) -> u8 {
 }
 
 #[cfg(test)]
-#[path = "commitment/tests.rs"]
 mod tests;

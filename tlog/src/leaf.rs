@@ -335,5 +335,4 @@ impl ObjectItem {
 }
 
 #[cfg(test)]
-#[path = "leaf/tests.rs"]
 mod tests;
