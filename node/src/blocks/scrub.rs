@@ -1,0 +1,82 @@
+//! Re-reading blocks at rest, so that damage is found while other copies exist.
+//!
+//! Owns the cursor, in order of key: what is indexed is what must be readable, so a block whose header went bad since
+//! the start is met too. Refuses to set the pace: the caller asks for a number of bytes. The calls block on the
+//! device.
+
+use proto::ids::ObjectVersionId;
+
+use super::BlockStore;
+use super::block::{BlockKey, BlockNumber};
+use super::error::ReadError;
+
+/// Blocks looked up at a time.
+const PAGE_BLOCKS: usize = 64;
+
+/// Where a scrub stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrubCursor(Option<BlockKey>);
+
+/// What one step of a scrub did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scrubbed {
+    /// Blocks read whole, and found whole.
+    pub blocks: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Blocks found damaged, noted for repair.
+    pub damaged: u64,
+    /// The last block has been read: the next step starts a new round.
+    pub round_done: bool,
+}
+
+impl ScrubCursor {
+    /// Starts at a place given by `seed`, so that a node restarted often does not read the same blocks each time.
+    /// Version ids are random, so that a random one is somewhere in the middle.
+    pub fn starting_near(seed: u64) -> Self {
+        let mut version = [0; 16];
+        version[..8].copy_from_slice(&seed.to_be_bytes());
+        Self(Some(BlockKey {
+            version: ObjectVersionId(version),
+            number: BlockNumber(0),
+        }))
+    }
+}
+
+impl BlockStore {
+    /// Reads and checks about `bytes_max` bytes of blocks from the cursor on. *Blocks.*
+    pub fn scrub(&self, cursor: &mut ScrubCursor, bytes_max: u64) -> Scrubbed {
+        let mut done = Scrubbed::default();
+        while done.bytes < bytes_max {
+            let page = self.page(cursor.0, PAGE_BLOCKS);
+            if page.is_empty() {
+                *cursor = ScrubCursor::default();
+                done.round_done = true;
+                break;
+            }
+            for held in page {
+                if done.bytes >= bytes_max {
+                    break;
+                }
+                cursor.0 = Some(held.key);
+                if held.damaged {
+                    continue;
+                }
+                done.bytes += u64::from(held.bytes);
+                match self.read_whole(held.key) {
+                    Ok(()) => done.blocks += 1,
+                    Err(ReadError::Damaged) => done.damaged += 1,
+                    // Unlinked or replaced since the page was taken.
+                    Err(ReadError::NotHeld | ReadError::OutOfRange { .. }) => {}
+                }
+            }
+        }
+        done
+    }
+
+    fn read_whole(&self, key: BlockKey) -> Result<(), ReadError> {
+        let mut reader = self.read(key, 0..0)?;
+        while reader.piece()?.is_some() {}
+        Ok(())
+    }
+}
