@@ -32,10 +32,15 @@ pub struct DetachedObject {
 
 impl Region {
     /// Asks this region's KMS to open a copied object, under `claim`.
-    pub async fn open_detached(&self, copy: &DetachedObject, claim: v1::Claim) -> Result<Bytes, Error> {
+    pub async fn open_detached(
+        &self,
+        copy: &DetachedObject,
+        claim: v1::Claim,
+    ) -> Result<Bytes, Error> {
         let entry = &copy.entry;
-        let salt = NameSalt::try_from(&entry.name_salt[..])
-            .map_err(|_| Error::Protocol { what: "a name salt of another length" })?;
+        let salt = NameSalt::try_from(&entry.name_salt[..]).map_err(|_| Error::Protocol {
+            what: "a name salt of another length",
+        })?;
         let context = ObjectContext {
             suite: Suite::Cobblestone256,
             region: copy.region.clone(),
@@ -50,13 +55,21 @@ impl Region {
             plain_bytes: entry.plain_bytes,
         };
         let opened = opens::request(&self.0, copy.dataset, claim, vec![ask]).await?;
-        let opened = opened.into_iter().next().ok_or(Error::Protocol { what: "no key in the answer" })??;
-        let manifest = opened.dek.open_manifest(&entry.sealed_manifest).map_err(Error::NotAuthentic)?;
+        let opened = opened.into_iter().next().ok_or(Error::Protocol {
+            what: "no key in the answer",
+        })??;
+        let manifest = opened
+            .dek
+            .open_manifest(&entry.sealed_manifest)
+            .map_err(Error::NotAuthentic)?;
         agree(&manifest, entry)?;
         if manifest.sealed_total() != copy.sealed.len() as u64 {
             return Err(Error::NotAuthentic(OpenError));
         }
-        let plain = opened.dek.open_part(PartNumber::FIRST, &copy.sealed).map_err(Error::NotAuthentic)?;
+        let plain = opened
+            .dek
+            .open_part(PartNumber::FIRST, &copy.sealed)
+            .map_err(Error::NotAuthentic)?;
         Ok(plain.into())
     }
 }

@@ -1,0 +1,139 @@
+//! Arguments and their dispatch.
+
+mod context;
+mod copy;
+mod data;
+mod dataset;
+mod doctor;
+mod failure;
+mod keys;
+mod location;
+mod operate;
+mod output;
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use client::{ContextFile, Region, Tuning};
+
+use self::failure::Failure;
+
+const EXIT_CODES: &str = "Exit codes:
+  0  done
+  1  failed: local file, or a fault of the software
+  2  wrong arguments
+  3  no such dataset, object or context
+  4  a precondition did not hold
+  5  not allowed, or not known to the region
+  6  nobody could serve it in time; it had no effect
+  7  outcome unknown: it may or may not have had effect
+  8  stored data is damaged or does not open
+
+Examples:
+  reduit context use ch-zrh
+  reduit dataset create cti
+  reduit put report.json cti/reports/2026/report.json
+  reduit put -r ./samples cti/samples
+  reduit get cti/reports/2026/report.json -
+  tar c . | reduit put - cti/backup.tar
+  reduit ls cti/reports/ --json
+  reduit doctor";
+
+/// Sealed object storage confined to one region.
+#[derive(Parser)]
+#[command(name = "reduit", version, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// Context to use instead of the current one.
+    #[arg(long, global = true, env = "REDUIT_CONTEXT")]
+    context: Option<String>,
+    /// Context file; default: $XDG_CONFIG_HOME/reduit/contexts.toml.
+    #[arg(long, global = true, env = "REDUIT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Regions you know, and which one is meant.
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Datasets: create, ls, info, rm.
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// Seal and store a file, a folder (-r) or standard input (-).
+    Put(data::Put),
+    /// Open and read an object, a prefix (-r) or to standard output (-).
+    Get(data::Get),
+    /// List datasets, or the objects of one.
+    Ls(data::Ls),
+    /// What is known of an object.
+    Stat(data::Stat),
+    /// Delete objects.
+    Rm(data::Rm),
+    /// A dataset's key: info, rotate, disable, enable.
+    #[command(subcommand)]
+    Key(keys::Command),
+    /// The region's transparency log: head, leaves.
+    #[command(subcommand)]
+    Log(keys::LogCommand),
+    /// For operators and custodians: status, unsealing.
+    #[command(subcommand)]
+    Operator(operate::Command),
+    /// Says in words what is wrong with a region.
+    Doctor,
+    /// Shell completions, to be sourced.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every command works with.
+pub(crate) struct Session {
+    file: PathBuf,
+    context: Option<String>,
+    json: bool,
+}
+
+impl Session {
+    fn contexts(&self) -> Result<ContextFile, Failure> {
+        Ok(ContextFile::load(&self.file)?)
+    }
+
+    async fn region(&self) -> Result<Region, Failure> {
+        let contexts = self.contexts()?;
+        let (_, context) = contexts.choose(self.context.as_deref())?;
+        Ok(Region::connect(context, Tuning::default()).await?)
+    }
+}
+
+/// Runs one command.
+pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let session = Session {
+        file: arguments.config.unwrap_or_else(ContextFile::default_path),
+        context: arguments.context,
+        json: arguments.json,
+    };
+    match arguments.command {
+        Command::Context(command) => context::run(&session, command),
+        Command::Dataset(command) => dataset::run(&session, command).await,
+        Command::Put(put) => put.run(&session).await,
+        Command::Get(get) => get.run(&session).await,
+        Command::Ls(ls) => ls.run(&session).await,
+        Command::Stat(stat) => stat.run(&session).await,
+        Command::Rm(rm) => rm.run(&session).await,
+        Command::Key(command) => keys::run(&session, command).await,
+        Command::Log(command) => keys::log(&session, command).await,
+        Command::Operator(command) => operate::run(&session, command).await,
+        Command::Doctor => doctor::run(&session).await,
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "reduit", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

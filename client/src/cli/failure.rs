@@ -1,0 +1,85 @@
+//! How a command fails: words for people, JSON for programs, one exit code a kind.
+
+use std::process::ExitCode;
+
+use client::{Error, Fault, SettingsError};
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Client(#[from] Error),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{doing}")]
+    File {
+        doing: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Id(#[from] client::ids::IdError),
+    #[error("{0}")]
+    Usage(String),
+    #[error("{failed} of {total} objects were not copied")]
+    Partly { failed: usize, total: usize },
+    #[error("{0} problems found")]
+    Unhealthy(usize),
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        let fault = match self {
+            Self::Client(error) => error.fault(),
+            Self::Settings(SettingsError::NoSuchContext(_) | SettingsError::NoneCurrent) => {
+                Fault::Missing
+            }
+            Self::Settings(_) | Self::File { .. } | Self::Partly { .. } | Self::Unhealthy(_) => {
+                return 1;
+            }
+            Self::Id(_) | Self::Usage(_) => return 2,
+        };
+        match fault {
+            Fault::Missing => 3,
+            Fault::Precondition | Fault::Exists => 4,
+            Fault::Denied | Fault::Unauthenticated => 5,
+            Fault::Unavailable | Fault::Busy => 6,
+            Fault::Unknown => 7,
+            Fault::Damaged => 8,
+            Fault::Caller | Fault::Internal | Fault::Unsupported => 1,
+        }
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text = format!("{text}: {error}");
+            source = error.source();
+        }
+        if json {
+            let reason = match self {
+                Self::Client(error) => error.reason(),
+                Self::Settings(_) => "settings",
+                Self::File { .. } => "file",
+                Self::Id(_) | Self::Usage(_) => "usage",
+                Self::Partly { .. } => "partly",
+                Self::Unhealthy(_) => "unhealthy",
+            };
+            let error = serde_json::json!({ "error": { "reason": reason, "message": text, "exit": self.code() } });
+            eprintln!("{error}");
+        } else {
+            eprintln!("reduit: {text}");
+        }
+        ExitCode::from(self.code())
+    }
+}
+
+/// Names what was being done to a file.
+pub(crate) fn file(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
+    move |source| Failure::File {
+        doing: doing.into(),
+        source,
+    }
+}

@@ -1,0 +1,138 @@
+//! `reduit operator`: what operators and custodians do to a living region.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use client::ids::NodeId;
+use client::operator::CustodianShare;
+use envelope::HpkePrivateKey;
+use prost::Message as _;
+use proto::v1;
+use transport::LocalIdentity;
+
+use super::Session;
+use super::failure::{Failure, file};
+use super::output::line;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// What every member says of itself, as JSON.
+    Status,
+    /// Gives a sealed KMS replica the second person's word, so that its peers unseal it.
+    ApproveUnseal {
+        /// The replica's member id.
+        replica: u64,
+        /// The approving operator's certificate (PEM); not yours.
+        #[arg(long)]
+        certificate: PathBuf,
+        /// The approving operator's key (PEM).
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// As a custodian: gives your share to a sealed KMS replica.
+    Unseal {
+        /// The replica's member id.
+        replica: u64,
+        /// Your share, as the ceremony handed it out.
+        #[arg(long)]
+        share: PathBuf,
+        /// Your X-Wing key: 64 hexadecimal digits.
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Seals one KMS replica.
+    Seal {
+        /// The replica's member id.
+        replica: u64,
+    },
+    /// Raises the feature level once every voter supports it. There is no way back.
+    RaiseLevel {
+        /// To this.
+        level: u32,
+    },
+}
+
+pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
+    let region = session.region().await?;
+    match command {
+        Command::Status => {
+            let status = region.status().await;
+            for (identity, endpoint, answer) in status.nodes {
+                let said = match answer {
+                    Ok(reply) => serde_json::json!({
+                        "groups": reply.groups.iter().map(|g| serde_json::json!({
+                            "group": g.group, "leader": g.leader, "voters": g.voters, "applied": g.applied_index,
+                            "missing_blocks": g.missing_blocks,
+                        })).collect::<Vec<_>>(),
+                        "authority": reply.authority_version, "blocks": reply.blocks, "full": reply.full,
+                    }),
+                    Err(why) => serde_json::json!({ "error": why }),
+                };
+                let name = identity.map(|identity| identity.to_string());
+                line(serde_json::json!({ "identity": name, "endpoint": endpoint, "status": said }));
+            }
+            for (identity, endpoint, answer) in status.kms {
+                let said = match answer {
+                    Ok(reply) => serde_json::json!({
+                        "initialised": reply.initialised, "sealed": reply.sealed, "leader": reply.leader,
+                        "voters": reply.voters, "applied": reply.applied_index, "tree_size": reply.tree_size,
+                        "shares": [reply.shares_have, reply.shares_needed],
+                    }),
+                    Err(why) => serde_json::json!({ "error": why }),
+                };
+                let name = identity.map(|identity| identity.to_string());
+                line(serde_json::json!({ "identity": name, "endpoint": endpoint, "status": said }));
+            }
+        }
+        Command::ApproveUnseal {
+            replica,
+            certificate,
+            key,
+        } => {
+            let approver = LocalIdentity::load(&certificate, &key)
+                .map_err(|error| Failure::Usage(format!("the approver's identity: {error}")))?;
+            let reply = region.approve_unseal(NodeId(replica), &approver).await?;
+            line(format!(
+                "unsealed by {}, leaf {}",
+                reply.unsealed_by, reply.leaf_index
+            ));
+        }
+        Command::Unseal {
+            replica,
+            share,
+            key,
+        } => {
+            let read = |path: &PathBuf| {
+                std::fs::read(path).map_err(file(format!("reading {}", path.display())))
+            };
+            let share = v1::SealedShare::decode(&read(&share)?[..])
+                .map_err(|_| Failure::Usage("that file is no share".to_owned()))?;
+            let mut seed = zeroize::Zeroizing::new([0; 32]);
+            let text = zeroize::Zeroizing::new(read(&key)?);
+            hex::decode_to_slice(text.trim_ascii(), &mut seed[..])
+                .map_err(|_| Failure::Usage("that file is no X-Wing key".to_owned()))?;
+            let key = HpkePrivateKey::from_seed(&seed).map_err(client::Error::from)?;
+            let share = CustodianShare {
+                share: &share,
+                key: &key,
+            };
+            let reply = region.unseal(NodeId(replica), share).await?;
+            let state = if reply.sealed { "sealed" } else { "unsealed" };
+            line(format!(
+                "{state}: {} of {} shares",
+                reply.have, reply.needed
+            ));
+        }
+        Command::Seal { replica } => {
+            region.seal(NodeId(replica)).await?;
+            line("sealed");
+        }
+        Command::RaiseLevel { level } => {
+            line(format!(
+                "feature level {}",
+                region.raise_level(level).await?
+            ));
+        }
+    }
+    Ok(())
+}

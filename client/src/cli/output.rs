@@ -1,0 +1,74 @@
+//! What objects and datasets look like when printed.
+
+use client::{DatasetInfo, ObjectInfo};
+use serde_json::{Value, json};
+
+/// Milliseconds since the epoch as RFC 3339 in UTC, to the second.
+pub(crate) fn time(ms: u64) -> String {
+    let seconds = ms / 1_000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date: H. Hinnant, "chrono-compatible low-level date algorithms".
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let doe = z % 146_097;
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3_600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+pub(crate) fn object(info: &ObjectInfo) -> Value {
+    json!({
+        "key": info.key.as_str(),
+        "version": info.version.to_string(),
+        "bytes": info.bytes,
+        "finished": time(info.finished_at.0),
+        "delete_marker": info.delete_marker,
+        "current": info.is_current,
+        "content_type": info.metadata.content_type,
+        "metadata": info.metadata.user,
+        "tags": info.metadata.tags,
+    })
+}
+
+pub(crate) fn dataset(info: &DatasetInfo) -> Value {
+    json!({
+        "name": info.name.as_str(),
+        "id": info.id.to_string(),
+        "shard": info.shard.0,
+        "epoch": info.epoch,
+        "versioning": info.versioning,
+        "objects": info.objects,
+        "versions": info.versions,
+        "sealed_bytes": info.sealed_bytes,
+        "created": time(info.created_at.0),
+        "key_state": info.key_state.as_str_name().trim_start_matches("KEY_STATE_").to_lowercase(),
+    })
+}
+
+/// One line, or nothing where nobody listens any more.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    use std::io::Write as _;
+    // A closed pipe (`| head`) is no failure of ours.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00Z");
+        assert_eq!(time(1_795_305_599_999), "2026-11-21T23:59:59Z");
+    }
+}
