@@ -4,7 +4,7 @@
 //! with exit code 1.
 
 mod enemy;
-mod objects;
+pub(crate) mod objects;
 mod search;
 mod table;
 
@@ -64,7 +64,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     if options.keep || outcome.is_err() {
         let kept = folder.keep();
         println!("kept: {}", kept.display());
-        println!("      REDUIT_CONFIG={}/regions/contexts.toml", kept.display());
+        println!(
+            "      REDUIT_CONFIG={}/regions/contexts.toml",
+            kept.display()
+        );
     }
     if outcome.is_ok() {
         println!("demo: every promise shown here held");
@@ -75,8 +78,13 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 async fn story(local: &mut Local, options: &Options, table: &mut Table) -> Result<()> {
     let region = connect(local, "ch-zrh", "app-1").await?;
     let name: DatasetName = DATASET.parse()?;
-    let dataset = region.create_dataset(&name, &CreateOptions::default()).await?;
-    table.row("dataset", format!("{DATASET} created, key born in the KMS of ch-zrh"));
+    let dataset = region
+        .create_dataset(&name, &CreateOptions::default())
+        .await?;
+    table.row(
+        "dataset",
+        format!("{DATASET} created, key born in the KMS of ch-zrh"),
+    );
 
     let work = Work::collect(options.data.clone().unwrap_or_else(crate::repository))?;
     table.step("store the folder; kill -9 the storage leader and the KMS leader on the way");
@@ -103,7 +111,9 @@ async fn story(local: &mut Local, options: &Options, table: &mut Table) -> Resul
 
 async fn connect(local: &Local, region: &str, identity: &str) -> Result<Region> {
     let context = local.federation.region(region)?.context(identity);
-    Region::connect(&context, Tuning::default()).await.with_context(|| format!("connecting to {region}"))
+    Region::connect(&context, Tuning::default())
+        .await
+        .with_context(|| format!("connecting to {region}"))
 }
 
 /// Longest time between two completed writes, and when each was.
@@ -122,7 +132,10 @@ async fn store(
     use futures::StreamExt as _;
     let started = Instant::now();
     let total = work.sources.len();
-    let pauses = Arc::new(std::sync::Mutex::new(Pauses { last: Instant::now(), longest: Duration::ZERO }));
+    let pauses = Arc::new(std::sync::Mutex::new(Pauses {
+        last: Instant::now(),
+        longest: Duration::ZERO,
+    }));
     let (progress, mut seen) = tokio::sync::watch::channel(0_usize);
     let puts = futures::stream::iter(work.sources.clone()).map(|source| {
         let dataset = dataset.clone();
@@ -164,9 +177,15 @@ async fn store(
     let (node, kms, _) = killed.context("killing leaders")?;
     let took = started.elapsed();
     let bytes: u64 = work.sources.iter().map(|source| source.bytes).sum();
-    table.row("stored", format!("{stored} objects, {} MB", bytes / 1_000_000));
+    table.row(
+        "stored",
+        format!("{stored} objects, {} MB", bytes / 1_000_000),
+    );
     table.rate("store", stored as u64, bytes, took);
-    table.row("killed -9", format!("{node} (leads the dataset's shard), {kms} (leads the KMS); both are back"));
+    table.row(
+        "killed -9",
+        format!("{node} (leads the dataset's shard), {kms} (leads the KMS); both are back"),
+    );
     let longest = pauses.lock().expect("nobody panics with it").longest;
     table.row("longest write pause", format!("{} ms", longest.as_millis()));
     Ok(stored)
@@ -179,7 +198,11 @@ async fn put(dataset: &Dataset, source: &Source) -> Result<()> {
         metadata: [("origin".to_owned(), source.note.clone())].into(),
         ..PutOptions::default()
     };
-    dataset.put(&source.key, bytes, &options).await.map(|_| ()).context("storing an object")
+    dataset
+        .put(&source.key, bytes, &options)
+        .await
+        .map(|_| ())
+        .context("storing an object")
 }
 
 /// The service that leads a group now.
@@ -188,10 +211,14 @@ async fn leader(local: &Local, region: &Region, kind: Kind, group: GroupId) -> R
     let id = loop {
         let status = region.status().await;
         let found = match kind {
-            Kind::Node => status.nodes.iter().filter_map(|(_, _, node)| node.as_ref().ok()).find_map(|node| {
-                let info = node.groups.iter().find(|info| info.group == group.0)?;
-                (info.leader != 0).then_some(info.leader)
-            }),
+            Kind::Node => status
+                .nodes
+                .iter()
+                .filter_map(|(_, _, node)| node.as_ref().ok())
+                .find_map(|node| {
+                    let info = node.groups.iter().find(|info| info.group == group.0)?;
+                    (info.leader != 0).then_some(info.leader)
+                }),
             Kind::Kms => status
                 .kms
                 .iter()
@@ -206,30 +233,54 @@ async fn leader(local: &Local, region: &Region, kind: Kind, group: GroupId) -> R
     };
     let region = local.federation.region(region.id().as_str())?;
     let service = region.living(kind).find(|service| service.node_id == id);
-    Ok(service.with_context(|| format!("member {id} is not one of ours"))?.name.clone())
+    Ok(service
+        .with_context(|| format!("member {id} is not one of ours"))?
+        .name
+        .clone())
 }
 
 async fn stream(dataset: &Dataset, large: &Large, table: &mut Table) -> Result<()> {
     let key: ObjectKey = "generated/large.bin".parse()?;
     let started = Instant::now();
     dataset
-        .put(&key, client::Body::stream(large.reader()), &PutOptions::default())
+        .put(
+            &key,
+            client::Body::stream(large.reader()),
+            &PutOptions::default(),
+        )
         .await
         .context("storing the large object")?;
     table.rate("large object in", 1, large.bytes, started.elapsed());
     let started = Instant::now();
-    let mut object = dataset.get(&key, &GetOptions::default()).await.context("opening the large object")?;
+    let mut object = dataset
+        .get(&key, &GetOptions::default())
+        .await
+        .context("opening the large object")?;
     let mut compare = large.comparer();
-    while let Some(chunk) = object.body.chunk().await.context("reading the large object")? {
+    while let Some(chunk) = object
+        .body
+        .chunk()
+        .await
+        .context("reading the large object")?
+    {
         compare.take(&chunk)?;
     }
     compare.finish()?;
     table.rate("large object out, equal", 1, large.bytes, started.elapsed());
     let range = (large.bytes / 2 - 5, large.bytes / 2 + 70_000);
-    let part = GetOptions { range: Some(range), ..GetOptions::default() };
+    let part = GetOptions {
+        range: Some(range),
+        ..GetOptions::default()
+    };
     let part = dataset.get(&key, &part).await?.body.into_bytes().await?;
-    ensure!(part == large.range(range), "a range of the large object differs");
-    table.row("range read", format!("{} bytes from the middle, equal", part.len()));
+    ensure!(
+        part == large.range(range),
+        "a range of the large object differs"
+    );
+    table.row(
+        "range read",
+        format!("{} bytes from the middle, equal", part.len()),
+    );
     Ok(())
 }
 
@@ -239,38 +290,102 @@ async fn read_back(dataset: &Dataset, work: &Work, table: &mut Table) -> Result<
     let reads = futures::stream::iter(work.sources.clone()).map(|source| {
         let dataset = dataset.clone();
         async move {
-            let object = dataset.get(&source.key, &GetOptions::default()).await.context("reading an object")?;
-            ensure!(object.info.metadata.user.get("origin") == Some(&source.note), "metadata differs");
+            let object = dataset
+                .get(&source.key, &GetOptions::default())
+                .await
+                .context("reading an object")?;
+            ensure!(
+                object.info.metadata.user.get("origin") == Some(&source.note),
+                "metadata differs"
+            );
             let bytes = object.body.into_bytes().await?;
-            ensure!(bytes[..] == source.read()?[..], "an object differs from its file");
+            ensure!(
+                bytes[..] == source.read()?[..],
+                "an object differs from its file"
+            );
             Ok(bytes.len() as u64)
         }
     });
-    let bytes: u64 = reads.buffer_unordered(PARALLEL).try_fold(0, async |sum, n| Ok(sum + n)).await?;
-    table.row("read back, every byte equal", format!("{} objects", work.sources.len()));
-    table.rate("read (each recorded first)", work.sources.len() as u64, bytes, started.elapsed());
+    let bytes: u64 = reads
+        .buffer_unordered(PARALLEL)
+        .try_fold(0, async |sum, n| Ok(sum + n))
+        .await?;
+    table.row(
+        "read back, every byte equal",
+        format!("{} objects", work.sources.len()),
+    );
+    table.rate(
+        "read (each recorded first)",
+        work.sources.len() as u64,
+        bytes,
+        started.elapsed(),
+    );
     Ok(())
 }
 
 async fn conditions(dataset: &Dataset, work: &Work, table: &mut Table) -> Result<()> {
     let started = Instant::now();
     let listed = dataset.list_all("").await?;
-    ensure!(listed.len() == work.sources.len() + 1, "{} listed, {} stored", listed.len(), work.sources.len() + 1);
-    table.row("listed", format!("{} objects in {} ms", listed.len(), started.elapsed().as_millis()));
+    ensure!(
+        listed.len() == work.sources.len() + 1,
+        "{} listed, {} stored",
+        listed.len(),
+        work.sources.len() + 1
+    );
+    table.row(
+        "listed",
+        format!(
+            "{} objects in {} ms",
+            listed.len(),
+            started.elapsed().as_millis()
+        ),
+    );
     let source = &work.sources[0];
     let first = dataset.head(&source.key, None).await?;
-    let with = |precondition| PutOptions { precondition, ..PutOptions::default() };
-    let absent = dataset.put(&source.key, "x", &with(Precondition::Absent)).await;
-    ensure!(matches!(absent, Err(client::Error::PreconditionFailed { .. })), "if-none-match was not refused");
-    let second = dataset.put(&source.key, "second", &with(Precondition::Is(first.version))).await?;
-    let stale = dataset.put(&source.key, "third", &with(Precondition::Is(first.version))).await;
-    ensure!(matches!(stale, Err(client::Error::PreconditionFailed { .. })), "a stale if-match was not refused");
-    ensure!(dataset.get_bytes(&source.key).await? == "second", "the overwrite is not what is read");
-    table.row("preconditions", "one overwrite done, two refused".to_owned());
-    dataset.delete(&source.key, None, Precondition::Is(second.version)).await?;
+    let with = |precondition| PutOptions {
+        precondition,
+        ..PutOptions::default()
+    };
+    let absent = dataset
+        .put(&source.key, "x", &with(Precondition::Absent))
+        .await;
+    ensure!(
+        matches!(absent, Err(client::Error::PreconditionFailed { .. })),
+        "if-none-match was not refused"
+    );
+    let second = dataset
+        .put(
+            &source.key,
+            "second",
+            &with(Precondition::Is(first.version)),
+        )
+        .await?;
+    let stale = dataset
+        .put(&source.key, "third", &with(Precondition::Is(first.version)))
+        .await;
+    ensure!(
+        matches!(stale, Err(client::Error::PreconditionFailed { .. })),
+        "a stale if-match was not refused"
+    );
+    ensure!(
+        dataset.get_bytes(&source.key).await? == "second",
+        "the overwrite is not what is read"
+    );
+    table.row(
+        "preconditions",
+        "one overwrite done, two refused".to_owned(),
+    );
+    dataset
+        .delete(&source.key, None, Precondition::Is(second.version))
+        .await?;
     let gone = dataset.head(&source.key, None).await;
-    ensure!(matches!(gone, Err(client::Error::NoSuchObject)), "a deleted object is still there");
-    dataset.put(&source.key, source.read()?, &PutOptions::default()).await?;
+    ensure!(
+        matches!(gone, Err(client::Error::NoSuchObject)),
+        "a deleted object is still there"
+    );
+    dataset
+        .put(&source.key, source.read()?, &PutOptions::default())
+        .await?;
     table.row("delete", "gone when read, stored again".to_owned());
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What of `cargo xtask` needs the product built: the demo, the benchmarks, the long tests.
 
+mod bench;
 mod demo;
+mod full;
 
 use std::path::PathBuf;
 
@@ -17,6 +19,10 @@ struct Arguments {
 enum Task {
     /// See `cargo xtask demo --help`.
     Demo(demo::Options),
+    /// See `cargo xtask bench --help`.
+    Bench(bench::Options),
+    /// The long tests of `cargo xtask test --full`.
+    Full(full::Options),
 }
 
 #[tokio::main]
@@ -27,6 +33,8 @@ async fn main() -> Result<()> {
         .init();
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(options).await,
+        Task::Bench(options) => bench::run(options).await,
+        Task::Full(options) => full::run(options).await,
     }
 }
 

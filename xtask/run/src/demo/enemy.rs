@@ -24,11 +24,26 @@ use super::table::Table;
 /// Copied objects one attack tries; every kind is among them, and the canaries come first in byte order.
 const TRIED_MAX: usize = 2_000;
 
-pub(crate) async fn run(local: &mut Local, dataset: &Dataset, work: &Work, table: &mut Table) -> Result<()> {
+pub(crate) async fn run(
+    local: &mut Local,
+    dataset: &Dataset,
+    work: &Work,
+    table: &mut Table,
+) -> Result<()> {
     let loot = copy_disks(local)?;
     let copies = find_objects(&loot, dataset.id(), "ch-zrh".parse()?)?;
-    ensure!(copies.len() >= work.sources.len().min(TRIED_MAX), "the enemy found only {} objects", copies.len());
-    table.row("the enemy holds", format!("{} sealed objects with tokens, from copied disks", copies.len()));
+    ensure!(
+        copies.len() >= work.sources.len().min(TRIED_MAX),
+        "the enemy found only {} objects",
+        copies.len()
+    );
+    table.row(
+        "the enemy holds",
+        format!(
+            "{} sealed objects with tokens, from copied disks",
+            copies.len()
+        ),
+    );
 
     let own = super::connect(local, "de-fra", "app-1").await?;
     // The worst case: the enemy has a key of their own made under the very dataset id.
@@ -36,13 +51,26 @@ pub(crate) async fn run(local: &mut Local, dataset: &Dataset, work: &Work, table
     let (opened, refused) = attack(&own, &copies).await;
     ensure!(opened == 0, "an object of ch-zrh opened in de-fra");
     let twin = if forged.is_ok() { "with" } else { "without" };
-    table.row("with de-fra's unsealed KMS", format!("0 opened, {refused} refused ({twin} a key of the same id)"));
-    ensure!(forged.is_ok(), "the enemy's own key could not be made: the attack was weaker than it should be");
+    table.row(
+        "with de-fra's unsealed KMS",
+        format!("0 opened, {refused} refused ({twin} a key of the same id)"),
+    );
+    ensure!(
+        forged.is_ok(),
+        "the enemy's own key could not be made: the attack was weaker than it should be"
+    );
 
     let home = super::connect(local, "ch-zrh", "app-1").await?;
     let (opened, refused) = attack(&home, &copies).await;
-    ensure!(refused == 0 && opened == copies.len(), "the positive control opened {opened} of {}", copies.len());
-    table.row("the same script, ch-zrh's KMS", format!("{opened} opened (positive control)"));
+    ensure!(
+        refused == 0 && opened == copies.len(),
+        "the positive control opened {opened} of {}",
+        copies.len()
+    );
+    table.row(
+        "the same script, ch-zrh's KMS",
+        format!("{opened} opened (positive control)"),
+    );
     std::fs::remove_dir_all(loot)?;
     Ok(())
 }
@@ -74,7 +102,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         } else {
             // Files of living members come and go; the stopped one's are all there.
             match std::fs::copy(entry.path(), &target) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error.into());
+                }
                 _ => {}
             }
         }
@@ -85,11 +115,15 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Reads the copied state and blocks as our own software would.
 fn find_objects(loot: &Path, dataset: DatasetId, region: RegionId) -> Result<Vec<DetachedObject>> {
     let dir = loot.join(std::fs::read_to_string(loot.join("whole"))?);
-    let (blocks, _) = BlockStore::open(Arc::new(RealDisk), &dir.join("blocks"), StoreOptions::default())?;
+    let (blocks, _) = BlockStore::open(
+        Arc::new(RealDisk),
+        &dir.join("blocks"),
+        StoreOptions::new(Arc::new(rand::random)),
+    )?;
     let env = StateEnv::new(StateOptions::default());
     for entry in std::fs::read_dir(dir.join("state"))? {
         let store = RocksState::open(&env, &entry?.path())?;
-        let state = store.reader();
+        let state = store.reader()?;
         if read::dataset(&*state, &dataset).is_none() {
             continue;
         }
@@ -132,7 +166,13 @@ fn lift(
     let mut sealed = BytesMut::from(&entry.inline[..]);
     for number in 0..entry.blocks.len() {
         let number = u32::try_from(number)?;
-        let mut reader = blocks.read(BlockKey { version, number: BlockNumber(number) }, 0..0)?;
+        let mut reader = blocks.read(
+            BlockKey {
+                version,
+                number: BlockNumber(number),
+            },
+            0..0,
+        )?;
         while let Some(piece) = reader.piece()? {
             sealed.extend_from_slice(&piece);
         }
@@ -151,7 +191,8 @@ fn lift(
 async fn attack(kms: &Region, copies: &[DetachedObject]) -> (usize, usize) {
     use futures::StreamExt as _;
     let tries = futures::stream::iter(copies).map(|copy| async move {
-        let plain: Result<Bytes, client::Error> = kms.open_detached(copy, v1::Claim::default()).await;
+        let plain: Result<Bytes, client::Error> =
+            kms.open_detached(copy, v1::Claim::default()).await;
         plain.is_ok()
     });
     let outcomes: Vec<bool> = tries.buffer_unordered(32).collect().await;

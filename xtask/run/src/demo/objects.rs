@@ -29,9 +29,9 @@ enum From {
 impl Source {
     pub(crate) fn read(&self) -> Result<Bytes> {
         match &self.from {
-            From::File(path) => {
-                Ok(std::fs::read(path).with_context(|| format!("reading {}", path.display()))?.into())
-            }
+            From::File(path) => Ok(std::fs::read(path)
+                .with_context(|| format!("reading {}", path.display()))?
+                .into()),
             From::Memory(bytes) => Ok(bytes.clone()),
         }
     }
@@ -59,9 +59,18 @@ impl Work {
             canary_file("canary/large.txt", &canary, 4_000)?,
         ];
         for path in files {
-            let name = path.strip_prefix(&folder).unwrap_or(&path).to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(&folder)
+                .unwrap_or(&path)
+                .to_string_lossy()
+                .into_owned();
             let bytes = std::fs::metadata(&path)?.len();
-            sources.push(Source { key: name.parse()?, bytes, note: "a file".to_owned(), from: From::File(path) });
+            sources.push(Source {
+                key: name.parse()?,
+                bytes,
+                note: "a file".to_owned(),
+                from: From::File(path),
+            });
         }
         Ok(Self { sources, canary })
     }
@@ -113,11 +122,19 @@ impl Large {
     }
 
     pub(crate) fn reader(&self) -> LargeReader {
-        LargeReader { at: 0, bytes: self.bytes, piece: Vec::new() }
+        LargeReader {
+            at: 0,
+            bytes: self.bytes,
+            piece: Vec::new(),
+        }
     }
 
     pub(crate) fn comparer(&self) -> Comparer {
-        Comparer { at: 0, bytes: self.bytes, piece: Vec::new() }
+        Comparer {
+            at: 0,
+            bytes: self.bytes,
+            piece: Vec::new(),
+        }
     }
 
     pub(crate) fn range(&self, (start, end): (u64, u64)) -> Vec<u8> {
@@ -145,7 +162,10 @@ impl AsyncRead for LargeReader {
             if offset == 0 {
                 self.piece = piece(self.at / PIECE);
             }
-            let take = buffer.remaining().min(PIECE as usize - offset).min(left as usize);
+            let take = buffer
+                .remaining()
+                .min(PIECE as usize - offset)
+                .min(left as usize);
             buffer.put_slice(&self.piece[offset..offset + take]);
             self.at += take as u64;
         }
@@ -161,7 +181,10 @@ pub(crate) struct Comparer {
 
 impl Comparer {
     pub(crate) fn take(&mut self, mut chunk: &[u8]) -> Result<()> {
-        ensure!(self.at + chunk.len() as u64 <= self.bytes, "more bytes than were stored");
+        ensure!(
+            self.at + chunk.len() as u64 <= self.bytes,
+            "more bytes than were stored"
+        );
         while !chunk.is_empty() {
             let offset = (self.at % PIECE) as usize;
             if offset == 0 {
@@ -169,7 +192,11 @@ impl Comparer {
             }
             let take = chunk.len().min(PIECE as usize - offset);
             let (head, rest) = chunk.split_at(take);
-            ensure!(head == &self.piece[offset..offset + take], "byte {} or after differs", self.at);
+            ensure!(
+                head == &self.piece[offset..offset + take],
+                "byte {} or after differs",
+                self.at
+            );
             self.at += take as u64;
             chunk = rest;
         }
@@ -177,7 +204,12 @@ impl Comparer {
     }
 
     pub(crate) fn finish(self) -> Result<()> {
-        ensure!(self.at == self.bytes, "{} bytes came back, {} were stored", self.at, self.bytes);
+        ensure!(
+            self.at == self.bytes,
+            "{} bytes came back, {} were stored",
+            self.at,
+            self.bytes
+        );
         Ok(())
     }
 }

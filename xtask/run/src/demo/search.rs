@@ -30,19 +30,38 @@ pub(crate) fn run(local: &Local, canary: &str, table: &mut Table) -> Result<()> 
             })?;
         }
     }
-    ensure!(files > 20 && bytes > 1_000_000, "the search saw only {files} files with {bytes} bytes");
+    ensure!(
+        files > 20 && bytes > 1_000_000,
+        "the search saw only {files} files with {bytes} bytes"
+    );
     ensure!(hits.is_empty(), "the canary is in {}", hits[0].display());
-    table.row("canary on disks", format!("0 hits in {files} files, {} MB", bytes / 1_000_000));
+    table.row(
+        "canary on disks",
+        format!("0 hits in {files} files, {} MB", bytes / 1_000_000),
+    );
 
     let (mut scanned, mut nodes) = (0, 0);
-    for service in local.services().filter(|service| service.kind == Kind::Node) {
+    for service in local
+        .services()
+        .filter(|service| service.kind == Kind::Node)
+    {
         let (read, found) = in_memory(service.pid, needle)?;
         ensure!(!found, "the canary is in the memory of {}", service.name);
-        ensure!(read > 1_000_000, "only {read} bytes of {}'s memory could be read", service.name);
+        ensure!(
+            read > 1_000_000,
+            "only {read} bytes of {}'s memory could be read",
+            service.name
+        );
         scanned += read;
         nodes += 1;
     }
-    table.row("canary in node memory", format!("0 hits in {nodes} storage nodes, {} MB", scanned / 1_000_000));
+    table.row(
+        "canary in node memory",
+        format!(
+            "0 hits in {nodes} storage nodes, {} MB",
+            scanned / 1_000_000
+        ),
+    );
     controls(local, needle, table)
 }
 
@@ -60,11 +79,21 @@ fn controls(local: &Local, needle: &[u8], table: &mut Table) -> Result<()> {
         std::fs::write(path, content)?;
         let found = in_file(path, needle)?.1;
         std::fs::remove_file(path)?;
-        ensure!(found, "the search does not find what was planted in {}", path.display());
+        ensure!(
+            found,
+            "the search does not find what was planted in {}",
+            path.display()
+        );
     }
     // This process holds the canary: it made it.
-    ensure!(in_memory(std::process::id(), needle)?.1, "the search does not find the canary in its own memory");
-    table.row("positive controls", "planted in data, log and memory: found in each".to_owned());
+    ensure!(
+        in_memory(std::process::id(), needle)?.1,
+        "the search does not find the canary in its own memory"
+    );
+    table.row(
+        "positive controls",
+        "planted in data, log and memory: found in each".to_owned(),
+    );
     Ok(())
 }
 
@@ -77,7 +106,8 @@ pub(crate) fn walk(place: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> 
         if path.is_dir() {
             // A folder that vanishes while a living store is walked held nothing that stays.
             if path.exists() {
-                walk(&path, visit).or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
+                walk(&path, visit)
+                    .or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
             }
         } else if path.is_file() {
             visit(&path)?;
@@ -97,7 +127,9 @@ fn in_file(path: &Path, needle: &[u8]) -> Result<(u64, bool)> {
     loop {
         let kept = window.len().min(needle.len().saturating_sub(1));
         window.drain(..window.len() - kept);
-        let read = (&mut file).take((WINDOW - kept) as u64).read_to_end(&mut window)?;
+        let read = (&mut file)
+            .take((WINDOW - kept) as u64)
+            .read_to_end(&mut window)?;
         total += read as u64;
         if finder.find(&window).is_some() {
             return Ok((total, true));
@@ -112,22 +144,32 @@ fn in_file(path: &Path, needle: &[u8]) -> Result<(u64, bool)> {
 fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))
         .with_context(|| format!("process {pid} has no memory to read"))?;
-    let memory = File::open(format!("/proc/{pid}/mem")).with_context(|| format!("memory of process {pid}"))?;
+    let memory = File::open(format!("/proc/{pid}/mem"))
+        .with_context(|| format!("memory of process {pid}"))?;
     let finder = memchr::memmem::Finder::new(needle);
     let mut total = 0;
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
-        let (Some(range), Some(mode)) = (fields.next(), fields.next()) else { continue };
+        let (Some(range), Some(mode)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         if !mode.starts_with("rw") {
             continue;
         }
-        let Some((start, end)) = range.split_once('-') else { continue };
-        let (mut at, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        let Some((start, end)) = range.split_once('-') else {
+            continue;
+        };
+        let (mut at, end) = (
+            u64::from_str_radix(start, 16)?,
+            u64::from_str_radix(end, 16)?,
+        );
         let mut window = vec![0; WINDOW + needle.len()];
         while at < end {
             let want = window.len().min((end - at) as usize);
             // Pages that cannot be read (guard pages, memory given back meanwhile) hold nothing for us.
-            let Ok(read) = memory.read_at(&mut window[..want], at) else { break };
+            let Ok(read) = memory.read_at(&mut window[..want], at) else {
+                break;
+            };
             if read == 0 {
                 break;
             }
@@ -136,7 +178,11 @@ fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
                 return Ok((total, true));
             }
             // The next window starts early enough to see a text that lies across the edge.
-            at += if read == want && want > needle.len() { (read - needle.len()) as u64 } else { read as u64 };
+            at += if read == want && want > needle.len() {
+                (read - needle.len()) as u64
+            } else {
+                read as u64
+            };
         }
     }
     Ok((total, false))

@@ -1,0 +1,110 @@
+//! Latencies, fsync, CPU and bytes written of processes.
+
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+
+pub(crate) struct Fsync {
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+/// fdatasync of 4 KiB over written pages of one file, 200 times.
+pub(crate) fn fsync(dir: &Path) -> Result<Fsync> {
+    use std::os::unix::fs::FileExt as _;
+    let mut file = tempfile::tempfile_in(dir)?;
+    file.write_all(&vec![0; 1 << 20])?;
+    file.sync_all()?;
+    let mut latency = Latency::new();
+    for turn in 0..200_u64 {
+        file.write_all_at(&[turn as u8; 4096], turn * 4096 % (1 << 20))?;
+        let started = Instant::now();
+        file.sync_data()?;
+        latency.record(started.elapsed());
+    }
+    debug_assert!(file.as_raw_fd() >= 0);
+    Ok(Fsync {
+        p50_ms: latency.ms(0.5),
+        p99_ms: latency.ms(0.99),
+    })
+}
+
+/// A histogram of microseconds up to a minute.
+pub(crate) struct Latency(Histogram<u64>);
+
+impl Latency {
+    pub(crate) fn new() -> Self {
+        Self(Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds"))
+    }
+
+    pub(crate) fn record(&mut self, took: Duration) {
+        self.0
+            .saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1));
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("same bounds");
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    pub(crate) fn ms(&self, quantile: f64) -> f64 {
+        self.0.value_at_quantile(quantile) as f64 / 1_000.0
+    }
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Used {
+    pub(crate) cpu_ms: f64,
+    pub(crate) written: u64,
+    pub(crate) rss_kib: u64,
+}
+
+impl Used {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).context("process statistics")?;
+        let fields: Vec<_> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_whitespace()
+            .collect();
+        // Fields 14 and 15 of proc(5), in ticks of 10 ms; the text after the name begins with field 3.
+        let ticks = |at: usize| {
+            fields
+                .get(at)
+                .and_then(|t| t.parse::<f64>().ok())
+                .unwrap_or(0.0)
+        };
+        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("process i/o")?;
+        let status =
+            std::fs::read_to_string(format!("/proc/{pid}/status")).context("process status")?;
+        Ok(Self {
+            cpu_ms: (ticks(11) + ticks(12)) * 10.0,
+            written: number(&io, "write_bytes:"),
+            rss_kib: number(&status, "VmRSS:"),
+        })
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ms: self.cpu_ms - before.cpu_ms,
+            written: self.written.saturating_sub(before.written),
+            rss_kib: self.rss_kib,
+        }
+    }
+}
+
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
+}

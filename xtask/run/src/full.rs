@@ -1,0 +1,88 @@
+//! `cargo xtask test --full`: what takes minutes, on real daemons: kills, replacements, failover times, big objects.
+//!
+//! Owns the order and the summary. Each part stands alone and can be named.
+
+mod failover;
+mod giant;
+mod kills;
+mod load;
+mod replace;
+
+use anyhow::{Result, bail};
+use local::{FederationPlan, Local};
+
+/// Which parts to run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// kills, replace, failover, giant; default: all.
+    parts: Vec<String>,
+    /// Rounds of kills: each kills every process once.
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    /// Leaders killed for the failover times.
+    #[arg(long, default_value_t = 20)]
+    leaders: u32,
+    /// GiB of the giant object.
+    #[arg(long, default_value_t = 4)]
+    gib: u64,
+}
+
+pub(crate) async fn run(options: Options) -> Result<()> {
+    let all = ["kills", "replace", "failover", "giant"];
+    let parts: Vec<_> = if options.parts.is_empty() {
+        all.iter().map(|part| (*part).to_owned()).collect()
+    } else {
+        options.parts.clone()
+    };
+    let (mut passed, mut failed) = (0, Vec::new());
+    for part in &parts {
+        println!("full: {part}");
+        let outcome = match part.as_str() {
+            "kills" => with_region(async |local| kills::run(local, options.rounds).await).await,
+            "replace" => with_region(replace::run).await,
+            "failover" => {
+                with_region(async |local| failover::run(local, options.leaders).await).await
+            }
+            "giant" => with_region(async |local| giant::run(local, options.gib).await).await,
+            other => bail!("no part {other}; there are {}", all.join(", ")),
+        };
+        match outcome {
+            Ok(()) => passed += 1,
+            Err(error) => {
+                println!("full: {part} FAILED: {error:#}");
+                failed.push(part.clone());
+            }
+        }
+    }
+    println!("full: {passed} passed, {} failed", failed.len());
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("failed: {}", failed.join(", "))
+    }
+}
+
+/// One region of three nodes and three KMS replicas, taken down afterwards; kept when something failed.
+async fn with_region(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
+    let folder = tempfile::Builder::new().prefix("reduit-full-").tempdir()?;
+    let dir = folder.path().join("regions");
+    let mut plan = FederationPlan::demo();
+    plan.regions.truncate(1);
+    let outcome = match Local::up(&dir, &plan).await {
+        Ok(mut local) => {
+            let outcome = story(&mut local).await;
+            local.down()?;
+            outcome
+        }
+        Err(error) => {
+            if let Ok(mut local) = Local::load(&dir) {
+                local.down()?;
+            }
+            Err(error)
+        }
+    };
+    if outcome.is_err() {
+        println!("full: kept for a look: {}", folder.keep().display());
+    }
+    outcome
+}
