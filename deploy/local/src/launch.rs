@@ -30,6 +30,7 @@ const POLL: Duration = Duration::from_millis(25);
 pub struct Local {
     /// What runs.
     pub federation: Federation,
+    bin: PathBuf,
 }
 
 /// What `status` says of one service.
@@ -50,6 +51,11 @@ pub struct ServiceStatus {
 impl Local {
     /// Makes and starts everything, and waits until it is ready.
     pub async fn up(dir: &Path, plan: &FederationPlan) -> Result<Self> {
+        Self::up_with(dir, plan, &process::binaries()?).await
+    }
+
+    /// As [`Local::up`], with the daemons of that folder.
+    pub async fn up_with(dir: &Path, plan: &FederationPlan, bin: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         if dir.join("federation.json").exists() {
@@ -66,13 +72,15 @@ impl Local {
             .collect::<Result<_>>()?;
         drop(ports);
         let contexts = dir.join("contexts.toml");
+        let federation = Federation {
+            format: 1,
+            dir,
+            contexts,
+            regions,
+        };
         let mut local = Self {
-            federation: Federation {
-                format: 1,
-                dir,
-                contexts,
-                regions,
-            },
+            federation,
+            bin: bin.to_owned(),
         };
         for (at, plan) in plan.regions.iter().enumerate() {
             let region = &mut local.federation.regions[at];
@@ -100,6 +108,7 @@ impl Local {
     pub fn load(dir: &Path) -> Result<Self> {
         Ok(Self {
             federation: Federation::load(dir)?,
+            bin: process::binaries()?,
         })
     }
 
@@ -310,7 +319,7 @@ impl Local {
         if process::is_running(service) {
             bail!("{name} is running already");
         }
-        let pid = process::start(service, &process::binary(service.kind)?)?;
+        let pid = process::start(service, &process::binary_in(&self.bin, service.kind)?)?;
         self.federation.service_mut(name)?.pid = pid;
         self.federation.save()
     }

@@ -14,19 +14,22 @@ use anyhow::{Context as _, Result, bail};
 use crate::federation::{Kind, Service};
 
 /// Where the daemons' binaries are: `REDUIT_BIN`, else beside this one.
-pub fn binary(kind: Kind) -> Result<PathBuf> {
-    let name = match kind {
-        Kind::Node => "reduit-node",
-        Kind::Kms => "reduit-kms",
-    };
-    let dir = match std::env::var_os("REDUIT_BIN") {
-        Some(dir) => PathBuf::from(dir),
-        None => std::env::current_exe()?
+pub fn binaries() -> Result<PathBuf> {
+    match std::env::var_os("REDUIT_BIN") {
+        Some(dir) => Ok(PathBuf::from(dir)),
+        None => Ok(std::env::current_exe()?
             .parent()
             .map(Path::to_owned)
-            .unwrap_or_default(),
-    };
-    let path = dir.join(name);
+            .unwrap_or_default()),
+    }
+}
+
+/// The daemon of a kind in a folder of binaries.
+pub fn binary_in(dir: &Path, kind: Kind) -> Result<PathBuf> {
+    let path = dir.join(match kind {
+        Kind::Node => "reduit-node",
+        Kind::Kms => "reduit-kms",
+    });
     if !path.is_file() {
         bail!(
             "{} is not there: build it, or set REDUIT_BIN",
