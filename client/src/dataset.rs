@@ -292,6 +292,11 @@ impl Dataset {
         let mut entry = sealing.entry(plain.len() as u64, &header)?;
         entry.sealed_bytes = stream.len() as u64;
         entry.inline = stream.into();
+        #[cfg(feature = "danger_plaintext_on_node")]
+        {
+            entry.sealed_bytes = plain.len() as u64;
+            entry.inline = Bytes::copy_from_slice(plain);
+        }
         let request = v1::PutObjectRequest {
             shard: self.0.shard.0,
             request_id: self.request_id()?,

@@ -15,7 +15,14 @@ struct Promise {
     test: &'static str,
 }
 
-const PROMISES: &[Promise] = &[];
+const PROMISES: &[Promise] = &[
+    Promise {
+        says: "P4 plaintext on a node",
+        package: "reduit-local",
+        feature: "danger_plaintext_on_node",
+        test: "no_disk_of_a_region_holds_plaintext",
+    },
+];
 
 /// Runs every switch whose feature contains `filter`. A switch that nothing notices is an error.
 pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()> {
@@ -50,5 +57,6 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
 fn test(root: &Path, target: &Path, promise: &Promise) -> Command {
     let mut command = crate::cargo(root, target);
     command.args(["test", "--package", promise.package, "--features", promise.feature, "--tests"]);
+    command.env("REDUIT_BIN", target.join("debug"));
     command
 }
