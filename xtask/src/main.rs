@@ -73,11 +73,17 @@ fn main() -> Result<()> {
     let root = root()?;
     let target = setup::target_dir()?;
     match arguments.task {
-        Task::Demo { data, keep, large_mib } => {
+        Task::Demo {
+            data,
+            keep,
+            large_mib,
+        } => {
             setup::build_needs()?;
             build_daemons(&root, &target)?;
             let mut run = product(&target);
-            run.arg("demo").arg("--large-mib").arg(large_mib.to_string());
+            run.arg("demo")
+                .arg("--large-mib")
+                .arg(large_mib.to_string());
             if let Some(data) = data {
                 run.arg("--data").arg(data);
             }
@@ -124,7 +130,14 @@ fn main() -> Result<()> {
         Task::Fix => {
             call(cargo(&root, &target).args(["fmt", "--all"]))?;
             let mut fix = cargo(&root, &target);
-            fix.args(["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"]);
+            fix.args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--fix",
+                "--allow-dirty",
+                "--allow-staged",
+            ]);
             call(&mut fix)
         }
         Task::Bench { name, json, rest } => {
@@ -139,25 +152,53 @@ fn main() -> Result<()> {
             let json = json.unwrap_or_else(|| target.join(format!("bench-{name}.json")));
             let mut run = Command::new(target.join("release/xtask-run"));
             run.env("REDUIT_BIN", target.join("release"));
-            call(run.arg("bench").arg(name).arg("--json").arg(json).args(rest))
+            call(
+                run.arg("bench")
+                    .arg(name)
+                    .arg("--json")
+                    .arg(json)
+                    .args(rest),
+            )
         }
     }
 }
 
 /// Packages whose binaries the demo and the end-to-end tests start.
-const DAEMONS: [&str; 5] = ["reduit-node", "reduit-kms", "reduit", "reduit-local", "reduit-faults"];
+const DAEMONS: [&str; 5] = [
+    "reduit-node",
+    "reduit-kms",
+    "reduit",
+    "reduit-local",
+    "reduit-faults",
+];
 
 fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     call(cargo(root, target).args(["fmt", "--all", "--check"]))?;
     let mut clippy = cargo(root, target);
-    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    clippy.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]);
     call(&mut clippy)?;
     call(cargo(root, target).args(["test", "--package", "xtask"]))?;
     let deny = Command::new("cargo").args(["deny", "--version"]).output();
     if deny.is_ok_and(|out| out.status.success()) {
-        call(cargo(root, target).args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+        call(cargo(root, target).args([
+            "deny",
+            "--offline",
+            "check",
+            "bans",
+            "licenses",
+            "sources",
+        ]))?;
     } else {
-        println!("check: cargo-deny is not installed, deny.toml is not enforced here (cargo install cargo-deny)");
+        println!(
+            "check: cargo-deny is not installed, deny.toml is not enforced here (cargo install cargo-deny)"
+        );
     }
     Ok(())
 }
@@ -185,7 +226,9 @@ pub(crate) fn cargo(root: &std::path::Path, target: &std::path::Path) -> Command
 }
 
 fn call(command: &mut Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("cannot start {:?}", command.get_program()))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {:?}", command.get_program()))?;
     if !status.success() {
         bail!("{:?} ended with {status}", command.get_program());
     }

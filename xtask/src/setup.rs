@@ -26,32 +26,66 @@ struct Need {
 /// Compilers, and libclang for RocksDB's bindings.
 pub(crate) fn build_needs() -> Result<()> {
     install(&[
-        Need { package: "g++", shows: || on_path("g++") },
-        Need { package: "make", shows: || on_path("make") },
-        Need { package: "libclang-dev", shows: has_libclang },
-        Need { package: "clang", shows: || on_path("clang") },
-        Need { package: "zstd", shows: || on_path("zstd") },
-        Need { package: "fuse3", shows: || on_path("fusermount3") },
+        Need {
+            package: "g++",
+            shows: || on_path("g++"),
+        },
+        Need {
+            package: "make",
+            shows: || on_path("make"),
+        },
+        Need {
+            package: "libclang-dev",
+            shows: has_libclang,
+        },
+        Need {
+            package: "clang",
+            shows: || on_path("clang"),
+        },
+        Need {
+            package: "zstd",
+            shows: || on_path("zstd"),
+        },
+        Need {
+            package: "fuse3",
+            shows: || on_path("fusermount3"),
+        },
     ])
 }
 
 /// Peers that a benchmark measures against.
 pub(crate) fn bench_needs(name: &str) -> Result<()> {
     if name == "replica" {
-        install(&[Need { package: "etcd-server", shows: || on_path("etcd") }])?;
+        install(&[Need {
+            package: "etcd-server",
+            shows: || on_path("etcd"),
+        }])?;
     }
     Ok(())
 }
 
 fn install(needs: &[Need]) -> Result<()> {
-    let missing: Vec<_> = needs.iter().filter(|need| !(need.shows)()).map(|need| need.package).collect();
+    let missing: Vec<_> = needs
+        .iter()
+        .filter(|need| !(need.shows)())
+        .map(|need| need.package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let by_hand = format!("apt-get install --no-install-recommends {}", missing.join(" "));
-    let root = Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n");
+    let by_hand = format!(
+        "apt-get install --no-install-recommends {}",
+        missing.join(" ")
+    );
+    let root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|out| out.stdout == b"0\n");
     if !root || !on_path("apt-get") {
-        bail!("this machine lacks {}; install with: {by_hand}", missing.join(", "));
+        bail!(
+            "this machine lacks {}; install with: {by_hand}",
+            missing.join(", ")
+        );
     }
     println!("installing {}", missing.join(", "));
     apt(&["update", "-q"])?;
@@ -62,7 +96,10 @@ fn install(needs: &[Need]) -> Result<()> {
 
 fn apt(arguments: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    command
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(std::process::Stdio::null());
     let status = command.status().context("cannot start apt-get")?;
     if !status.success() {
         bail!("apt-get {} ended with {status}", arguments.join(" "));
@@ -71,7 +108,9 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 fn on_path(program: &str) -> bool {
-    let Some(path) = std::env::var_os("PATH") else { return false };
+    let Some(path) = std::env::var_os("PATH") else {
+        return false;
+    };
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
@@ -80,7 +119,10 @@ fn has_libclang() -> bool {
         return true;
     }
     let Ok(listing) = Command::new("sh")
-        .args(["-c", "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null"])
+        .args([
+            "-c",
+            "ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* 2>/dev/null",
+        ])
         .output()
     else {
         return false;

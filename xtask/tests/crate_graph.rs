@@ -15,7 +15,13 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-replica", &["reduit-proto", "reduit-transport"]),
     (
         "reduit-node",
-        &["reduit-node-state", "reduit-replica", "reduit-proto", "reduit-tlog", "reduit-transport"],
+        &[
+            "reduit-node-state",
+            "reduit-replica",
+            "reduit-proto",
+            "reduit-tlog",
+            "reduit-transport",
+        ],
     ),
     (
         "reduit-kms",
@@ -28,7 +34,15 @@ const MAY: &[(&str, &[&str])] = &[
             "reduit-transport",
         ],
     ),
-    ("reduit", &["reduit-proto", "reduit-envelope", "reduit-tlog", "reduit-transport"]),
+    (
+        "reduit",
+        &[
+            "reduit-proto",
+            "reduit-envelope",
+            "reduit-tlog",
+            "reduit-transport",
+        ],
+    ),
     ("reduit-local", &["*"]),
     ("reduit-sim", &["*"]),
     ("reduit-faults", &["*"]),
@@ -37,12 +51,30 @@ const MAY: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that hold thinking alone: no runtime, whatever the way it comes.
-const PURE: &[&str] =
-    &["reduit-proto", "reduit-envelope", "reduit-tlog", "reduit-node-state", "reduit-kms-state"];
-const RUNTIMES: &[&str] = &["tokio", "tokio-stream", "tokio-util", "async-std", "hyper", "axum"];
+const PURE: &[&str] = &[
+    "reduit-proto",
+    "reduit-envelope",
+    "reduit-tlog",
+    "reduit-node-state",
+    "reduit-kms-state",
+];
+const RUNTIMES: &[&str] = &[
+    "tokio",
+    "tokio-stream",
+    "tokio-util",
+    "async-std",
+    "hyper",
+    "axum",
+];
 
 /// Test and launch crates: nothing that ships imports them.
-const LEAVES: &[&str] = &["reduit-local", "reduit-sim", "reduit-faults", "xtask", "xtask-run"];
+const LEAVES: &[&str] = &[
+    "reduit-local",
+    "reduit-sim",
+    "reduit-faults",
+    "xtask",
+    "xtask-run",
+];
 
 fn direct() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = MetadataCommand::new()
@@ -70,11 +102,17 @@ fn crates_import_only_what_the_design_allows() {
     let direct = direct();
     let ours: BTreeSet<_> = direct.keys().cloned().collect();
     let listed: BTreeSet<_> = MAY.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(ours, listed, "a crate is new or gone: its room in the table is missing");
+    assert_eq!(
+        ours, listed,
+        "a crate is new or gone: its room in the table is missing"
+    );
     for (name, allowed) in MAY {
         for import in direct[*name].intersection(&ours) {
             let fine = allowed.contains(&"*") || allowed.contains(&import.as_str());
-            assert!(fine, "{name} imports {import}, which DESIGN section 3 forbids");
+            assert!(
+                fine,
+                "{name} imports {import}, which DESIGN section 3 forbids"
+            );
         }
     }
 }
@@ -89,10 +127,19 @@ fn no_key_crate_is_reachable_from_a_storage_node() {
             next.extend(direct.get(&name).into_iter().flatten().cloned());
         }
     }
-    for forbidden in ["reduit-envelope", "reduit-kms", "reduit-kms-state", "reduit", "hpke"] {
+    for forbidden in [
+        "reduit-envelope",
+        "reduit-kms",
+        "reduit-kms-state",
+        "reduit",
+        "hpke",
+    ] {
         assert!(!seen.contains(forbidden), "node reaches {forbidden}");
     }
-    assert!(seen.contains("reduit-replica"), "the walk followed the graph");
+    assert!(
+        seen.contains("reduit-replica"),
+        "the walk followed the graph"
+    );
 }
 
 #[test]
@@ -100,7 +147,10 @@ fn pure_crates_have_no_runtime() {
     let direct = direct();
     for name in PURE {
         for runtime in RUNTIMES {
-            assert!(!direct[*name].contains(*runtime), "{name} imports {runtime}");
+            assert!(
+                !direct[*name].contains(*runtime),
+                "{name} imports {runtime}"
+            );
         }
     }
 }

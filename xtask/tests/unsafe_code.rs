@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// File below the repository's root -> why.
-const ALLOWED: &[(&str, &str)] = &[
-    ("envelope/src/locked.rs", "locked memory: mmap, mlock, memfd_secret"),
-];
+const ALLOWED: &[(&str, &str)] = &[(
+    "envelope/src/locked.rs",
+    "locked memory: mmap, mlock, memfd_secret",
+)];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).expect("a folder of the repository").flatten() {
+    for entry in std::fs::read_dir(dir)
+        .expect("a folder of the repository")
+        .flatten()
+    {
         let path = entry.path();
         let name = entry.file_name();
         if path.is_dir() && name != "target" && name != ".git" {
@@ -27,14 +31,20 @@ fn unsafe_code_stands_only_where_it_is_named() {
     assert!(files.len() > 20, "the walk found the sources");
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a source file");
-        let relative = file.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+        let relative = file
+            .strip_prefix(root)
+            .expect("below the root")
+            .to_string_lossy()
+            .into_owned();
         let here = text.lines().any(|line| {
             let code = line.split("//").next().unwrap_or_default();
             code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl")
         });
         if here && relative != "xtask/tests/unsafe_code.rs" {
             assert!(
-                ALLOWED.iter().any(|(path, _)| relative.starts_with(path.trim_end_matches(".rs"))),
+                ALLOWED
+                    .iter()
+                    .any(|(path, _)| relative.starts_with(path.trim_end_matches(".rs"))),
                 "{relative} holds unsafe code that nobody gave a reason for"
             );
         }
