@@ -113,7 +113,7 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// Bytes of entries kept readable without the disk. What is not yet written is kept beyond it.
     pub cache_bytes_max: usize,
-    /// Segments kept before entries of idle groups are moved out of the oldest ones.
+    /// Segments below which entries of idle groups are never moved out of the oldest ones (but on a full disk).
     pub segments_soft_max: usize,
     /// Bytes to leave free on the file system: below this no new segment is made.
     pub space_bytes_min: u64,

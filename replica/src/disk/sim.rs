@@ -185,7 +185,7 @@ impl SimDisk {
         self.device.lock().capacity_bytes = bytes;
     }
 
-    /// Bytes files take.
+    /// Bytes named files take; what was removed takes none, though open handles still read it.
     pub fn used_bytes(&self) -> u64 {
         self.device.lock().used_bytes()
     }
@@ -310,10 +310,12 @@ impl SimContent {
 
 impl Device {
     fn used_bytes(&self) -> u64 {
-        self.files
-            .values()
-            .map(|content| content.current.len() as u64)
-            .sum()
+        let bytes = |file| {
+            self.files
+                .get(file)
+                .map_or(0, |content| content.current.len() as u64)
+        };
+        self.names.values().map(bytes).sum()
     }
 
     fn cut_names(&mut self) {

@@ -1,12 +1,13 @@
 //! Moves live entries out of the oldest segment, so that one idle group cannot pin every segment after its own.
 //!
 //! Owns when and which. An entry is written again as it is; the old copy stays readable until the new one is
-//! durable. Cost is bounded: it runs only while less than half of the log is live, so a byte is moved about once
-//! for each byte appended.
+//! durable. Cost is bounded: it runs only while about half of the log is dead, so a byte is moved about once for each
+//! byte appended.
 
 use proto::ids::{GroupId, LogIndex};
 
 use super::core::{Effect, Item, Location, Shared, State, Supply};
+use super::header::HEADER_REGION_BYTES;
 use super::record::{Kind, RecordHeader, record_bytes};
 use super::{LogEntry, LogError};
 
@@ -16,16 +17,22 @@ const STEP_ENTRIES: usize = 1024;
 const STEP_BYTES: usize = 1 << 20;
 
 impl Shared {
-    /// Whether entries should be moved: too many segments, mostly dead, and the oldest is not the one in use.
+    /// Whether entries should be moved: there are about twice the segments that the live entries need, and too many;
+    /// or the disk is full and a fifth of them could go.
     pub(super) fn wants_cleaning(&self, state: &State) -> bool {
-        let segments = state.segments.len();
-        let crowded = segments > self.options.segments_soft_max.max(2)
-            || (state.supply == Supply::Full && segments > 2);
-        if !crowded || state.moving > 0 {
+        if state.moving > 0 {
             return false;
         }
+        let segments = state.segments.len() as u64;
         let live: u64 = state.groups.values().map(|group| group.bytes).sum();
-        live * 2 < segments as u64 * self.options.segment_bytes
+        // A record is a quarter of a segment at most, so moving fills three quarters at least; moving everything
+        // ends in no more segments than this, and then it stops.
+        let usable = (self.options.segment_bytes - u64::from(HEADER_REGION_BYTES)) / 4 * 3;
+        let needed = live.div_ceil(usable) + 1;
+        match state.supply {
+            Supply::Open => segments > (2 * needed).max(self.options.segments_soft_max as u64),
+            Supply::Full => segments * 4 > needed * 5,
+        }
     }
 
     /// Moves one step's worth out of the oldest segment. Answers whether anything was moved.

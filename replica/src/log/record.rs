@@ -198,7 +198,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    const GOLDEN_RECORD: &str = "";
+    const GOLDEN_RECORD: &str = "3ab452ea935862e10600000001010000001000000000000010000000000000000300000000000000\
+        07000000000000007265647569740000";
 
     proptest! {
         #[test]

@@ -20,6 +20,8 @@ pub(super) struct Spare {
 
 /// Spares to have: one to go on with, one in reserve.
 const SPARES: usize = 2;
+/// Spares to keep when segments retire: purges come in bursts, and a segment made anew is written twice.
+const SPARES_KEPT: usize = 4;
 
 enum Job {
     Nothing,
@@ -71,10 +73,11 @@ impl Shared {
             }
             state.supply = Supply::Open;
         }
-        let outcome = self.state.lock().retired.pop_front().map_or_else(
-            || self.prepare(),
-            |(number, segment)| self.retire_segment(number, segment),
-        );
+        let retired = self.state.lock().retired.pop_front();
+        let outcome = match retired {
+            Some((number, segment)) => self.retire_segment(number, segment),
+            None => self.prepare(),
+        };
         if let Err(error) = outcome {
             self.fail(error, Vec::new());
         }
@@ -148,7 +151,7 @@ impl Shared {
     /// segments go oldest first whatever a power cut keeps.
     fn retire_segment(&self, number: u32, segment: Segment) -> Result<(), LogError> {
         let path = self.path(number);
-        let wanted = self.state.lock().spares.len() < SPARES;
+        let wanted = self.state.lock().spares.len() < SPARES_KEPT;
         // A reader may still hold the file: then its bytes must stay as they are.
         let alone = Arc::strong_count(&segment.file) == 1;
         let spare = self.spare_number();

@@ -187,7 +187,17 @@ fn valid_records_behind_a_hole_never_come_back() {
 #[test]
 fn a_missing_or_short_segment_is_damage() {
     let sim = SimDisk::new(5);
-    let (log, _, _) = filled(5, &sim);
+    let log = RaftLog::open(sim.boot(), &dir(), options(&salts(5))).expect("opens");
+    for index in 0..60 {
+        assert!(
+            append_now(
+                &log,
+                &log.group(GroupId(16)),
+                vec![entry(1, index, vec![1; 3000])]
+            )
+            .is_ok()
+        );
+    }
     log.close().expect("closes");
     drop(log);
     let paths = segments(&sim);
