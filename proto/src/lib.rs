@@ -13,6 +13,7 @@ pub mod v1 {
         missing_docs,
         unreachable_pub,
         clippy::all,
+        clippy::allow_attributes_without_reason,
         reason = "generated; documented in proto/reduit/v1/*.proto"
     )]
     include!(concat!(env!("OUT_DIR"), "/reduit.v1.rs"));
