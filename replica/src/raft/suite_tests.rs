@@ -1,0 +1,100 @@
+//! openraft's own suite over the log and state that ship, on the real disk and on the simulated one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use proto::ids::{FeatureLevel, GroupId};
+use proto::store::Writer;
+use tempfile::TempDir;
+
+use super::log_store::LogStore;
+use super::machine::{Shared, StateMachine};
+use super::snapshot::SnapshotDir;
+use super::types::Config;
+use crate::disk::{Disk, RealDisk, SimDisk};
+use crate::log::{LogOptions, RaftLog};
+use crate::machine::{Machine, Position, UnknownCommand};
+use crate::state::{RocksState, StateEnv, StateOptions, StateStore, TwinMedium, TwinState};
+
+const GROUP: GroupId = GroupId(16);
+
+/// Takes everything and keeps nothing.
+struct Empty;
+
+impl Machine for Empty {
+    fn level_max(&self) -> FeatureLevel {
+        FeatureLevel(0)
+    }
+
+    fn apply(
+        &self,
+        _: Position<'_>,
+        _: &Bytes,
+        _: &mut dyn Writer,
+        _: &mut dyn Writer,
+    ) -> Result<Bytes, UnknownCommand> {
+        Ok(Bytes::new())
+    }
+}
+
+fn stores(disk: Arc<dyn Disk>, dir: &Path, state: Arc<dyn StateStore>) -> (LogStore, StateMachine) {
+    let options = LogOptions {
+        segment_bytes: 1 << 20,
+        payload_bytes_max: 1 << 18,
+        ..LogOptions::default()
+    };
+    let log = RaftLog::open(Arc::clone(&disk), &dir.join("log"), options).expect("a new log");
+    let snapshots = SnapshotDir::open(disk, dir.join("snapshots")).expect("a new folder");
+    let jurisdiction = "CH".parse().expect("valid");
+    let shared = Shared::open(Arc::new(Empty), state, snapshots, jurisdiction);
+    let shared = Arc::new(shared.expect("a new state"));
+    shared.running.store(true, Ordering::Release);
+    (LogStore::new(log.group(GROUP)), StateMachine { shared })
+}
+
+struct Real;
+
+impl StoreBuilder<Config, LogStore, StateMachine, TempDir> for Real {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<Config>> {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let env = StateEnv::new(StateOptions::default());
+        let state = RocksState::open(&env, &dir.path().join("state")).expect("a new state");
+        let (log, machine) = stores(Arc::new(RealDisk), dir.path(), Arc::new(state));
+        Ok((dir, log, machine))
+    }
+}
+
+/// Each store on a device of its own.
+#[derive(Default)]
+struct Simulated(AtomicU64);
+
+impl StoreBuilder<Config, LogStore, StateMachine, ()> for Simulated {
+    async fn build(&self) -> Result<((), LogStore, StateMachine), StorageError<Config>> {
+        let seed = self.0.fetch_add(1, Ordering::Relaxed);
+        let disk = SimDisk::new(seed).boot();
+        let dir = Path::new("/member");
+        let state = TwinState::open(
+            &TwinMedium::new(seed),
+            &dir.join("state"),
+            Arc::clone(&disk),
+        );
+        let (log, machine) = stores(disk, dir, Arc::new(state));
+        Ok(((), log, machine))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engines_suite_passes_on_the_real_disk() {
+    Suite::test_all(Real).await.expect("the suite passes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engines_suite_passes_on_the_simulated_disk() {
+    Suite::test_all(Simulated::default())
+        .await
+        .expect("the suite passes");
+}
