@@ -1,0 +1,31 @@
+//! The pure state machines of a region's catalog and shards: commands in, answers and state out.
+//!
+//! Owns the state format, the order of checks in apply, listings and the invariants. Refuses clocks, randomness,
+//! files and runtimes: the same log gives the same bytes on every replica (DESIGN section 6).
+
+mod at;
+pub mod catalog;
+pub mod invariants;
+pub mod keys;
+pub mod limits;
+pub mod listing;
+pub mod local;
+pub mod read;
+mod record;
+pub mod shard;
+
+pub use at::{At, Majority, Unknown};
+pub use catalog::CatalogMachine;
+pub use record::{CatalogMeta, ShardMeta};
+pub use shard::ShardMachine;
+
+#[cfg(all(
+    not(debug_assertions),
+    any(
+        feature = "danger_ignore_precondition",
+        feature = "danger_retry_twice",
+        feature = "danger_one_receipt",
+        feature = "danger_unbound_verdict"
+    )
+))]
+compile_error!("danger_* features break promises and are refused in release builds");

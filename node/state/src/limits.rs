@@ -1,0 +1,41 @@
+//! Bounds that apply holds. They are part of the format: changing one takes a new feature level.
+
+/// Upload epochs for which request ids are kept and uploads may be finished.
+pub const EPOCHS_KEPT: u64 = 24;
+/// Sealed bytes that may ride in an entry. Clients choose a lower bound by measurement (16 KiB at first).
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Bytes of one block.
+pub const BLOCK_BYTES_MAX: u32 = 8 << 20;
+/// Blocks of one finished object: 64 GiB. Larger objects are finished part by part.
+pub const BLOCKS_MAX: usize = 8192;
+/// Bytes of a sealed manifest.
+pub const MANIFEST_BYTES_MAX: usize = 512 << 10;
+/// Bytes of sealed metadata: one 16 KiB chunk and its seal.
+pub const METADATA_BYTES_MAX: usize = 17 << 10;
+/// Bytes of an encoded lease token.
+pub const TOKEN_BYTES_MAX: usize = 4 << 10;
+/// Encoded bytes of one command; under the 1 MiB of an entry.
+pub const COMMAND_BYTES_MAX: usize = 1_000_000;
+/// Receipts in one command: more members than a shard has while its membership changes.
+pub const RECEIPTS_MAX: usize = 32;
+/// Ranges of blocks in one receipt.
+pub const RANGES_MAX: usize = 256;
+/// Tombstones kept in one dataset's change index.
+pub const TOMBSTONES_MAX: u64 = 65_536;
+/// Records that are due and that each command removes besides its own work: more than a put adds, so that the
+/// backlog shrinks under any load.
+pub const SWEEP_STEPS: u32 = 8;
+/// Records that one `Sweep` command removes at most.
+pub const SWEEP_STEPS_MAX: u32 = 1024;
+
+/// Entries in one listing page.
+pub const PAGE_ENTRIES_MAX: usize = 1000;
+/// Encoded bytes of one listing page, about; under gRPC's 4 MiB message.
+pub const PAGE_BYTES_MAX: usize = 2 << 20;
+/// Records one listing page may look at, delete markers among them.
+pub const PAGE_SCANS_MAX: usize = 10_000;
+/// Bytes of a listing's delimiter.
+pub const DELIMITER_BYTES_MAX: usize = 1024;
+
+/// Bytes of a digest, of a salt and of a holder.
+pub const DIGEST_BYTES: usize = 32;

@@ -1,0 +1,128 @@
+//! Point reads of a shard's state.
+//!
+//! Owns how an entry is put together from its head and its body. Refuses nothing: freshness and permission are the
+//! caller's, who passes a reader of the right index.
+
+use bytes::Bytes;
+use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectVersionId, UploadEpoch};
+use proto::store::Reader;
+use proto::v1;
+
+use crate::keys::{self, table};
+use crate::record;
+
+/// A dataset's record, dropped ones included.
+pub fn dataset(state: &(impl Reader + ?Sized), id: &DatasetId) -> Option<v1::DatasetRecord> {
+    record::load(state, &keys::dataset(table::DATASET, id))
+}
+
+/// The current version of an object, or the one asked for, with manifest, inline bytes and blocks. A delete marker
+/// is answered as one.
+pub fn object(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    key: &str,
+    version: Option<&ObjectVersionId>,
+) -> Option<v1::ObjectEntry> {
+    let head = head(state, dataset, key, version)?;
+    if head.delete_marker {
+        return Some(head);
+    }
+    let id = ObjectVersionId::try_from(head.version_id.as_ref()).ok()?;
+    let body = body(state, &id)?;
+    Some(v1::ObjectEntry {
+        sealed_manifest: body.sealed_manifest,
+        inline: body.inline,
+        blocks: body.blocks,
+        ..head
+    })
+}
+
+/// As [`object`], without manifest, inline bytes and blocks: what a listing shows.
+pub fn head(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    key: &str,
+    version: Option<&ObjectVersionId>,
+) -> Option<v1::ObjectEntry> {
+    let current: v1::ObjectEntry = record::load(state, &keys::current(dataset, key))?;
+    let Some(asked) = version else {
+        return Some(current);
+    };
+    if current.version_id == asked.as_bytes()[..] {
+        return Some(current);
+    }
+    let at = self::version(state, asked)?;
+    if at.key != key || at.dataset_id != dataset.as_bytes()[..] {
+        return None;
+    }
+    record::load(
+        state,
+        &keys::older(dataset, key, LogIndex(at.finished_index)),
+    )
+}
+
+/// Where a version is.
+pub fn version(state: &(impl Reader + ?Sized), id: &ObjectVersionId) -> Option<v1::VersionRecord> {
+    record::load(state, &keys::version(table::VERSION, id))
+}
+
+/// Manifest, inline bytes and blocks of a version: what repair goes by. `None` for delete markers and unknown ids.
+pub fn body(state: &(impl Reader + ?Sized), id: &ObjectVersionId) -> Option<v1::ObjectEntry> {
+    record::load(state, &keys::version(table::BODY, id))
+}
+
+/// A lease's token.
+pub fn token(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    lease: &LeaseId,
+) -> Option<v1::TokenRecord> {
+    record::load(state, &keys::token(table::TOKEN, dataset, lease))
+}
+
+/// What a request id did, while the window keeps it: an encoded `ShardAnswer`.
+pub fn answered(state: &(impl Reader + ?Sized), id: &proto::ids::RequestId) -> Option<Bytes> {
+    record::load::<v1::RequestRecord>(state, &keys::request(id)).map(|kept| kept.answer)
+}
+
+/// Visits versions whose blocks became garbage at or before `through`, oldest epoch first, until `visit` answers
+/// `false`. A node may unlink them once an epoch of grace has passed and is flushed.
+pub fn garbage(
+    state: &(impl Reader + ?Sized),
+    through: UploadEpoch,
+    visit: &mut dyn FnMut(UploadEpoch, ObjectVersionId, v1::GarbageRecord) -> bool,
+) {
+    let start = keys::epoch_start(table::GARBAGE, UploadEpoch(0));
+    let end = match through.0.checked_add(1) {
+        Some(next) => keys::epoch_start(table::GARBAGE, UploadEpoch(next)),
+        None => keys::end_of(&[table::GARBAGE]),
+    };
+    state.scan(&start, &end, &mut |key, value| {
+        let (epoch, id) = keys::garbage_parts(key).expect("the key was written by us");
+        visit(epoch, id, record::decode(value))
+    });
+}
+
+/// Changes of a dataset after a log index, in order, at most `limit`.
+pub fn changes(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    after: LogIndex,
+    limit: usize,
+) -> Vec<(LogIndex, v1::ChangeRecord)> {
+    let start = keys::change(table::CHANGE, dataset, LogIndex(after.0.saturating_add(1)));
+    let (_, end) = keys::range(table::CHANGE, dataset.as_bytes());
+    let mut found = Vec::new();
+    if limit == 0 {
+        return found;
+    }
+    state.scan(&start, &end, &mut |key, value| {
+        let index = key[key.len() - 8..]
+            .try_into()
+            .expect("the key ends in eight bytes of index");
+        found.push((LogIndex(u64::from_be_bytes(index)), record::decode(value)));
+        found.len() < limit
+    });
+    found
+}

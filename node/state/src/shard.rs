@@ -1,0 +1,223 @@
+//! The machine of one shard: datasets, objects, tokens, request ids, upload epochs.
+//!
+//! Owns the order of checks, the same in every command: size and shape; request id window; verdict; dataset; key;
+//! token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have passed. A
+//! refusal is an answer, equal on every replica; a command this build does not know stops the replica.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{DatasetId, LogIndex, UnixMs};
+use proto::store::Writer;
+use proto::v1;
+use proto::v1::shard_command::Command;
+
+use crate::at::{At, Majority, Unknown};
+use crate::keys::{self, table};
+use crate::limits::{COMMAND_BYTES_MAX, SWEEP_STEPS};
+use crate::record::{self, ShardMeta};
+
+mod dataset;
+mod delete;
+mod epoch;
+mod evidence;
+mod put;
+mod refusal;
+mod request;
+mod sweep;
+mod token;
+mod versions;
+
+use refusal::{Answer, malformed, refuse};
+use request::Window;
+
+/// Applies the commands of one shard's log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ShardMachine;
+
+impl ShardMachine {
+    /// Applies one committed command (`ShardCommand`) and answers with an encoded `ShardAnswer`. Writes `state`,
+    /// and to `local` what this replica has to look for on its disk ([`crate::local`]).
+    pub fn apply(
+        &self,
+        at: At<'_>,
+        command: &Bytes,
+        state: &mut dyn Writer,
+        local: &mut dyn Writer,
+    ) -> Result<Bytes, Unknown> {
+        let unknown = |what| Unknown {
+            index: at.index,
+            what,
+        };
+        let bytes = command.len();
+        let command = v1::ShardCommand::decode(command.clone())
+            .map_err(|_| unknown("bytes that are no shard command"))?;
+        let Some(kind) = &command.command else {
+            return Err(unknown(
+                "a shard command of a kind this build does not know",
+            ));
+        };
+        let before = ShardMeta::load(&*state);
+        let time = UnixMs(before.time.0.max(command.now_ms));
+        let mut apply = Apply {
+            index: at.index,
+            voters: at.voters,
+            state,
+            local,
+            meta: ShardMeta { time, ..before },
+        };
+        let answer = if bytes > COMMAND_BYTES_MAX {
+            encode(malformed())
+        } else {
+            match apply.window(&command, kind) {
+                Window::Answered(answer) => answer,
+                Window::Refused(refused) => encode(Err(refused)),
+                Window::Free(claim) => {
+                    let answer = apply.run(&command, kind);
+                    apply.remember(claim, answer)
+                }
+            }
+        };
+        apply.sweep(SWEEP_STEPS);
+        if apply.meta != before {
+            apply
+                .state
+                .put(&keys::single(table::META), &apply.meta.encode());
+        }
+        Ok(answer)
+    }
+}
+
+fn encode(answer: Answer) -> Bytes {
+    use v1::shard_answer::Answer as Kind;
+    let answer = match answer {
+        Ok(done) => Kind::Done(done),
+        Err(refused) => Kind::Refused(refused),
+    };
+    v1::ShardAnswer {
+        answer: Some(answer),
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// One command being applied.
+struct Apply<'a> {
+    index: LogIndex,
+    voters: &'a dyn Majority,
+    state: &'a mut dyn Writer,
+    local: &'a mut dyn Writer,
+    meta: ShardMeta,
+}
+
+/// A dataset being worked on. Written back with [`Apply::save`].
+struct Dataset {
+    id: DatasetId,
+    record: v1::DatasetRecord,
+}
+
+impl Apply<'_> {
+    fn run(&mut self, command: &v1::ShardCommand, kind: &Command) -> Answer {
+        match kind {
+            Command::AdvanceUploadEpoch(advance) => return self.advance_upload_epoch(advance),
+            Command::SetAuthority(set) => return self.set_authority(set),
+            Command::Sweep(sweep) => return self.sweep_more(sweep),
+            _ => {}
+        }
+        let verdict = self.verdict(command)?;
+        match kind {
+            Command::CreateDataset(create) => self.create_dataset(create),
+            Command::TombstoneDataset(tombstone) => self.tombstone_dataset(tombstone),
+            Command::SetKeyState(set) => self.set_key_state(set),
+            Command::SetVersioning(set) => self.set_versioning(set),
+            Command::RegisterToken(register) => self.register_token(verdict, register),
+            Command::PutObject(put) => self.put_object(verdict, put),
+            Command::FinishObject(finish) => self.finish_object(verdict, finish),
+            Command::DeleteObject(delete) => self.delete_object(delete),
+            Command::AdvanceUploadEpoch(_) | Command::SetAuthority(_) | Command::Sweep(_) => {
+                malformed()
+            }
+        }
+    }
+
+    /// What the leader decided on must still be what is in force: between its decision and this position a
+    /// revocation may have been committed.
+    fn verdict(&self, command: &v1::ShardCommand) -> Result<v1::Verdict, v1::Refused> {
+        let Some(verdict) = command.verdict else {
+            return malformed();
+        };
+        if verdict.authority_version != self.meta.authority_version
+            && !cfg!(feature = "danger_unbound_verdict")
+        {
+            return Err(v1::Refused {
+                moved_to: self.meta.authority_version,
+                ..refusal::of(v1::Refusal::AuthorityMoved)
+            });
+        }
+        Ok(verdict)
+    }
+
+    /// The dataset, if it takes changes.
+    fn writable(&self, id: &[u8]) -> Result<Dataset, v1::Refused> {
+        let dataset = self.existing(id)?;
+        match dataset.record.status() {
+            v1::DatasetStatus::Active => Ok(dataset),
+            v1::DatasetStatus::Fenced => refuse(v1::Refusal::DatasetFenced),
+            v1::DatasetStatus::Tombstoned | v1::DatasetStatus::Unspecified => {
+                refuse(v1::Refusal::DatasetGone)
+            }
+        }
+    }
+
+    /// The dataset, unless it is dropped.
+    fn existing(&self, id: &[u8]) -> Result<Dataset, v1::Refused> {
+        let Ok(id) = DatasetId::try_from(id) else {
+            return malformed();
+        };
+        let Some(record) = self.dataset(&id) else {
+            return refuse(v1::Refusal::NoSuchDataset);
+        };
+        if record.status() == v1::DatasetStatus::Tombstoned {
+            return refuse(v1::Refusal::DatasetGone);
+        }
+        Ok(Dataset { id, record })
+    }
+
+    fn dataset(&self, id: &DatasetId) -> Option<v1::DatasetRecord> {
+        record::load(&*self.state, &keys::dataset(table::DATASET, id))
+    }
+
+    fn save(&mut self, dataset: &Dataset) {
+        let key = keys::dataset(table::DATASET, &dataset.id);
+        self.state.put(&key, &dataset.record.encode_to_vec());
+    }
+
+    /// The key's state is the one the leader saw, and lets new objects be sealed.
+    fn key_allows(&self, verdict: v1::Verdict, dataset: &Dataset) -> Result<(), v1::Refused> {
+        let held = dataset.record.key_state_version;
+        if verdict.key_state_version != held && !cfg!(feature = "danger_unbound_verdict") {
+            return Err(v1::Refused {
+                moved_to: held,
+                ..refusal::of(v1::Refusal::KeyStateMoved)
+            });
+        }
+        match dataset.record.key_state() {
+            v1::KeyState::Enabled => Ok(()),
+            _ => refuse(v1::Refusal::KeyDisabled),
+        }
+    }
+
+    fn done(&self) -> v1::Done {
+        v1::Done {
+            log_index: self.index.0,
+            upload_epoch: self.meta.upload_epoch.0,
+            ..Default::default()
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod model_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,492 @@
+//! Random command sequences against a map that says what a user should see.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use proto::ids::{LogIndex, ObjectVersionId, RequestId, UploadEpoch};
+use proto::v1;
+use proto::v1::Refusal;
+use proto::v1::shard_command::Command;
+
+use super::fixture::*;
+use crate::limits::EPOCHS_KEPT;
+use crate::listing::{ObjectsQuery, VersionsQuery, objects, versions};
+use crate::read;
+
+const KEYS: [&str; 4] = ["a", "a/b", "a\0", "b"];
+
+#[derive(Debug, Clone)]
+enum Condition {
+    None,
+    Absent,
+    /// The current version, as the model sees it.
+    Current,
+    Wrong,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put {
+        key: usize,
+        condition: Condition,
+        blocks: bool,
+        reuse: Option<u64>,
+    },
+    Delete {
+        key: usize,
+        condition: Condition,
+    },
+    /// The version at this place of all ever made, whether it lives or not.
+    DeleteVersion {
+        key: usize,
+        made: u64,
+    },
+    Versioning(bool),
+    Epochs(u64),
+    /// An earlier command again, under a new verdict.
+    Retry {
+        back: usize,
+    },
+    /// An earlier request id with another request.
+    Steal {
+        back: usize,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let condition = prop_oneof![
+        4 => Just(Condition::None),
+        1 => Just(Condition::Absent),
+        2 => Just(Condition::Current),
+        1 => Just(Condition::Wrong),
+    ];
+    let key = 0..KEYS.len();
+    prop_oneof![
+        6 => (key.clone(), condition.clone(), any::<bool>(), prop::option::weighted(0.1, 0u64..20))
+            .prop_map(|(key, condition, blocks, reuse)| Step::Put { key, condition, blocks, reuse }),
+        3 => (key.clone(), condition).prop_map(|(key, condition)| Step::Delete { key, condition }),
+        2 => (key, 0u64..20).prop_map(|(key, made)| Step::DeleteVersion { key, made }),
+        1 => any::<bool>().prop_map(Step::Versioning),
+        1 => prop_oneof![Just(1u64), Just(EPOCHS_KEPT), Just(EPOCHS_KEPT + 1)].prop_map(Step::Epochs),
+        2 => (0usize..6).prop_map(|back| Step::Retry { back }),
+        1 => (0usize..6).prop_map(|back| Step::Steal { back }),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Version {
+    id: ObjectVersionId,
+    marker: bool,
+    kept: bool,
+    blocks: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Outcome {
+    Done(Option<ObjectVersionId>),
+    Refused(Refusal),
+}
+
+/// What a user should see.
+#[derive(Default)]
+struct Model {
+    versioning: bool,
+    epoch: u64,
+    /// Oldest first; the last is the current one.
+    objects: BTreeMap<&'static str, Vec<Version>>,
+    freed: BTreeMap<ObjectVersionId, u64>,
+    answered: BTreeMap<RequestId, Outcome>,
+}
+
+impl Model {
+    fn live(&self, key: &str) -> Option<&Version> {
+        self.objects
+            .get(key)?
+            .last()
+            .filter(|version| !version.marker)
+    }
+
+    fn condition_holds(&self, key: &str, precondition: &Option<v1::Precondition>) -> bool {
+        let live = self
+            .live(key)
+            .map(|version| Bytes::copy_from_slice(version.id.as_bytes()));
+        match precondition {
+            None => true,
+            Some(asked) if asked.if_none_match_any => live.is_none(),
+            Some(asked) => live.as_ref() == Some(&asked.if_match),
+        }
+    }
+
+    fn id_taken(&self, id: &ObjectVersionId) -> bool {
+        self.objects
+            .values()
+            .flatten()
+            .any(|version| version.id == *id)
+            || self
+                .freed
+                .get(id)
+                .is_some_and(|epoch| epoch + EPOCHS_KEPT >= self.epoch)
+    }
+
+    fn free(&mut self, version: &Version) {
+        if version.blocks {
+            self.freed.insert(version.id, self.epoch);
+        }
+    }
+
+    fn add(&mut self, key: &'static str, new: Version) {
+        let versions = self.objects.entry(key).or_default();
+        let dropped = match versions.last() {
+            Some(last) if !self.versioning && !last.kept => versions.pop(),
+            _ => None,
+        };
+        versions.push(new);
+        if let Some(dropped) = dropped {
+            self.free(&dropped);
+        }
+    }
+
+    fn run(&mut self, kind: &Command) -> Outcome {
+        use Outcome::{Done, Refused};
+        match kind {
+            Command::PutObject(_) | Command::FinishObject(_) => {
+                let (key, precondition, entry) = match kind {
+                    Command::PutObject(put) => (&put.key, &put.precondition, &put.entry),
+                    Command::FinishObject(put) => (&put.key, &put.precondition, &put.entry),
+                    _ => unreachable!("matched above"),
+                };
+                let entry = entry.as_ref().expect("the fixture has one");
+                let id = ObjectVersionId::try_from(entry.version_id.as_ref()).expect("an id");
+                if self.id_taken(&id) {
+                    return Refused(Refusal::VersionIdReused);
+                }
+                let blocks = !entry.blocks.is_empty();
+                if blocks && self.epoch - entry.upload_epoch > EPOCHS_KEPT {
+                    return Refused(Refusal::UploadTooOld);
+                }
+                if !self.condition_holds(key, precondition) {
+                    return Refused(Refusal::PreconditionFailed);
+                }
+                let new = Version {
+                    id,
+                    marker: false,
+                    kept: self.versioning,
+                    blocks,
+                };
+                self.add(static_key(key), new);
+                Done(Some(id))
+            }
+            Command::DeleteObject(asked) => self.delete(asked),
+            other => unreachable!("the steps make no {other:?}"),
+        }
+    }
+
+    fn delete(&mut self, asked: &v1::DeleteObject) -> Outcome {
+        use Outcome::{Done, Refused};
+        let key = static_key(&asked.key);
+        let versions = self.objects.get(key).cloned().unwrap_or_default();
+        let named = ObjectVersionId::try_from(asked.version_id.as_ref()).ok();
+        let marker = ObjectVersionId::try_from(asked.new_marker_id.as_ref()).ok();
+        let with_marker = named.is_none()
+            && (self.versioning
+                || versions.len() > 1
+                || versions
+                    .last()
+                    .is_some_and(|version| version.kept || version.marker));
+        if let (true, Some(marker)) = (with_marker, marker)
+            && self.id_taken(&marker)
+        {
+            return Refused(Refusal::VersionIdReused);
+        }
+        if !self.condition_holds(key, &asked.precondition) {
+            return Refused(Refusal::PreconditionFailed);
+        }
+        if with_marker {
+            let id = marker.expect("the steps always give one");
+            self.add(
+                key,
+                Version {
+                    id,
+                    marker: true,
+                    kept: self.versioning,
+                    blocks: false,
+                },
+            );
+            return Done(Some(id));
+        }
+        let at = match named {
+            Some(id) => versions.iter().position(|version| version.id == id),
+            None => versions.len().checked_sub(1),
+        };
+        let Some(at) = at else {
+            return Refused(Refusal::NoSuchObject);
+        };
+        let gone = self
+            .objects
+            .get_mut(key)
+            .expect("it has a version")
+            .remove(at);
+        self.free(&gone);
+        Done(Some(gone.id))
+    }
+}
+
+fn static_key(key: &str) -> &'static str {
+    KEYS.into_iter()
+        .find(|known| *known == key)
+        .expect("one of the keys")
+}
+
+struct Run {
+    shard: Shard,
+    model: Model,
+    made: u64,
+    sent: Vec<v1::ShardCommand>,
+}
+
+impl Run {
+    fn new() -> Self {
+        Self {
+            shard: Shard::new(),
+            model: Model::default(),
+            made: 0,
+            sent: Vec::new(),
+        }
+    }
+
+    fn precondition(&self, key: &str, condition: &Condition) -> Option<v1::Precondition> {
+        let if_match = |id: ObjectVersionId| v1::Precondition {
+            if_match: id.into(),
+            ..Default::default()
+        };
+        match condition {
+            Condition::None => None,
+            Condition::Absent => Some(v1::Precondition {
+                if_none_match_any: true,
+                ..Default::default()
+            }),
+            Condition::Current => Some(if_match(self.model.live(key).map_or(version(0), |v| v.id))),
+            Condition::Wrong => Some(if_match(version(1_000_000))),
+        }
+    }
+
+    fn mint(&mut self, reuse: Option<u64>) -> ObjectVersionId {
+        match reuse {
+            Some(made) if made < self.made => version(made),
+            _ => {
+                self.made += 1;
+                version(self.made - 1)
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let kind = match step {
+            Step::Put {
+                key,
+                condition,
+                blocks,
+                reuse,
+            } => {
+                let precondition = self.precondition(KEYS[*key], condition);
+                let id = self.mint(*reuse);
+                if *blocks {
+                    let epoch = UploadEpoch(self.model.epoch);
+                    let asked = finish_at(KEYS[*key], id, &[1, 3], epoch);
+                    Command::FinishObject(v1::FinishObject {
+                        precondition,
+                        ..asked
+                    })
+                } else {
+                    Command::PutObject(v1::PutObject {
+                        precondition,
+                        ..put(KEYS[*key], id)
+                    })
+                }
+            }
+            Step::Delete { key, condition } => {
+                let precondition = self.precondition(KEYS[*key], condition);
+                let marker = self.mint(None);
+                let asked = delete_with_marker(KEYS[*key], marker);
+                Command::DeleteObject(v1::DeleteObject {
+                    precondition,
+                    ..asked
+                })
+            }
+            Step::DeleteVersion { key, made } => {
+                Command::DeleteObject(delete_version(KEYS[*key], version(*made)))
+            }
+            Step::Versioning(enabled) => {
+                let set = v1::SetVersioning {
+                    dataset_id: DATASET.into(),
+                    enabled: *enabled,
+                };
+                done(self.shard.run(Command::SetVersioning(set)));
+                self.model.versioning = *enabled;
+                return;
+            }
+            Step::Epochs(by) => {
+                self.shard.advance_epochs(*by);
+                // Ids of freed versions stay taken until their records are removed.
+                self.shard.sweep_all();
+                self.model.epoch += by;
+                return;
+            }
+            Step::Retry { back } => {
+                if let Some(command) = self.earlier(*back) {
+                    self.send(command);
+                }
+                return;
+            }
+            Step::Steal { back } => {
+                if let Some(command) = self.earlier(*back) {
+                    let id = self.mint(None);
+                    let other = Some(Command::PutObject(put("b", id)));
+                    self.steal(v1::ShardCommand {
+                        command: other,
+                        ..command
+                    });
+                }
+                return;
+            }
+        };
+        let command = self.shard.command(kind);
+        self.sent.push(command.clone());
+        self.send(command);
+    }
+
+    fn earlier(&self, back: usize) -> Option<v1::ShardCommand> {
+        let at = self.sent.len().checked_sub(back + 1)?;
+        let now_ms = self.shard.now_ms;
+        let verdict = Some(self.shard.verdict());
+        Some(v1::ShardCommand {
+            now_ms,
+            verdict,
+            ..self.sent[at].clone()
+        })
+    }
+
+    fn send(&mut self, command: v1::ShardCommand) {
+        let id = RequestId::try_from(command.request_id.as_ref()).expect("the fixture gives one");
+        let kind = command.command.clone().expect("the fixture gives one");
+        let expected = if self.model.epoch - id.epoch.0 > EPOCHS_KEPT {
+            Outcome::Refused(Refusal::RequestTooOld)
+        } else if let Some(answered) = self.model.answered.get(&id) {
+            answered.clone()
+        } else {
+            let outcome = self.model.run(&kind);
+            let is_final = match &outcome {
+                Outcome::Done(_) => true,
+                Outcome::Refused(reason) => {
+                    matches!(reason, Refusal::PreconditionFailed | Refusal::NoSuchObject)
+                }
+            };
+            if is_final {
+                self.model.answered.insert(id, outcome.clone());
+            }
+            outcome
+        };
+        let got = match self.shard.apply(command).answer.expect("an answer") {
+            v1::shard_answer::Answer::Done(done) => {
+                Outcome::Done(ObjectVersionId::try_from(done.version_id.as_ref()).ok())
+            }
+            v1::shard_answer::Answer::Refused(refused) => Outcome::Refused(refused.reason()),
+        };
+        assert_eq!(got, expected, "{kind:?}");
+    }
+
+    fn steal(&mut self, command: v1::ShardCommand) {
+        let id = RequestId::try_from(command.request_id.as_ref()).expect("the fixture gives one");
+        if !self.model.answered.contains_key(&id) {
+            return self.send(command);
+        }
+        let expected = match self.model.epoch - id.epoch.0 > EPOCHS_KEPT {
+            true => Refusal::RequestTooOld,
+            false => Refusal::RequestIdReused,
+        };
+        assert_eq!(reason(self.shard.apply(command)), expected);
+    }
+
+    /// Point reads and both listings show what the model says.
+    fn compare(&self) {
+        let state = &self.shard.state;
+        let mut all = Vec::new();
+        let mut live = Vec::new();
+        for (key, held) in self
+            .model
+            .objects
+            .iter()
+            .filter(|(_, held)| !held.is_empty())
+        {
+            let current = read::object(state, &DATASET, key, None).expect("it has a current one");
+            let last = held.last().expect("not empty");
+            assert_eq!(current.version_id, last.id.as_bytes()[..]);
+            assert_eq!(current.delete_marker, last.marker);
+            if !last.marker {
+                live.push((*key).to_owned());
+            }
+            for version in held.iter().rev() {
+                let found = read::object(state, &DATASET, key, Some(&version.id));
+                let found = found.expect("every version can be read");
+                assert_eq!(found.blocks.is_empty(), !version.blocks);
+                all.push(((*key).to_owned(), version.id));
+            }
+        }
+        let listed = objects(
+            state,
+            ObjectsQuery {
+                dataset: &DATASET,
+                prefix: "",
+                delimiter: "",
+                start_after: "",
+                limit: 0,
+            },
+        );
+        let listed: Vec<_> = listed
+            .objects
+            .into_iter()
+            .map(|object| object.key)
+            .collect();
+        assert_eq!(listed, live);
+        let listed = versions(
+            state,
+            VersionsQuery {
+                dataset: &DATASET,
+                prefix: "",
+                start_after_key: "",
+                start_after_index: LogIndex(0),
+                limit: 0,
+            },
+        );
+        let id = |entry: v1::ObjectEntry| {
+            ObjectVersionId::try_from(entry.version_id.as_ref()).expect("an id")
+        };
+        let listed: Vec<_> = listed
+            .versions
+            .into_iter()
+            .map(|listed| (listed.key, id(listed.entry.expect("listed with its entry"))))
+            .collect();
+        assert_eq!(listed, all);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn users_see_what_the_model_says(steps in prop::collection::vec(step(), 1..60)) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+            run.compare();
+        }
+        // The same log gives the same bytes.
+        let mut twin = Shard::empty();
+        for command in run.shard.log.clone() {
+            twin.apply_bytes(command).expect("a known command");
+        }
+        prop_assert_eq!(&twin.state, &run.shard.state);
+        prop_assert_eq!(&twin.local, &run.shard.local);
+    }
+}

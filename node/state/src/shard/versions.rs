@@ -1,0 +1,273 @@
+//! The versions of an object and everything that refers to them, kept in step.
+//!
+//! Owns the tables of current and older versions, bodies, the change index and garbage. Refuses to leave a version
+//! half there: each function here moves all tables or none.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{DatasetId, LogIndex, ObjectVersionId};
+use proto::v1;
+
+use super::refusal::refuse;
+use super::{Apply, Dataset};
+use crate::keys::{self, table};
+use crate::limits::TOMBSTONES_MAX;
+use crate::{local, record};
+
+/// A version that is about to become the current one. `entry` is complete but for what apply sets.
+pub(super) struct NewVersion {
+    pub(super) id: ObjectVersionId,
+    pub(super) entry: v1::ObjectEntry,
+}
+
+impl Apply<'_> {
+    /// The head of the current version, a delete marker included.
+    pub(super) fn current(&self, dataset: &DatasetId, key: &str) -> Option<v1::ObjectEntry> {
+        record::load(&*self.state, &keys::current(dataset, key))
+    }
+
+    /// Refuses an id that stands for a version, or whose blocks nodes may be removing.
+    pub(super) fn unused(&self, id: &ObjectVersionId) -> Result<(), v1::Refused> {
+        let taken = [table::VERSION, table::FREED]
+            .into_iter()
+            .any(|of| self.state.value(&keys::version(of, id)).is_some());
+        if taken {
+            refuse(v1::Refusal::VersionIdReused)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes `new` the current version, keeping or dropping the one before. Answers the id of that one.
+    pub(super) fn add_version(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        current: Option<v1::ObjectEntry>,
+        new: NewVersion,
+    ) -> Bytes {
+        let replaced = current
+            .as_ref()
+            .map(|entry| entry.version_id.clone())
+            .unwrap_or_default();
+        if let Some(current) = current {
+            uncount_object(dataset, &current);
+            // One made under versioning is kept even after versioning is off, as in S3.
+            if dataset.record.versioning || current.versioned {
+                let older = keys::older(&dataset.id, key, LogIndex(current.finished_index));
+                self.state.put(&older, &current.encode_to_vec());
+            } else {
+                self.retire(dataset, &current);
+            }
+        }
+        self.store(dataset, key, new);
+        replaced
+    }
+
+    /// Removes the current version; the newest older one takes its place.
+    pub(super) fn remove_current(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        current: &v1::ObjectEntry,
+    ) -> v1::Done {
+        uncount_object(dataset, current);
+        self.retire(dataset, current);
+        let place = keys::current(&dataset.id, key);
+        match self.newest_older(&dataset.id, key) {
+            Some((from, promoted)) => {
+                self.state.delete(&from);
+                self.state.put(&place, &promoted.encode_to_vec());
+                dataset.record.objects += u64::from(!promoted.delete_marker);
+            }
+            None => self.state.delete(&place),
+        }
+        self.entomb(dataset, key, current)
+    }
+
+    /// Removes an older version, which must be there.
+    pub(super) fn remove_older(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        finished_index: u64,
+    ) -> v1::Done {
+        let place = keys::older(&dataset.id, key, LogIndex(finished_index));
+        let older: v1::ObjectEntry = record::load(&*self.state, &place)
+            .expect("a version that is not the current one is among the older ones");
+        self.state.delete(&place);
+        self.retire(dataset, &older);
+        self.entomb(dataset, key, &older)
+    }
+
+    /// Record key and head of the newest older version.
+    pub(super) fn newest_older(
+        &self,
+        dataset: &DatasetId,
+        key: &str,
+    ) -> Option<(Vec<u8>, v1::ObjectEntry)> {
+        let start = keys::older_prefix(dataset, key);
+        let mut found = None;
+        self.state
+            .scan(&start, &keys::end_of(&start), &mut |record_key, value| {
+                found = Some((record_key.to_vec(), record::decode(value)));
+                false
+            });
+        found
+    }
+
+    /// Takes back everything that refers to a version, but its place among current or older ones.
+    pub(super) fn retire(&mut self, dataset: &mut Dataset, head: &v1::ObjectEntry) {
+        let id = version_id(head);
+        let place = keys::version(table::VERSION, &id);
+        let at: v1::VersionRecord =
+            record::load(&*self.state, &place).expect("every version has its record");
+        self.state.delete(&place);
+        if !head.delete_marker {
+            self.state.delete(&keys::version(table::BODY, &id));
+            self.release_token(&dataset.id, &head.lease_id);
+        }
+        if at.blocks > 0 {
+            let epoch = self.meta.upload_epoch;
+            let garbage = v1::GarbageRecord {
+                dataset_id: at.dataset_id,
+                blocks: at.blocks,
+                upload_epoch: at.upload_epoch,
+            };
+            self.state
+                .put(&keys::garbage(epoch, &id), &garbage.encode_to_vec());
+            self.state
+                .put(&keys::version(table::FREED, &id), &epoch.0.to_be_bytes());
+            local::forget(self.local, LogIndex(head.finished_index), &id);
+        }
+        let finished = LogIndex(head.finished_index);
+        self.state
+            .delete(&keys::change(table::CHANGE, &dataset.id, finished));
+        let counts = &mut dataset.record;
+        counts.versions = less(counts.versions, 1);
+        counts.sealed_bytes = less(counts.sealed_bytes, head.sealed_bytes);
+        self.meta.sealed_bytes = less(self.meta.sealed_bytes, head.sealed_bytes);
+    }
+
+    fn store(&mut self, dataset: &mut Dataset, key: &str, new: NewVersion) {
+        let NewVersion { id, entry } = new;
+        let body = v1::ObjectEntry {
+            sealed_manifest: entry.sealed_manifest,
+            inline: entry.inline,
+            blocks: entry.blocks,
+            ..Default::default()
+        };
+        let head = v1::ObjectEntry {
+            version_id: Bytes::copy_from_slice(id.as_bytes()),
+            finished_index: self.index.0,
+            finished_at_ms: self.meta.time.0,
+            versioned: dataset.record.versioning,
+            sealed_manifest: Bytes::new(),
+            inline: Bytes::new(),
+            blocks: Vec::new(),
+            ..entry
+        };
+        let at = v1::VersionRecord {
+            dataset_id: Bytes::copy_from_slice(dataset.id.as_bytes()),
+            key: key.to_owned(),
+            finished_index: self.index.0,
+            blocks: u32::try_from(body.blocks.len()).expect("bounded when it was checked"),
+            upload_epoch: head.upload_epoch,
+        };
+        let change = v1::ChangeRecord {
+            key: key.to_owned(),
+            version_id: head.version_id.clone(),
+            delete_marker: head.delete_marker,
+            tombstone: false,
+        };
+        self.state
+            .put(&keys::current(&dataset.id, key), &head.encode_to_vec());
+        self.state
+            .put(&keys::version(table::VERSION, &id), &at.encode_to_vec());
+        if !head.delete_marker {
+            self.state
+                .put(&keys::version(table::BODY, &id), &body.encode_to_vec());
+            self.use_token(&dataset.id, &head.lease_id);
+        }
+        let place = keys::change(table::CHANGE, &dataset.id, self.index);
+        self.state.put(&place, &change.encode_to_vec());
+        if at.blocks > 0 {
+            self.local.put(&local::fresh(self.index, &id), &[]);
+        }
+        let counts = &mut dataset.record;
+        counts.objects += u64::from(!head.delete_marker);
+        counts.versions += 1;
+        counts.sealed_bytes += head.sealed_bytes;
+        self.meta.sealed_bytes += head.sealed_bytes;
+    }
+
+    /// Records in the change index that a version is gone, dropping the oldest tombstone where there are too many.
+    fn entomb(&mut self, dataset: &mut Dataset, key: &str, gone: &v1::ObjectEntry) -> v1::Done {
+        let change = v1::ChangeRecord {
+            key: key.to_owned(),
+            version_id: gone.version_id.clone(),
+            delete_marker: gone.delete_marker,
+            tombstone: true,
+        };
+        let id = &dataset.id;
+        self.state.put(
+            &keys::change(table::CHANGE, id, self.index),
+            &change.encode_to_vec(),
+        );
+        self.state
+            .put(&keys::change(table::TOMBSTONE, id, self.index), &[]);
+        dataset.record.tombstones += 1;
+        if dataset.record.tombstones > TOMBSTONES_MAX {
+            self.drop_oldest_tombstone(dataset);
+        }
+        let id = &gone.version_id;
+        v1::Done {
+            version_id: id.clone(),
+            replaced_version_id: id.clone(),
+            ..self.done()
+        }
+    }
+
+    fn drop_oldest_tombstone(&mut self, dataset: &mut Dataset) {
+        // From the last one dropped: the store may still hold markers of all those before it.
+        let from = LogIndex(dataset.record.tombstones_from);
+        let start = keys::change(table::TOMBSTONE, &dataset.id, from);
+        let (_, end) = keys::range(table::TOMBSTONE, dataset.id.as_bytes());
+        let mut oldest = None;
+        self.state.scan(&start, &end, &mut |key, _| {
+            oldest = Some(key.to_vec());
+            false
+        });
+        let key = oldest.expect("there are more tombstones than may be");
+        self.drop_tombstone(dataset, &key);
+        let index = key[key.len() - 8..]
+            .try_into()
+            .expect("the key ends in eight bytes of index");
+        dataset.record.tombstones_from = u64::from_be_bytes(index);
+    }
+
+    /// Removes a tombstone by its key in the order of tombstones.
+    pub(super) fn drop_tombstone(&mut self, dataset: &mut Dataset, key: &[u8]) {
+        self.state.delete(key);
+        let mut change = key.to_vec();
+        change[0] = table::CHANGE;
+        self.state.delete(&change);
+        dataset.record.tombstones = less(dataset.record.tombstones, 1);
+    }
+}
+
+/// The current version leaves its place.
+pub(super) fn uncount_object(dataset: &mut Dataset, current: &v1::ObjectEntry) {
+    let counts = &mut dataset.record;
+    counts.objects = less(counts.objects, u64::from(!current.delete_marker));
+}
+
+fn version_id(head: &v1::ObjectEntry) -> ObjectVersionId {
+    ObjectVersionId::try_from(head.version_id.as_ref()).expect("checked before it was stored")
+}
+
+fn less(count: u64, by: u64) -> u64 {
+    count
+        .checked_sub(by)
+        .expect("counters cover everything that is stored")
+}
