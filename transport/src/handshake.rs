@@ -189,7 +189,7 @@ fn refusal(alert: AlertDescription) -> Refusal {
         AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
             Refusal::NotEnrolled
         }
-        AlertDescription::UnknownCA | AlertDescription::DecryptError => Refusal::UnknownCa,
+        AlertDescription::UnknownCA => Refusal::UnknownCa,
         AlertDescription::CertificateExpired => Refusal::Expired,
         AlertDescription::CertificateRequired => Refusal::NoCertificate,
         AlertDescription::HandshakeFailure => Refusal::NothingInCommon,
@@ -252,6 +252,17 @@ fn refused(error: PeerError) -> TlsError {
     TlsError::InvalidCertificate(TlsCertificateError::Other(OtherError(Arc::new(error))))
 }
 
+/// A CA of the same name as the pinned one (a region founded twice, or a forger) shows as a bad signature in the
+/// chain. It is another CA, and so both ends shall say.
+fn another_ca(error: TlsError) -> TlsError {
+    match error {
+        TlsError::InvalidCertificate(TlsCertificateError::BadSignature) => {
+            TlsError::InvalidCertificate(TlsCertificateError::UnknownIssuer)
+        }
+        other => other,
+    }
+}
+
 /// webpki's chain check (CA, validity, client usage), then ours.
 #[derive(Debug)]
 struct ClientVerifier {
@@ -270,7 +281,10 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        let verified = self.chain.verify_client_cert(leaf, intermediates, now)?;
+        let verified = self
+            .chain
+            .verify_client_cert(leaf, intermediates, now)
+            .map_err(another_ca)?;
         self.judge.admit(leaf, None).map_err(refused)?;
         Ok(verified)
     }
@@ -321,7 +335,8 @@ impl ServerCertVerifier for ServerVerifier {
             intermediates,
             now,
             self.provider.signature_verification_algorithms.all,
-        )?;
+        )
+        .map_err(another_ca)?;
         self.judge
             .admit(leaf, Some(&self.expect))
             .map_err(refused)?;

@@ -1,5 +1,7 @@
 //! Which enrolment set may follow which, what is durable, and the bytes on the wire.
 
+extern crate reduit_transport as transport;
+
 mod region;
 
 use std::time::Duration;
@@ -211,10 +213,11 @@ fn a_set_that_is_not_well_formed_is_refused() {
         };
         assert_eq!(found, what);
     }
+    // Order is that of the encoded bytes, in which a length comes before its text.
     let unsorted = |set: &mut v1::EnrolmentSet| {
         set.grants = vec![
-            grant("role:node", "*", &[3]),
             grant("role:client", "*", &[3]),
+            grant("role:node", "*", &[3]),
         ];
     };
     assert!(matches!(offer(unsorted), MalformedSet::Grant { at: 1, .. }));

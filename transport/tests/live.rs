@@ -1,5 +1,7 @@
 //! Living connections: gRPC between enrolled identities, withdrawal, losses, faulty networks.
 
+extern crate reduit_transport as transport;
+
 mod region;
 
 use std::time::Duration;

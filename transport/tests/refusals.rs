@@ -1,5 +1,7 @@
 //! Who is turned away in the handshake, and what each side is told. All on real sockets.
 
+extern crate reduit_transport as transport;
+
 mod region;
 
 use std::sync::Arc;
@@ -93,10 +95,18 @@ async fn two_enrolled_identities_meet_over_the_hybrid_exchange_and_know_each_oth
 
 #[tokio::test]
 async fn a_certificate_of_another_ca_is_refused_by_either_side() {
-    let world = world();
+    let mut world = world();
     let other = Region::new();
-    // The same key as an enrolled one: what is missing is only the right signature.
-    let stranger = other.stranger(Role::Gateway, "g1");
+    // An enrolled key and its identity: all that is wrong is who signed. Both CAs bear the same name.
+    let key = KeyPair::generate();
+    let again = KeyPair::from_pem(&key.to_pem()).expect("the same key");
+    let name = id("ch-zrh", Role::Gateway, "g2");
+    let enrolled = certified(&world.region.ca, &name, key, YEAR);
+    world.region.enrol(&enrolled, 0);
+    world.enrolments = world.region.enrolments();
+    let met = meet(&world, as_client(&world, &enrolled), any_node()).await;
+    assert!(met.server.is_ok(), "{:?}", met.server);
+    let stranger = certified(&other.ca, &name, again, YEAR);
     let met = meet(&world, as_client(&world, &stranger), any_node()).await;
     assert!(
         matches!(met.server, Err(HandshakeError::UnknownCa)),
@@ -390,6 +400,25 @@ async fn a_client_without_the_hybrid_exchange_is_refused_where_it_is_required() 
     assert_eq!(group, Some(0x001d), "X25519");
 }
 
+/// A resumed session does not show its certificate again: it would outlive its enrolment.
+#[tokio::test]
+async fn a_client_that_would_resume_its_session_gets_a_full_handshake_every_time() {
+    let world = world();
+    let tls = classical_client(&world);
+    for _ in 0..2 {
+        let client = async |tcp: TcpStream| {
+            let name = ServerName::try_from("127.0.0.1").expect("an address");
+            tls.connect(name, tcp).await.expect("connected")
+        };
+        let (server, mut called) = against(&world, KeyExchange::HybridPreferred, client).await;
+        let kind = called.get_ref().1.handshake_kind();
+        assert_eq!(kind, Some(rustls::HandshakeKind::Full));
+        drop(server.expect("accepted"));
+        // To the end, so that a ticket, had one been sent, is kept for the next round.
+        drop(called.read_to_end(&mut Vec::new()).await);
+    }
+}
+
 #[tokio::test]
 async fn a_client_without_a_certificate_is_refused() {
     let world = world();
@@ -440,7 +469,8 @@ async fn a_silent_connection_is_let_go_and_holds_nobody_up() {
     // Takes the only place and says nothing.
     let mut silent = TcpStream::connect(address).await.expect("connected");
     let client = as_client(&world, &world.client);
-    let calling = client.connect(&address.to_string(), any_node());
+    let endpoint = address.to_string();
+    let calling = client.connect(&endpoint, any_node());
     let accepting = futures::StreamExt::next(&mut incoming);
     let both = async { tokio::join!(accepting, calling) };
     let (accepted, called) = timeout(PATIENCE, both).await.expect("nobody hangs");
