@@ -1,0 +1,266 @@
+//! Who may act: signing the enrolment set for the region, and changing it by dual control.
+//!
+//! Owns the way from replicated state to every process's trust. Refuses to sign a set whose currency the majority
+//! has not confirmed: a replica that was cut off would otherwise keep a removed identity alive by refreshing it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::ids::{Identity, Role};
+use proto::v1;
+use tonic::Request;
+use transport::enrolment::sign_set;
+use transport::fault::Chain;
+use transport::{EnrolmentError, Enrolments, Peer};
+
+use crate::approvals::{self, ApprovalError};
+use crate::core::{Core, StaleError};
+use crate::ledger::{Command, CommitError};
+use crate::peers::{CALL_MAX, Peers};
+use crate::seal::Sealed;
+
+/// Between attempts of a new member to learn a set that enrols it.
+const LEARN_EVERY: Duration = Duration::from_millis(500);
+
+/// Why the authority was not read or changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorityError {
+    /// The replica is sealed.
+    #[error(transparent)]
+    Sealed(#[from] Sealed),
+    /// The state could not be confirmed.
+    #[error(transparent)]
+    Stale(#[from] StaleError),
+    /// Only operators change it.
+    #[error("{0} is not an operator")]
+    NotOperator(Identity),
+    /// Approvals that do not hold.
+    #[error("the approvals do not carry the change")]
+    Approval(#[from] ApprovalError),
+    /// Not recorded.
+    #[error("the change was not recorded")]
+    Commit(#[from] CommitError),
+}
+
+impl Core {
+    /// The current set, signed now by this replica. Before the ceremony it is the CA's.
+    pub(crate) async fn fetch_enrolments(&self) -> Result<v1::SignedEnrolmentSet, AuthorityError> {
+        let state = self.current().await?;
+        Ok(match kms_state::authority_set(&*state) {
+            Some(set) => sign_set(
+                &self.local,
+                &v1::EnrolmentSet {
+                    signed_at_ms: self.now().0,
+                    ..set
+                },
+            ),
+            None => self.enrolments.current().signed().clone(),
+        })
+    }
+
+    /// Adds and removes identities. The approvals sign exactly this request.
+    pub(crate) async fn change_enrolment(
+        &self,
+        peer: &Peer,
+        mut request: v1::ChangeEnrolmentRequest,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        let approvals = std::mem::take(&mut request.approvals);
+        let hash = approvals::request_hash("ChangeEnrolment", &request);
+        let claim = Some(self.stated(peer, request.claim.take()));
+        let single_use_id = request.single_use_id;
+        let what = v1::kms_command::Command::ChangeEnrolment(v1::ChangeEnrolment {
+            add: request.add,
+            remove: request.remove,
+            claim,
+        });
+        self.dual_control(peer, &hash, &single_use_id, &approvals, what)
+            .await
+    }
+
+    /// Adds and removes grants. The approvals sign exactly this request.
+    pub(crate) async fn change_grants(
+        &self,
+        peer: &Peer,
+        mut request: v1::ChangeGrantsRequest,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        let approvals = std::mem::take(&mut request.approvals);
+        let hash = approvals::request_hash("ChangeGrants", &request);
+        let claim = Some(self.stated(peer, request.claim.take()));
+        let single_use_id = request.single_use_id;
+        let what = v1::kms_command::Command::ChangeGrants(v1::ChangeGrants {
+            add: request.add,
+            remove: request.remove,
+            claim,
+        });
+        self.dual_control(peer, &hash, &single_use_id, &approvals, what)
+            .await
+    }
+
+    /// Lets region time follow the clocks of a majority by more than a day. Works before this region serves: an unseal
+    /// is recorded with a time too.
+    pub(crate) async fn advance_time(
+        &self,
+        peer: &Peer,
+        mut request: v1::AdvanceTimeRequest,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        self.ledger.leading()?;
+        if peer.identity.role() != Role::Operator {
+            return Err(AuthorityError::NotOperator(peer.identity.clone()));
+        }
+        let approvals = std::mem::take(&mut request.approvals);
+        let hash = approvals::request_hash("AdvanceTime", &request);
+        let table = self.enrolments.current();
+        let id = Some(request.single_use_id.as_ref());
+        let claims = approvals::verified(&table, &hash, id, &approvals, self.now())?;
+        approvals::counted(&claims, &peer.identity, self.approvers_min())?;
+        self.ledger.advance_time(claims, self.deadline()).await?;
+        Ok(v1::KmsDone::default())
+    }
+
+    fn stated(&self, peer: &Peer, claim: Option<v1::Claim>) -> v1::Claim {
+        v1::Claim {
+            actor: peer.identity.to_string(),
+            ..claim.unwrap_or_default()
+        }
+    }
+
+    async fn dual_control(
+        &self,
+        peer: &Peer,
+        hash: &[u8; 32],
+        single_use_id: &[u8],
+        approvals: &[v1::Approval],
+        what: v1::kms_command::Command,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        self.serving()?;
+        self.ledger.leading()?;
+        if peer.identity.role() != Role::Operator {
+            return Err(AuthorityError::NotOperator(peer.identity.clone()));
+        }
+        self.ledger
+            .command::<AuthorityError>(&peer.identity, self.deadline(), |_state| {
+                // Judged by one set and bound to its version: apply refuses if the authority has moved.
+                let table = self.enrolments.current();
+                let now = self.now();
+                let claims =
+                    approvals::verified(&table, hash, Some(single_use_id), approvals, now)?;
+                approvals::counted(&claims, &peer.identity, self.approvers_min())?;
+                Ok(Command {
+                    authority_version: table.version(),
+                    approvals: claims,
+                    what: what.clone(),
+                })
+            })
+            .await
+    }
+
+    /// Distinct approvers a dual-controlled request takes in this region.
+    pub(crate) fn approvers_min(&self) -> usize {
+        let state = self.reader().ok();
+        let set = state.and_then(|state| kms_state::authority_set(&*state));
+        set.map_or(approvals::APPROVERS_MIN, |set| set.approvals_min as usize)
+    }
+
+    /// Brings every set that is applied here into force here, for as long as the replica runs.
+    pub(crate) async fn follow_authority(self: Arc<Self>) {
+        let mut changes = self.changes.clone();
+        loop {
+            let told = changes.borrow_and_update().authority_version;
+            // Told while the entry was being applied: readable a moment later.
+            let mut applied = self.group.watch_applied();
+            while self.applied_version() < told {
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+            self.take_applied_set().await;
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn applied_version(&self) -> u64 {
+        self.reader()
+            .map(|state| kms_state::authority_version(&*state))
+            .unwrap_or(u64::MAX)
+    }
+
+    async fn take_applied_set(&self) {
+        let set = self
+            .reader()
+            .ok()
+            .and_then(|state| kms_state::authority_set(&*state));
+        let Some(set) = set.filter(|set| set.version > self.enrolments.version()) else {
+            return;
+        };
+        let version = set.version;
+        let signed = sign_set(
+            &self.local,
+            &v1::EnrolmentSet {
+                signed_at_ms: self.now().0,
+                ..set
+            },
+        );
+        match offer(&self.enrolments, signed).await {
+            Ok(true) => tracing::info!(version, "enrolment set in force"),
+            Ok(false) => {}
+            // This replica is no longer enrolled by the set it holds: its peers' next call says so.
+            Err(error) => {
+                tracing::warn!(version, error = %Chain(&error), "applied enrolment set not taken");
+                learn_from_peers(&self.enrolments, &self.peers, self.identity()).await;
+            }
+        }
+    }
+}
+
+/// Offers a set where blocking for the disk is allowed.
+async fn offer(
+    enrolments: &Enrolments,
+    signed: v1::SignedEnrolmentSet,
+) -> Result<bool, EnrolmentError> {
+    let enrolments = enrolments.clone();
+    match tokio::task::spawn_blocking(move || enrolments.offer(&signed)).await {
+        Ok(taken) => taken,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+/// Asks the replicas that the held set names for a newer one.
+async fn learn_from_peers(enrolments: &Enrolments, peers: &Peers, own: &Identity) {
+    let members = enrolments.members(Role::Kms).into_iter();
+    for id in members
+        .filter(|member| member.identity != *own)
+        .filter_map(|member| member.node_id)
+    {
+        let Ok(mut client) = peers.kms(id) else {
+            continue;
+        };
+        let newer_than = enrolments.version();
+        let mut request = Request::new(v1::FetchEnrolmentsRequest { newer_than });
+        request.set_timeout(CALL_MAX);
+        let fetched = match client.fetch_enrolments(request).await {
+            Ok(fetched) => fetched.into_inner(),
+            Err(status) => {
+                tracing::debug!(member = id.0, %status, "no enrolment set from a peer");
+                continue;
+            }
+        };
+        match offer(enrolments, fetched).await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(member = id.0, error = %Chain(&error), "set not taken"),
+        }
+    }
+}
+
+/// Before a new member opens its log: waits until the set it holds enrols it, asking those it knows.
+pub(crate) async fn learn_own_enrolment(enrolments: &Enrolments, peers: &Peers, own: &Identity) {
+    while enrolments.current().by_identity(own).is_none() {
+        learn_from_peers(enrolments, peers, own).await;
+        if enrolments.current().by_identity(own).is_some() {
+            return;
+        }
+        tokio::time::sleep(LEARN_EVERY).await;
+    }
+}

@@ -1,0 +1,297 @@
+//! The init ceremony: on one replica of a pristine cluster, once in the life of a region.
+//!
+//! Owns making the root key, splitting it and sealing a share to each custodian. Refuses a cluster that has a
+//! history, custodians that the genesis set does not enrol, and a threshold that one person could meet. What was
+//! made stays in memory until its outcome is known, so that an answer that was lost costs no region.
+
+use std::sync::Arc;
+
+use envelope::{HpkeInfo, HpkePublicKey, KeyError, RootKey, ShareError, hpke_seal};
+use proto::ids::{Identity, NodeId, Role, RootEpoch};
+use proto::transcript;
+use proto::v1;
+use replica::host::FoundError;
+use tokio::time::timeout_at;
+use transport::Peer;
+use transport::enrolment::Enrolled;
+
+use crate::approvals::sha256;
+use crate::core::Core;
+use crate::ledger::{Command, CommitError};
+
+/// The stream and epoch every region's log begins with.
+const FIRST_STREAM: &str = "main/1";
+/// A region's first root key.
+const FIRST_EPOCH: RootEpoch = RootEpoch(1);
+
+/// Why the region was not initialised.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CeremonyError {
+    /// Only an enrolled operator begins it.
+    #[error("{0} is not an operator")]
+    NotOperator(Identity),
+    /// The region has a root key.
+    #[error("the region is initialised already")]
+    Already,
+    /// The caller means another region, or another beginning of it.
+    #[error("the genesis set named is not the one this replica was configured with")]
+    OtherGenesis,
+    /// The enrolment set has moved on, so this is no beginning.
+    #[error("the enrolment set held is not the first")]
+    NotGenesis,
+    /// A custodian that is not one.
+    #[error("{0} is not enrolled as a custodian with that key and an X-Wing key")]
+    NotCustodian(String),
+    /// A threshold that the number of custodians does not allow, or that one person meets.
+    #[error("the root key cannot be split so")]
+    Split(#[source] ShareError),
+    /// The number of shares asked for is not the number of custodians.
+    #[error("{shares} shares were asked for and there are {custodians} custodians: each holds one")]
+    Shares {
+        /// Asked for.
+        shares: u32,
+        /// Custodians.
+        custodians: usize,
+    },
+    /// No room for a key.
+    #[error("no key memory")]
+    Key(#[source] KeyError),
+    /// The cluster was not founded.
+    #[error("the cluster could not be founded")]
+    Found(#[source] FoundError),
+    /// No majority of the founders answered.
+    #[error("this replica did not come to lead: is a majority of the founders running?")]
+    NotLed,
+    /// The ceremony's command.
+    #[error("the ceremony was not recorded")]
+    Commit(#[from] CommitError),
+}
+
+/// What a ceremony has made and not yet seen recorded.
+pub(crate) struct Made {
+    asked: (u32, Vec<String>),
+    root: Arc<RootKey>,
+    init: v1::InitKms,
+    reply: v1::InitialiseReply,
+}
+
+impl Core {
+    /// Holds the ceremony. Asked again with the same custodians and threshold after an answer of unknown outcome,
+    /// it goes on with what it made.
+    pub(crate) async fn initialise(
+        &self,
+        peer: &Peer,
+        request: v1::InitialiseRequest,
+    ) -> Result<v1::InitialiseReply, CeremonyError> {
+        if peer.identity.role() != Role::Operator {
+            return Err(CeremonyError::NotOperator(peer.identity.clone()));
+        }
+        let mut held = self.ceremony.lock().await;
+        let made = match held.take() {
+            Some(made) if made.asked == asked(&request) => made,
+            Some(_) | None => self.make(&request)?,
+        };
+        let outcome = self.found_and_record(peer, &made).await;
+        match outcome {
+            Ok(()) => {
+                self.seal.take_made(made.root);
+                tracing::info!(
+                    custodians = made.asked.1.len(),
+                    needed = made.asked.0,
+                    "initialised"
+                );
+                Ok(made.reply)
+            }
+            // Definite: the region has another root, or none, and this one was never handed out.
+            Err(error @ (CeremonyError::Already | CeremonyError::Found(_))) => {
+                self.group.set_may_campaign(false);
+                Err(error)
+            }
+            Err(error) => {
+                *held = Some(made);
+                Err(error)
+            }
+        }
+    }
+
+    fn make(&self, request: &v1::InitialiseRequest) -> Result<Made, CeremonyError> {
+        let table = self.enrolments.current();
+        if table.version() != 1 {
+            return Err(CeremonyError::NotGenesis);
+        }
+        let genesis = table.signed().set.clone();
+        if request
+            .genesis
+            .as_ref()
+            .is_some_and(|named| named.set != genesis)
+        {
+            return Err(CeremonyError::OtherGenesis);
+        }
+        let custodians = self.custodians(request)?;
+        if request.shares != 0 && request.shares as usize != custodians.len() {
+            let (shares, custodians) = (request.shares, custodians.len());
+            return Err(CeremonyError::Shares { shares, custodians });
+        }
+        let (n, k) = (
+            bounded(custodians.len() as u64),
+            bounded(request.needed.into()),
+        );
+        let root = RootKey::generate(FIRST_EPOCH).map_err(CeremonyError::Key)?;
+        let (set, shares) = root.split(k, n).map_err(CeremonyError::Split)?;
+        let share_set = set.to_bytes();
+        let region = self.config.region.as_str();
+        let sealed = custodians
+            .iter()
+            .zip(&shares)
+            .map(|((custodian, key), share)| {
+                let (identity, index) = (custodian.identity.to_string(), u32::from(share.index()));
+                let index_bytes = index.to_be_bytes();
+                let info = HpkeInfo::of(&transcript::custodian_share_info(
+                    region,
+                    &share_set,
+                    &index_bytes,
+                    &identity,
+                ));
+                let sealed = hpke_seal(key, &info, b"", &share.to_bytes())
+                    .map_err(|_| CeremonyError::NotCustodian(identity.clone()))?;
+                Ok(v1::SealedShare {
+                    custodian: identity,
+                    sealed: sealed.into(),
+                    index,
+                    share_check: sha256(&share_name(&share_set, index)).to_vec().into(),
+                    share_set: share_set.clone().into(),
+                })
+            });
+        let shares = sealed.collect::<Result<Vec<_>, CeremonyError>>()?;
+        let root_check = root.check_value().0.to_vec();
+        let holders = shares.iter().map(|share| v1::ShareHolder {
+            identity: share.custodian.clone(),
+            share_check: share.share_check.clone(),
+            share_index: share.index,
+        });
+        let region = v1::KmsRegion {
+            format: 1,
+            region: region.to_owned(),
+            jurisdiction: self.config.jurisdiction.to_string(),
+            root_epoch: FIRST_EPOCH.0,
+            root_check: root_check.clone().into(),
+            shares_needed: k.into(),
+            custodians: holders.collect(),
+            log_origin: format!("{region}/{FIRST_STREAM}"),
+            share_set: share_set.into(),
+        };
+        Ok(Made {
+            asked: asked(request),
+            root: Arc::new(root),
+            init: v1::InitKms {
+                region: Some(region),
+                enrolment_set: genesis,
+            },
+            reply: v1::InitialiseReply {
+                shares,
+                root_check: root_check.into(),
+            },
+        })
+    }
+
+    /// The custodians named, or every enrolled one when none is named, with the keys their shares are sealed to.
+    fn custodians(
+        &self,
+        request: &v1::InitialiseRequest,
+    ) -> Result<Vec<(Enrolled, HpkePublicKey)>, CeremonyError> {
+        let enrolled = self.enrolments.members(Role::Custodian);
+        let chosen: Vec<Enrolled> = match request.custodians.as_slice() {
+            [] => enrolled,
+            named => named
+                .iter()
+                .map(|named| {
+                    let same = |held: &&Enrolled| {
+                        held.identity.to_string() == named.identity
+                            && held.public_key.as_spki() == named.public_key.as_ref()
+                    };
+                    let not = || CeremonyError::NotCustodian(named.identity.clone());
+                    enrolled.iter().find(same).cloned().ok_or_else(not)
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        chosen
+            .into_iter()
+            .map(|custodian| {
+                let key = HpkePublicKey::try_from(custodian.hpke_public_key.as_ref())
+                    .map_err(|_| CeremonyError::NotCustodian(custodian.identity.to_string()))?;
+                Ok((custodian, key))
+            })
+            .collect()
+    }
+
+    async fn found_and_record(&self, peer: &Peer, made: &Made) -> Result<(), CeremonyError> {
+        let ours = |core: &Self| {
+            let region = core
+                .reader()
+                .ok()
+                .and_then(|state| kms_state::region(&*state))?;
+            Some(
+                made.init
+                    .region
+                    .as_ref()
+                    .is_some_and(|own| own.root_check == region.root_check),
+            )
+        };
+        match ours(self) {
+            Some(true) => return Ok(()),
+            Some(false) => return Err(CeremonyError::Already),
+            None => {}
+        }
+        let deadline = self.deadline();
+        // The one moment at which a sealed replica may lead: nobody else can, and there is nothing to serve.
+        self.group.set_may_campaign(true);
+        let founders = self.enrolments.members(Role::Kms).into_iter();
+        let founders: Vec<NodeId> = founders.filter_map(|member| member.node_id).collect();
+        match self.group.initialize(founders).await {
+            // Founded by an earlier try that got no further.
+            Ok(()) | Err(FoundError::NotPristine) => {}
+            Err(error) => return Err(CeremonyError::Found(error)),
+        }
+        match timeout_at(deadline, self.group.led()).await {
+            Ok(Some(leader)) if leader == self.config.node_id() => {}
+            Ok(Some(_) | None) | Err(_) => return Err(CeremonyError::NotLed),
+        }
+        let command = Command {
+            authority_version: 1,
+            approvals: Vec::new(),
+            what: v1::kms_command::Command::Init(made.init.clone()),
+        };
+        match self.ledger.propose(&peer.identity, command, deadline).await {
+            Ok(_) => Ok(()),
+            Err(CommitError::Refused {
+                reason: v1::KmsRefusal::AlreadyInitialised,
+            }) => match ours(self) {
+                Some(true) => Ok(()),
+                Some(false) | None => Err(CeremonyError::Already),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What tells one ceremony's request from another's.
+fn asked(request: &v1::InitialiseRequest) -> (u32, Vec<String>) {
+    let named = request
+        .custodians
+        .iter()
+        .map(|custodian| custodian.identity.clone());
+    (request.needed, named.collect())
+}
+
+/// Names a share of a split in public: what a custodian and the state compare. The split's own record checks it.
+fn share_name(share_set: &[u8], index: u32) -> Vec<u8> {
+    let mut out = b"reduit/v1/share-of-set\n".to_vec();
+    out.extend_from_slice(&index.to_be_bytes());
+    out.extend_from_slice(share_set);
+    out
+}
+
+/// Counts beyond what a split can have are refused by the split.
+fn bounded(count: u64) -> u8 {
+    u8::try_from(count).unwrap_or(u8::MAX)
+}

@@ -1,0 +1,265 @@
+//! The configuration file of a KMS replica: TOML, every key documented here.
+//!
+//! Owns parsing and the bounds on what a file may ask for. Refuses unknown keys, a value out of its bounds, and
+//! an identity or enrolment set that is not this replica's: a replica that starts has a configuration that holds.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use prost::Message as _;
+use proto::ids::{Jurisdiction, NodeId, RegionId};
+use proto::v1;
+use serde::Deserialize;
+
+/// A lease is good for an hour at most (DESIGN section 5).
+pub const LEASE_SECONDS_MAX: u32 = 3600;
+/// The first line of a genesis file that was copied from a daemon's own enrolment file.
+const ENROLMENT_FILE_HEADER: &[u8] = b"reduit/enrolments/1\n";
+/// A genesis file is an enrolment set of a young region.
+const GENESIS_BYTES_MAX: u64 = 64 << 20;
+
+/// What a KMS replica is told at start. Paths are relative to the working directory.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The region this replica belongs to, such as `ch-zrh`.
+    pub region: RegionId,
+    /// The region's jurisdiction, such as `CH`.
+    pub jurisdiction: Jurisdiction,
+    /// This replica's member id: as enrolled, never reused.
+    pub node_id: u64,
+    /// Where the log and the state live. One process at a time.
+    pub data_dir: PathBuf,
+    /// Where to listen for mTLS: clients, operators and peers.
+    pub listen: SocketAddr,
+    /// `host:port` at which others reach `listen`; empty means `listen` itself.
+    #[serde(default)]
+    pub advertise: String,
+    /// PEM certificate of this replica's identity.
+    pub certificate: PathBuf,
+    /// PEM private key of it; mode 0600.
+    pub key: PathBuf,
+    /// PEM certificate of the region's CA, the only one trusted.
+    pub ca: PathBuf,
+    /// The region's first enrolment set, signed by its CA.
+    pub genesis: PathBuf,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served in clear; keep it inside. Absent: nowhere.
+    #[serde(default)]
+    pub health_listen: Option<SocketAddr>,
+    /// Whether this is a new member of a living cluster: an empty folder under an enrolled id starts only so.
+    #[serde(default)]
+    pub join: bool,
+    /// Endpoints of storage nodes to tell of key states. Empty: those of the enrolment set.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// The longest lease given out, in seconds: 1 to 3600.
+    #[serde(default = "default_lease_seconds")]
+    pub lease_seconds_max: u32,
+    /// How long a request may take in all before it is answered as of unknown or no effect, in milliseconds.
+    #[serde(default = "default_request_ms")]
+    pub request_ms_max: u64,
+    /// Lines of log as `text` or `json`.
+    #[serde(default)]
+    pub log_format: LogFormat,
+    /// What to log, as `tracing` filters say it, such as `info` or `kms=debug,info`.
+    #[serde(default = "default_log")]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// Why a configuration was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that could not be read.
+    #[error("{} could not be read", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind.
+    #[error("{} is not a configuration", path.display())]
+    Toml {
+        /// Which file.
+        path: PathBuf,
+        /// Where and what.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value out of its bounds.
+    #[error("{key} must be {must}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// The genesis file does not decode.
+    #[error("{} is not a signed enrolment set", path.display())]
+    Genesis {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+/// What `--help` shows below the options.
+pub const EXAMPLE: &str = r#"Example configuration:
+
+  region = "ch-zrh"
+  jurisdiction = "CH"
+  node_id = 1
+  data_dir = "/var/lib/reduit/kms"
+  listen = "10.0.0.11:7100"
+  advertise = "kms-1.ch-zrh.example:7100"
+  certificate = "/etc/reduit/kms.pem"
+  key = "/etc/reduit/kms.key"          # mode 0600
+  ca = "/etc/reduit/ca.pem"
+  genesis = "/etc/reduit/genesis.set"  # the first enrolment set, signed by the CA
+  health_listen = "127.0.0.1:7101"
+  # join = true                        # only for a new member of a living cluster
+  # nodes = ["node-1:7000"]            # default: those of the enrolment set
+  # lease_seconds_max = 3600
+  # request_ms_max = 10000
+  # log = "info"
+  # log_format = "json""#;
+
+impl Config {
+    /// Reads and checks a configuration file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: source.into(),
+        })?;
+        config.bounded()
+    }
+
+    /// Checks the bounds of a configuration that did not come from a file.
+    pub fn bounded(self) -> Result<Self, ConfigError> {
+        let value = |key, must| Err(ConfigError::Value { key, must });
+        if self.node_id == 0 {
+            return value("node_id", "above 0");
+        }
+        if !(1..=LEASE_SECONDS_MAX).contains(&self.lease_seconds_max) {
+            return value("lease_seconds_max", "1 to 3600");
+        }
+        if !(100..=120_000).contains(&self.request_ms_max) {
+            return value("request_ms_max", "100 to 120000");
+        }
+        Ok(self)
+    }
+
+    /// This replica's member id.
+    pub fn node_id(&self) -> NodeId {
+        NodeId(self.node_id)
+    }
+
+    /// Where others reach this replica.
+    pub fn advertised(&self) -> String {
+        match self.advertise.as_str() {
+            "" => self.listen.to_string(),
+            advertised => advertised.to_owned(),
+        }
+    }
+
+    /// How long one request may take in all.
+    pub fn request_time(&self) -> Duration {
+        Duration::from_millis(self.request_ms_max)
+    }
+
+    /// The region's first enrolment set: the encoded message, with or without a daemon's file header before it.
+    pub fn read_genesis(&self) -> Result<v1::SignedEnrolmentSet, ConfigError> {
+        let path = &self.genesis;
+        let file = |source| ConfigError::File {
+            path: path.clone(),
+            source,
+        };
+        if std::fs::metadata(path).map_err(file)?.len() > GENESIS_BYTES_MAX {
+            return Err(ConfigError::Genesis { path: path.clone() });
+        }
+        let bytes = std::fs::read(path).map_err(file)?;
+        let body = bytes.strip_prefix(ENROLMENT_FILE_HEADER).unwrap_or(&bytes);
+        let signed = v1::SignedEnrolmentSet::decode(body)
+            .map_err(|_| ConfigError::Genesis { path: path.clone() })?;
+        if signed.set.is_empty() {
+            return Err(ConfigError::Genesis { path: path.clone() });
+        }
+        Ok(signed)
+    }
+
+    /// PEM of the region's CA certificate.
+    pub fn read_ca(&self) -> Result<String, ConfigError> {
+        std::fs::read_to_string(&self.ca).map_err(|source| ConfigError::File {
+            path: self.ca.clone(),
+            source,
+        })
+    }
+}
+
+fn default_lease_seconds() -> u32 {
+    LEASE_SECONDS_MAX
+}
+
+fn default_request_ms() -> u64 {
+    10_000
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> String {
+        let lines = EXAMPLE
+            .lines()
+            .skip(2)
+            .map(|line| line.trim().trim_start_matches("# "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        let config: Config = toml::from_str(&example()).expect("the example parses");
+        assert_eq!(config.region.as_str(), "ch-zrh");
+        assert!(config.join && config.log_format == LogFormat::Json);
+        config.bounded().expect("the example is within bounds");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let text = format!("{}\nleese_seconds_max = 3", example());
+        let refused = toml::from_str::<Config>(&text)
+            .expect_err("unknown key")
+            .to_string();
+        assert!(refused.contains("leese_seconds_max"), "{refused}");
+    }
+
+    #[test]
+    fn a_lease_over_an_hour_and_member_id_zero_are_refused() {
+        let with = |from: &str, to: &str| {
+            let config: Config = toml::from_str(&example().replace(from, to)).expect("parses");
+            config.bounded().err().map(|error| error.to_string())
+        };
+        assert!(with("= 3600", "= 3601").is_some_and(|e| e.contains("lease_seconds_max")));
+        assert!(with("node_id = 1", "node_id = 0").is_some_and(|e| e.contains("node_id")));
+    }
+}

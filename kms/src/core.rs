@@ -1,0 +1,218 @@
+//! What every handler of this replica shares.
+//!
+//! Owns the parts and the words for why the replica is not ready. Refuses to serve keys while sealed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::ids::{Identity, NodeId, Role, UnixMs};
+use proto::store::Reader;
+use proto::v1;
+use replica::host::{Group, GroupRole, HostFailure, ReadError};
+use replica::state::StateError;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use transport::{Connector, Enrolments, LocalIdentity, SharedClock};
+
+use crate::config::Config;
+use crate::custody::Custody;
+use crate::ledger::Ledger;
+use crate::machine::Changes;
+use crate::peers::Peers;
+use crate::seal::{Posture, Seal, Sealed};
+use crate::sessions::Sessions;
+
+/// Why a read has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StaleError {
+    /// The majority's word did not come.
+    #[error("the state cannot be confirmed as current")]
+    Read(#[source] ReadError),
+    /// The state store.
+    #[error("the state could not be read")]
+    State(#[source] StateError),
+}
+
+/// The parts of a replica.
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) local: LocalIdentity,
+    pub(crate) enrolments: Enrolments,
+    pub(crate) clock: SharedClock,
+    pub(crate) group: Group,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) connector: Connector,
+    pub(crate) seal: Arc<Seal>,
+    pub(crate) sessions: Sessions,
+    pub(crate) custody: Custody,
+    pub(crate) ledger: Ledger,
+    pub(crate) changes: watch::Receiver<Changes>,
+    /// One ceremony at a time; what it made stays until its outcome is known.
+    pub(crate) ceremony: tokio::sync::Mutex<Option<crate::ceremony::Made>>,
+    /// One change of membership at a time.
+    pub(crate) membership: tokio::sync::Mutex<()>,
+    /// One request to be unsealed at a time.
+    pub(crate) unsealing: tokio::sync::Mutex<()>,
+    /// Why the engine has ended, once it has.
+    pub(crate) failure: Mutex<Option<HostFailure>>,
+}
+
+impl Core {
+    /// Now, by this host's clock.
+    pub(crate) fn now(&self) -> UnixMs {
+        self.clock.now()
+    }
+
+    /// When a request that begins now is given up.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.config.request_time()
+    }
+
+    /// Who this replica is.
+    pub(crate) fn identity(&self) -> &Identity {
+        self.local.identity()
+    }
+
+    /// Refuses while the root key is not here, or its coming is not on record.
+    pub(crate) fn serving(&self) -> Result<(), Sealed> {
+        self.seal.root().map(drop)
+    }
+
+    /// The state as applied here: may be behind.
+    pub(crate) fn reader(&self) -> Result<Box<dyn Reader + Send + Sync>, StateError> {
+        self.group.reader()
+    }
+
+    /// The state with everything in it that was acknowledged anywhere before the call.
+    pub(crate) async fn current(&self) -> Result<Box<dyn Reader + Send + Sync>, StaleError> {
+        let confirmed = tokio::time::timeout(self.config.request_time(), self.group.read_index());
+        confirmed
+            .await
+            .map_err(|_| StaleError::Read(ReadError::Behind))?
+            .map_err(StaleError::Read)?;
+        self.reader().map_err(StaleError::State)
+    }
+
+    /// Why the engine has ended.
+    pub(crate) fn engine_failure(&self) -> Option<String> {
+        self.failure.lock().as_ref().map(ToString::to_string)
+    }
+
+    /// In words, what keeps this replica from serving; empty when nothing does.
+    pub(crate) fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if let Some(why) = self.engine_failure() {
+            reasons.push(format!("the engine has failed: {why}"));
+            return reasons;
+        }
+        let region = self
+            .reader()
+            .ok()
+            .and_then(|state| kms_state::region(&*state));
+        match (self.seal.posture(), &region) {
+            (Posture::Sealed { .. }, None) => {
+                reasons
+                    .push("not initialised, or still catching up: there is no root key".to_owned());
+            }
+            (Posture::Sealed { have }, Some(region)) => reasons.push(format!(
+                "sealed: needs {} of {} shares, has {have}; or one approved unseal by a peer",
+                region.shares_needed,
+                region.custodians.len(),
+            )),
+            (Posture::Unrecorded, _) => reasons.push(
+                "unsealed, but not on record yet: waits for a majority of the replicas".to_owned(),
+            ),
+            (Posture::Unsealed, _) => {}
+        }
+        if self.group.leader().is_none() {
+            reasons.push(
+                "no leader: fewer than a majority of the replicas can be reached, \
+                          or every one of them is sealed"
+                    .to_owned(),
+            );
+        }
+        reasons
+    }
+
+    /// What `Status` answers. Open to every enrolled peer: a sealed replica must be able to say so.
+    pub(crate) fn status(&self) -> v1::KmsStatusReply {
+        let view = self.group.status();
+        let state = self.reader().ok();
+        let region = state.as_deref().and_then(|state| kms_state::region(state));
+        let (boot, _) = self.seal.offer();
+        let have = match self.seal.posture() {
+            Posture::Sealed { have } => u32::from(have),
+            Posture::Unrecorded | Posture::Unsealed => 0,
+        };
+        let ids = |ids: &mut dyn Iterator<Item = NodeId>| ids.map(|id| id.0).collect();
+        v1::KmsStatusReply {
+            initialised: region.is_some(),
+            sealed: self.seal.posture() != Posture::Unsealed,
+            identity: self.identity().to_string(),
+            boot_id: boot.to_vec().into(),
+            leader: view.leader.map(|leader| leader.0).unwrap_or_default(),
+            voters: ids(&mut view.voters.all().into_iter()),
+            learners: ids(&mut view.learners.iter().copied()),
+            applied_index: self
+                .group
+                .applied()
+                .map(|index| index.0)
+                .unwrap_or_default(),
+            term: view.term.0,
+            authority_version: state
+                .as_deref()
+                .map(|state| kms_state::authority_version(state))
+                .unwrap_or_default(),
+            tree_size: state
+                .as_deref()
+                .map(|state| kms_state::frontier(state).size())
+                .unwrap_or_default(),
+            shares_have: have,
+            shares_needed: region
+                .as_ref()
+                .map(|region| region.shares_needed)
+                .unwrap_or_default(),
+            root_epoch: region
+                .as_ref()
+                .map(|region| region.root_epoch)
+                .unwrap_or_default(),
+            region: self.config.region.to_string(),
+            jurisdiction: self.config.jurisdiction.to_string(),
+            level: view.level.0,
+            level_max: crate::machine::LEVEL_MAX.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.config.node_id,
+            unseal_offer_hash: self.seal.offer_hash().to_vec().into(),
+            clock_ms: self.now().0,
+        }
+    }
+
+    /// Drops every unwrapped key that is no longer to be held: while sealed, while not leading, and what is old.
+    pub(crate) fn sweep(&self) {
+        self.sessions.expire(self.now());
+        if self.group.status().role == GroupRole::Leader && self.serving().is_ok() {
+            self.custody.expire();
+        } else {
+            self.custody.clear();
+        }
+        metrics::gauge!("reduit_kms_sessions").set(self.sessions.len() as f64);
+        metrics::gauge!("reduit_kms_keys_unwrapped").set(self.custody.held() as f64);
+        let sealed = self.seal.posture() != Posture::Unsealed;
+        metrics::gauge!("reduit_kms_sealed").set(f64::from(u8::from(sealed)));
+        let leads = self.group.is_leader();
+        metrics::gauge!("reduit_kms_leads").set(f64::from(u8::from(leads)));
+    }
+
+    /// Members of the KMS besides this one, as enrolled.
+    pub(crate) fn others(&self) -> Vec<(NodeId, Identity)> {
+        let members = self.enrolments.members(Role::Kms).into_iter();
+        let members = members.filter_map(|enrolled| Some((enrolled.node_id?, enrolled.identity)));
+        members
+            .filter(|(id, _)| *id != self.config.node_id())
+            .collect()
+    }
+}
+
+/// How often [`Core::sweep`] runs: well under the life of an unwrapped key.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,309 @@
+//! Every error of the KMS, mapped to whose turn it is and to a reason for machines: the one place.
+//!
+//! Owns the reasons, which callers branch on and which therefore never change. Refuses to call a request without
+//! effect where it may be on record.
+
+use proto::v1::KmsRefusal;
+use replica::host::{MemberError, ReadError};
+use transport::{Fault, Faulty, LeaderHint};
+
+use crate::approvals::ApprovalError;
+use crate::authority::AuthorityError;
+use crate::ceremony::CeremonyError;
+use crate::core::StaleError;
+use crate::custody::CustodyError;
+use crate::keys::KeyError;
+use crate::leases::LeaseError;
+use crate::ledger::CommitError;
+use crate::log::LogError;
+use crate::membership::MembershipError;
+use crate::opens::OpenError;
+use crate::peer_unseal::{AskError, ReleaseError};
+use crate::policy::Denied;
+use crate::seal::{Sealed, UnsealError};
+use crate::sessions::{NoSession, OpenSessionError};
+use crate::unseal::{SealRefused, ShareRefused};
+
+/// Whose turn it is after a refusal by the state, and its reason.
+fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
+    match refusal {
+        KmsRefusal::Unspecified => (Fault::Internal, "unspecified"),
+        KmsRefusal::NotInitialised => (Fault::Precondition, "not-initialised"),
+        KmsRefusal::AlreadyInitialised => (Fault::Exists, "already-initialised"),
+        KmsRefusal::NoSuchKey => (Fault::Missing, "no-such-key"),
+        KmsRefusal::KeyExists => (Fault::Exists, "key-exists"),
+        KmsRefusal::AuthorityMoved => (Fault::Unavailable, "authority-moved"),
+        KmsRefusal::KeyStateMoved => (Fault::Unavailable, "key-state-moved"),
+        KmsRefusal::KeyDisabled => (Fault::Precondition, "key-disabled"),
+        KmsRefusal::NotGranted => (Fault::Denied, "not-granted"),
+        KmsRefusal::TooFewApprovals => (Fault::Denied, "too-few-approvals"),
+        KmsRefusal::ApprovalReplayed => (Fault::Denied, "approval-replayed"),
+        KmsRefusal::ApprovalExpired => (Fault::Denied, "approval-expired"),
+        KmsRefusal::SelfApproval => (Fault::Denied, "self-approval"),
+        KmsRefusal::WrongJurisdiction => (Fault::Denied, "wrong-jurisdiction"),
+        KmsRefusal::RequestIdReused => (Fault::Caller, "request-id-reused"),
+        KmsRefusal::VersionTooOld => (Fault::Precondition, "key-version-too-old"),
+        KmsRefusal::Malformed => (Fault::Caller, "malformed"),
+        KmsRefusal::NotEnrolled => (Fault::Denied, "not-enrolled"),
+        KmsRefusal::ClockJump => (Fault::Unavailable, "clock-jump"),
+        KmsRefusal::AlreadyUnsealed => (Fault::Precondition, "already-unsealed"),
+        KmsRefusal::WrongState => (Fault::Precondition, "wrong-key-state"),
+        KmsRefusal::AlreadyEnrolled => (Fault::Exists, "already-enrolled"),
+        KmsRefusal::LocksOut => (Fault::Precondition, "locks-out"),
+    }
+}
+
+/// Implements [`Faulty`] from a table of pattern to fault and reason; errors that wrap a Faulty one pass it on.
+macro_rules! faulty {
+    ($error:ty { $($own:pat => ($fault:ident, $reason:literal),)* } $(inner { $($wrapped:ident),* $(,)? })?) => {
+        impl Faulty for $error {
+            fn fault(&self) -> Fault {
+                match self {
+                    $($own => Fault::$fault,)*
+                    $($(Self::$wrapped(inner) => inner.fault(),)*)?
+                }
+            }
+
+            fn reason(&self) -> &'static str {
+                match self {
+                    $($own => $reason,)*
+                    $($(Self::$wrapped(inner) => inner.reason(),)*)?
+                }
+            }
+
+            fn leader(&self) -> Option<LeaderHint> {
+                match self {
+                    $($own => None,)*
+                    $($(Self::$wrapped(inner) => inner.leader(),)*)?
+                }
+            }
+        }
+    };
+}
+
+impl Faulty for Sealed {
+    fn fault(&self) -> Fault {
+        Fault::Unavailable
+    }
+
+    fn reason(&self) -> &'static str {
+        "sealed"
+    }
+}
+
+impl Faulty for CommitError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::NotLeader { .. } | Self::Undecided | Self::Stopped | Self::State => {
+                Fault::Unavailable
+            }
+            Self::Denied(denied) => denied.fault(),
+            Self::Refused { reason } => refusal(*reason).0,
+            Self::Busy => Fault::Busy,
+            Self::TooLarge => Fault::Caller,
+            Self::Unknown => Fault::Unknown,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::NotLeader { .. } => "not-leader",
+            Self::Denied(denied) => denied.reason(),
+            Self::Refused { reason } => refusal(*reason).1,
+            Self::Busy => "busy",
+            Self::TooLarge => "too-large",
+            Self::Undecided => "undecided",
+            Self::Unknown => "maybe-recorded",
+            Self::Stopped => "stopping",
+            Self::State => "state-unreadable",
+        }
+    }
+
+    fn leader(&self) -> Option<LeaderHint> {
+        match self {
+            Self::NotLeader { leader } => leader.clone(),
+            _ => None,
+        }
+    }
+}
+
+faulty!(Denied {
+    Self::Policy(kms_state::Denied::NotInitialised) => (Precondition, "not-initialised"),
+    Self::Policy(kms_state::Denied::NotEnrolled) => (Denied, "not-enrolled"),
+    Self::Policy(kms_state::Denied::Role) => (Denied, "role-may-not"),
+    Self::Policy(kms_state::Denied::NoGrant) => (Denied, "not-granted"),
+    Self::Purpose => (Caller, "malformed"),
+    Self::NeedsApprovals => (Denied, "needs-approvals"),
+    Self::NoSuchKey => (Missing, "no-such-key"),
+    Self::KeyNotEnabled => (Precondition, "key-disabled"),
+    Self::VersionTooOld => (Precondition, "key-version-too-old"),
+});
+
+faulty!(NoSession { Self::Unknown => (Precondition, "no-such-session"), });
+
+faulty!(OpenSessionError {
+    Self::OtherReplica => (Caller, "other-replica"),
+    Self::Signature => (Denied, "bad-signature"),
+    Self::Session(_) => (Caller, "bad-offer"),
+});
+
+faulty!(CustodyError {
+    Self::NoVersion { .. } => (Precondition, "no-such-key-version"),
+    Self::Wrapped(_) | Self::NotAuthentic => (Damaged, "key-does-not-open"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+    Self::Session(_) => (Precondition, "no-such-session"),
+} inner { Sealed });
+
+faulty!(OpenError {
+    Self::Role { .. } => (Denied, "role-receives-no-keys"),
+    Self::Malformed { .. } => (Caller, "malformed"),
+    Self::Items => (Caller, "too-many-items"),
+} inner { Sealed, Session, Commit, Custody });
+
+faulty!(LeaseError {
+    Self::Role { .. } => (Denied, "role-receives-no-keys"),
+    Self::Malformed { .. } => (Caller, "malformed"),
+} inner { Sealed, Session, Commit, Custody });
+
+faulty!(KeyError {
+    Self::Malformed { .. } => (Caller, "malformed"),
+    Self::NoSuchKey { .. } => (Missing, "no-such-key"),
+} inner { Sealed, Denied, Custody, Commit, Stale });
+
+faulty!(ApprovalError {
+    Self::TooMany | Self::Malformed => (Caller, "malformed"),
+    Self::NotOperator { .. } => (Denied, "approver-not-operator"),
+    Self::Signature { .. } => (Denied, "bad-signature"),
+    Self::OtherRequest { .. } => (Denied, "approval-of-other-request"),
+    Self::Expired { .. } => (Denied, "approval-expired"),
+    Self::SelfApproval { .. } => (Denied, "self-approval"),
+    Self::TooFew { .. } => (Denied, "too-few-approvals"),
+});
+
+faulty!(AuthorityError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+} inner { Sealed, Stale, Approval, Commit });
+
+faulty!(UnsealError {
+    Self::NotSealed => (Precondition, "not-sealed"),
+    Self::NotAuthentic | Self::Answer(_) => (Caller, "does-not-open"),
+    Self::Share(_) => (Caller, "bad-share"),
+    Self::NotTheHolders => (Denied, "not-the-holders-share"),
+    Self::NotTheRoot => (Damaged, "not-the-root-key"),
+    Self::OfferUsed => (Precondition, "offer-used"),
+});
+
+faulty!(ShareRefused {
+    Self::NotInitialised => (Precondition, "not-initialised"),
+    Self::NotCustodian(_) => (Denied, "not-custodian"),
+} inner { Session, Unseal });
+
+faulty!(SealRefused {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+});
+
+faulty!(AskError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::NotSealed => (Precondition, "not-sealed"),
+    Self::OtherBoot => (Precondition, "other-boot"),
+    Self::NoApproval => (Denied, "no-approval"),
+    Self::NotInitialised => (Precondition, "not-initialised"),
+    Self::Nobody(_) => (Unavailable, "no-peer-released"),
+    Self::Signature => (Damaged, "bad-signature"),
+} inner { Approval, Unseal });
+
+faulty!(ReleaseError {
+    Self::NotReplica(_) => (Denied, "not-replica"),
+    Self::Malformed(_) => (Caller, "malformed"),
+    Self::Signature => (Denied, "bad-signature"),
+    Self::NoApproval => (Denied, "no-approval"),
+    Self::Session(_) => (Caller, "bad-offer"),
+} inner { Sealed, Approval, Commit });
+
+faulty!(CeremonyError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::Already => (Exists, "already-initialised"),
+    Self::OtherGenesis => (Caller, "other-genesis"),
+    Self::NotGenesis => (Precondition, "not-genesis"),
+    Self::NotCustodian(_) => (Caller, "not-custodian"),
+    Self::Split(_) | Self::Shares { .. } => (Caller, "bad-split"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+    Self::Found(_) => (Precondition, "not-founded"),
+    Self::NotLed => (Unavailable, "no-leader"),
+} inner { Commit });
+
+faulty!(LogError {
+    Self::Role(_) | Self::Openings(_) => (Denied, "not-auditor"),
+    Self::NotInitialised => (Precondition, "not-initialised"),
+    Self::Prove(_) => (Caller, "no-such-proof"),
+    Self::TooLarge { .. } => (Caller, "tree-smaller"),
+} inner { Stale });
+
+impl Faulty for StaleError {
+    fn fault(&self) -> Fault {
+        Fault::Unavailable
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Read(ReadError::NotLeader { .. }) => "not-leader",
+            Self::Read(_) => "not-current",
+            Self::State(_) => "state-unreadable",
+        }
+    }
+}
+
+impl Faulty for MembershipError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Sealed(error) => error.fault(),
+            Self::NotOperator(_) => Fault::Denied,
+            Self::NotReplica => Fault::Caller,
+            Self::Approval(error) => error.fault(),
+            Self::Commit(error) => error.fault(),
+            Self::Member(error) => member(error).0,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Sealed(error) => error.reason(),
+            Self::NotOperator(_) => "not-operator",
+            Self::NotReplica => "not-replica",
+            Self::Approval(error) => error.reason(),
+            Self::Commit(error) => error.reason(),
+            Self::Member(error) => member(error).1,
+        }
+    }
+
+    fn leader(&self) -> Option<LeaderHint> {
+        match self {
+            Self::Commit(error) => error.leader(),
+            Self::Member(MemberError::NotLeader { leader: Some(id) }) => Some(LeaderHint {
+                id: *id,
+                endpoint: String::new(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn member(error: &MemberError) -> (Fault, &'static str) {
+    match error {
+        MemberError::NotLeader { .. } => (Fault::Unavailable, "not-leader"),
+        MemberError::Reused(_) => (Fault::Precondition, "member-id-reused"),
+        MemberError::NotEnrolled(_) => (Fault::Precondition, "not-enrolled"),
+        MemberError::NotALearner(_) | MemberError::NotAMember(_) => {
+            (Fault::Missing, "no-such-member")
+        }
+        MemberError::LastVoter(_) => (Fault::Precondition, "last-voter"),
+        MemberError::Lagging(_) | MemberError::Withheld(_) => {
+            (Fault::Unavailable, "member-lagging")
+        }
+        MemberError::InProgress => (Fault::Unavailable, "change-under-way"),
+        MemberError::Unknown => (Fault::Unknown, "maybe-changed"),
+        MemberError::HandOver(_) => (Fault::Unavailable, "not-handed-over"),
+        MemberError::Stopped => (Fault::Unavailable, "stopping"),
+    }
+}

@@ -1,0 +1,435 @@
+//! The way into the log: policy, then the record, then and only then the release.
+//!
+//! Owns [`Recorded`], the proof that a request was allowed and that its record is committed and applied. Refuses
+//! everyone else a way to make one: key material leaves through functions that consume a `Recorded`, so a handler
+//! that skips policy or record does not compile. The verdict travels in the entry as the versions it was reached
+//! under, and apply refuses an entry whose versions have moved: it is judged anew here, within its time.
+
+mod batch;
+mod clocks;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, Role, UnixMs};
+use proto::store::Reader;
+use proto::v1;
+use replica::host::Group;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use transport::{Enrolments, LeaderHint, SharedClock};
+
+use crate::peers::Peers;
+use crate::policy::{Denied, Permit, Policy};
+use crate::random;
+use batch::{Outcome, Waiting};
+use clocks::Clocks;
+
+/// Records waiting for a place in an entry; beyond, requests are refused as overload.
+pub(crate) const QUEUE_MAX: usize = 8192;
+/// Between two tries of a verdict that moved.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(2);
+/// How far region time may fall behind while nothing happens: half of what one command may move it.
+const KEEP_TIME_MS: u64 = kms_state::JUMP_MS_MAX / 2;
+
+/// A request that releases key material.
+pub(crate) trait Release {
+    /// Who asks, as authenticated.
+    fn actor(&self) -> &Identity;
+    /// Of which dataset.
+    fn dataset(&self) -> DatasetId;
+    /// What a grant must allow.
+    fn action(&self) -> v1::Action;
+    /// The statement it is recorded with; its actor is set by the KMS.
+    fn claim(&self) -> &v1::Claim;
+    /// Names the request; a retry reuses the leaf.
+    fn request_id(&self) -> [u8; 16];
+    /// The lowest KEK version it needs, or 0 where that is the current one's business.
+    fn kek_version_min(&self) -> u32 {
+        0
+    }
+    /// What the leaf will say, given the key it was decided on.
+    fn record(&self, key: &v1::KekRecord) -> v1::record::Kind;
+}
+
+/// Where and when a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Leaf {
+    /// Its place in the transparency log.
+    pub(crate) index: LeafIndex,
+    /// Region time in it. Earlier than now where a retry found the leaf of its first try.
+    pub(crate) recorded_at: UnixMs,
+}
+
+/// A request that policy has allowed and the log has recorded. Only [`Ledger::commit`] builds one and using it
+/// consumes it.
+pub(crate) struct Recorded<R> {
+    request: R,
+    key: Arc<v1::KekRecord>,
+    leaf: Leaf,
+}
+
+impl<R> Recorded<R> {
+    /// The request, the key as it stood at the record, and the record's place.
+    pub(crate) fn into_parts(self) -> (R, Arc<v1::KekRecord>, Leaf) {
+        (self.request, self.key, self.leaf)
+    }
+}
+
+/// Why something did not get into the log.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// Another replica leads. Nothing was recorded.
+    #[error("this replica does not lead the KMS")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<LeaderHint>,
+    },
+    /// Policy says no. Nothing was recorded.
+    #[error("not allowed")]
+    Denied(#[source] Denied),
+    /// The state refused it. Nothing was recorded.
+    #[error("refused: {}", refusal_text(*reason))]
+    Refused {
+        /// Why.
+        reason: v1::KmsRefusal,
+    },
+    /// Too much at once. Nothing was recorded.
+    #[error("too many requests at once")]
+    Busy,
+    /// The command is larger than an entry may be. Nothing was recorded.
+    #[error("the request is too large to be recorded")]
+    TooLarge,
+    /// What it was decided on kept moving, or the leader changed, for the whole of its time. Nothing was recorded.
+    #[error("the request could not be decided in its time")]
+    Undecided,
+    /// No word of the outcome: it may be recorded. Nothing was released.
+    #[error("the outcome is not known: the request may be on record, and nothing was released")]
+    Unknown,
+    /// The replica is stopping. Nothing was recorded.
+    #[error("this replica is stopping")]
+    Stopped,
+    /// A local failure to read the state. Nothing was recorded.
+    #[error("the state could not be read")]
+    State,
+}
+
+fn refusal_text(reason: v1::KmsRefusal) -> String {
+    let name = reason.as_str_name();
+    name.strip_prefix("KMS_REFUSAL_")
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace('_', " ")
+}
+
+impl CommitError {
+    /// Whether the record may exist all the same.
+    pub(crate) fn maybe_recorded(&self) -> bool {
+        matches!(self, Self::Unknown)
+    }
+}
+
+/// The leader's pen.
+pub(crate) struct Ledger {
+    group: Group,
+    clock: SharedClock,
+    enrolments: Enrolments,
+    identity: Identity,
+    clocks: Clocks,
+    policy: Policy,
+    queue: mpsc::Sender<Waiting>,
+    writer: JoinHandle<()>,
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.writer.abort();
+    }
+}
+
+impl Ledger {
+    /// Starts the task that puts waiting records into entries.
+    pub(crate) fn start(
+        group: Group,
+        enrolments: Enrolments,
+        identity: Identity,
+        peers: Arc<Peers>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(QUEUE_MAX);
+        let clock = enrolments.clock().clone();
+        let writer = tokio::spawn(batch::write(group.clone(), clock.clone(), waiting));
+        let clocks = Clocks::new(group.clone(), clock.clone(), peers);
+        let policy = Policy::default();
+        Self {
+            group,
+            clock,
+            enrolments,
+            identity,
+            clocks,
+            policy,
+            queue,
+            writer,
+        }
+    }
+
+    /// Judges, records, and answers with the proof. Retries a verdict that moved until `deadline`.
+    pub(crate) async fn commit<R: Release>(
+        &self,
+        request: R,
+        deadline: Instant,
+    ) -> Result<Recorded<R>, CommitError> {
+        loop {
+            self.leading()?;
+            let permit = {
+                let state = self.group.reader().map_err(|_| CommitError::State)?;
+                self.policy
+                    .permit(&*state, &request)
+                    .map_err(CommitError::Denied)?
+            };
+            let record = record(&request, &permit);
+            #[cfg(feature = "danger_release_before_record")]
+            {
+                // The promise, broken: the key leaves on the strength of the verdict alone.
+                let (queue, authority) = (self.queue.clone(), permit.authority_version());
+                let (answer, _nobody) = oneshot::channel();
+                drop(queue.try_send(Waiting {
+                    record,
+                    authority,
+                    answer,
+                }));
+                let key = permit.into_key();
+                let leaf = Leaf {
+                    index: LeafIndex(0),
+                    recorded_at: self.clock.now(),
+                };
+                return Ok(Recorded { request, key, leaf });
+            }
+            #[cfg(not(feature = "danger_release_before_record"))]
+            match self
+                .write(record, permit.authority_version(), deadline)
+                .await?
+            {
+                Outcome::Recorded(leaf) => {
+                    let key = permit.into_key();
+                    return Ok(Recorded { request, key, leaf });
+                }
+                Outcome::Refused(reason) if again(reason) => self.follow(reason, deadline).await?,
+                Outcome::Refused(reason) => return Err(CommitError::Refused { reason }),
+                Outcome::NotLeader(leader) => return Err(self.not_leader(leader)),
+                Outcome::Busy => return Err(CommitError::Busy),
+                Outcome::TooLarge => return Err(CommitError::TooLarge),
+                Outcome::Stopped => return Err(CommitError::Stopped),
+                Outcome::Unknown => return Err(CommitError::Unknown),
+            }
+        }
+    }
+
+    /// Proposes one command built from the state as it stands, anew when what it was built on moved.
+    pub(crate) async fn command<E: From<CommitError>>(
+        &self,
+        requester: &Identity,
+        deadline: Instant,
+        mut build: impl FnMut(&dyn Reader) -> Result<Command, E>,
+    ) -> Result<v1::KmsDone, E> {
+        loop {
+            self.leading()?;
+            let command = {
+                let state = self.group.reader().map_err(|_| CommitError::State)?;
+                build(&*state)?
+            };
+            match self.propose(requester, command, deadline).await {
+                Err(CommitError::Refused { reason }) if again(reason) => {
+                    self.follow(reason, deadline).await?;
+                }
+                Err(error) => return Err(error.into()),
+                Ok(done) => return Ok(done),
+            }
+        }
+    }
+
+    /// Brings up to date what a refused verdict was behind of.
+    async fn follow(&self, reason: v1::KmsRefusal, deadline: Instant) -> Result<(), CommitError> {
+        if Instant::now() >= deadline {
+            return Err(CommitError::Undecided);
+        }
+        if reason == v1::KmsRefusal::ClockJump {
+            return self.advance_time(Vec::new(), deadline).await;
+        }
+        // The refusal was applied here before it was answered, so the next look sees what moved; this process's own
+        // enrolment set follows a moment later.
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+        Ok(())
+    }
+
+    /// Moves region time to the median of a majority's clocks. Over a day it takes approvals.
+    pub(crate) async fn advance_time(
+        &self,
+        approvals: Vec<v1::ApprovalClaim>,
+        deadline: Instant,
+    ) -> Result<(), CommitError> {
+        self.leading()?;
+        let clocks_ms = self
+            .clocks
+            .of_majority(deadline)
+            .await
+            .ok_or(CommitError::Undecided)?;
+        let command = Command {
+            authority_version: self.enrolments.version(),
+            approvals,
+            what: v1::kms_command::Command::AdvanceTime(v1::AdvanceTime { clocks_ms }),
+        };
+        self.propose(&self.identity, command, deadline)
+            .await
+            .map(drop)
+    }
+
+    /// Moves region time on while no request does, so that the next one finds it current.
+    pub(crate) async fn keep_time(&self, stands_at: UnixMs, deadline: Instant) {
+        let behind = self.clock.now().0.saturating_sub(stands_at.0);
+        if behind < KEEP_TIME_MS || !self.group.is_leader() {
+            return;
+        }
+        if let Err(error) = self.advance_time(Vec::new(), deadline).await {
+            tracing::info!(%error, behind_ms = behind, "region time not moved on");
+        }
+    }
+
+    /// Proposes one command.
+    pub(crate) async fn propose(
+        &self,
+        requester: &Identity,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<v1::KmsDone, CommitError> {
+        // A clock reading beside the majority's clocks would be judged as a jump before they are looked at.
+        let by_majority = matches!(command.what, v1::kms_command::Command::AdvanceTime(_));
+        let command = v1::KmsCommand {
+            now_ms: if by_majority { 0 } else { self.clock.now().0 },
+            authority_version: command.authority_version,
+            salts: Bytes::copy_from_slice(&random::<32>()),
+            approvals: command.approvals,
+            requester: requester.to_string(),
+            command: Some(command.what),
+        };
+        // A new dataset's key can wait for room; everything else must work on a full disk.
+        let bytes: Bytes = command.encode_to_vec().into();
+        let proposal = async {
+            match command.command {
+                Some(v1::kms_command::Command::CreateKek(_)) => self.group.propose_at(bytes).await,
+                _ => self.group.propose_reserved(bytes).await,
+            }
+        };
+        let answer = tokio::time::timeout_at(deadline, proposal)
+            .await
+            .map_err(|_| CommitError::Unknown)?
+            .map_err(|error| match batch::outcome(error) {
+                Outcome::NotLeader(leader) => self.not_leader(leader),
+                Outcome::Busy => CommitError::Busy,
+                Outcome::TooLarge => CommitError::TooLarge,
+                Outcome::Stopped => CommitError::Stopped,
+                Outcome::Recorded(_) | Outcome::Refused(_) | Outcome::Unknown => {
+                    CommitError::Unknown
+                }
+            })?;
+        match v1::KmsAnswer::decode(answer.answer)
+            .ok()
+            .and_then(|answer| answer.answer)
+        {
+            Some(v1::kms_answer::Answer::Done(done)) => Ok(done),
+            Some(v1::kms_answer::Answer::Refused(refused)) => Err(CommitError::Refused {
+                reason: refused.reason(),
+            }),
+            // It was applied, and what was answered cannot be read: of unknown outcome to the caller.
+            Some(v1::kms_answer::Answer::Records(_)) | None => Err(CommitError::Unknown),
+        }
+    }
+
+    /// Who may do what.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Refuses unless this replica leads, as far as it knows; a proposal then proves it.
+    pub(crate) fn leading(&self) -> Result<(), CommitError> {
+        if self.group.is_leader() {
+            return Ok(());
+        }
+        Err(self.not_leader(self.group.leader()))
+    }
+
+    fn not_leader(&self, leader: Option<NodeId>) -> CommitError {
+        CommitError::NotLeader {
+            leader: leader.map(|id| hint(&self.enrolments, id)),
+        }
+    }
+
+    #[cfg(not(feature = "danger_release_before_record"))]
+    async fn write(
+        &self,
+        record: v1::Record,
+        authority: u64,
+        deadline: Instant,
+    ) -> Result<Outcome, CommitError> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue
+            .try_send(Waiting {
+                record,
+                authority,
+                answer,
+            })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => CommitError::Busy,
+                mpsc::error::TrySendError::Closed(_) => CommitError::Stopped,
+            })?;
+        match tokio::time::timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            // The record is on its way and cannot be called back.
+            Ok(Err(_)) | Err(_) => Err(CommitError::Unknown),
+        }
+    }
+}
+
+/// A command and what it was decided on.
+pub(crate) struct Command {
+    pub(crate) authority_version: u64,
+    pub(crate) approvals: Vec<v1::ApprovalClaim>,
+    pub(crate) what: v1::kms_command::Command,
+}
+
+/// Refusals of what was right when it was proposed, or of a time that a majority can move.
+fn again(reason: v1::KmsRefusal) -> bool {
+    matches!(
+        reason,
+        v1::KmsRefusal::AuthorityMoved | v1::KmsRefusal::KeyStateMoved | v1::KmsRefusal::ClockJump
+    )
+}
+
+fn record<R: Release>(request: &R, permit: &Permit) -> v1::Record {
+    v1::Record {
+        request_id: Bytes::copy_from_slice(&request.request_id()),
+        dataset_id: request.dataset().into(),
+        state_version: permit.key().state_version,
+        claim: Some(v1::Claim {
+            actor: request.actor().to_string(),
+            ..request.claim().clone()
+        }),
+        kind: Some(request.record(permit.key())),
+    }
+}
+
+/// A member and where the enrolment set says it listens.
+pub(crate) fn hint(enrolments: &Enrolments, id: NodeId) -> LeaderHint {
+    let enrolled = enrolments.by_node_id(Role::Kms, id);
+    LeaderHint {
+        id,
+        endpoint: enrolled
+            .map(|enrolled| enrolled.endpoint)
+            .unwrap_or_default(),
+    }
+}
+
+#[cfg(all(feature = "danger_release_before_record", not(debug_assertions)))]
+compile_error!("danger_release_before_record breaks promise P3: it is refused in release builds");

@@ -1,0 +1,286 @@
+//! The seal of this replica: whether the root key is here, and how it comes and goes.
+//!
+//! Owns the root key's one place in this process, the shares gathered so far, and the keys of this life: a random
+//! boot id, the X-Wing key that custodians seal shares to, and the offer that a peer answers. Refuses the root to
+//! everyone while the unseal is not on record; a wrong, mixed or repeated share by name.
+
+use std::sync::Arc;
+
+use envelope::{
+    Encapsulated, HpkeInfo, HpkePrivateKey, KeyError, RootCheck, RootKey, SealedKey, SessionError,
+    SessionInfo, SessionOffer, Share, ShareError, ShareSet, hpke_open,
+};
+use parking_lot::Mutex;
+use proto::ids::RootEpoch;
+use tokio::sync::watch;
+
+use crate::approvals::sha256;
+use crate::random;
+
+/// One life of a replica, from start or sealing to the next. Random: a record names it, and no other has it.
+pub(crate) type BootId = [u8; 16];
+
+/// Where the replica stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Posture {
+    /// The root key is not here.
+    Sealed {
+        /// Shares gathered.
+        have: u8,
+    },
+    /// The root key is here and the unseal is not on record yet: votes, campaigns, serves nothing.
+    Unrecorded,
+    /// Serves.
+    Unsealed,
+}
+
+/// The replica is sealed. Says what it takes only where that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this replica is sealed")]
+pub(crate) struct Sealed;
+
+/// Why a share or an answer did not unseal.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnsealError {
+    /// There is nothing to unseal.
+    #[error("this replica is not sealed")]
+    NotSealed,
+    /// It does not open with this boot's key for this custodian and session.
+    #[error("the share does not open: it was sealed for another session, replica or boot")]
+    NotAuthentic,
+    /// What came out is not a share of this region's root key.
+    #[error("the share is refused")]
+    Share(#[source] ShareError),
+    /// It is another custodian's.
+    #[error("the share is not the one this custodian was given")]
+    NotTheHolders,
+    /// A peer's answer does not open.
+    #[error("the peer's answer does not open")]
+    Answer(#[source] SessionError),
+    /// A key that is not the region's root key.
+    #[error("the key is not this region's root key")]
+    NotTheRoot,
+    /// This life's offer has been answered; a restart makes a new one.
+    #[error("the offer of this boot is used up: restart the replica, or unseal it by custodians")]
+    OfferUsed,
+}
+
+/// The seal.
+pub(crate) struct Seal {
+    inner: Mutex<Inner>,
+    posture: watch::Sender<Posture>,
+}
+
+struct Inner {
+    life: Life,
+    keys: Keys,
+}
+
+struct Life {
+    boot: BootId,
+    share_key: HpkePrivateKey,
+    offer: Option<SessionOffer>,
+    offer_public: Vec<u8>,
+}
+
+enum Keys {
+    Sealed { shares: Vec<Share> },
+    Held { root: Arc<RootKey>, recorded: bool },
+}
+
+impl Life {
+    fn begin() -> Result<Self, KeyError> {
+        let offer = SessionOffer::generate()?;
+        Ok(Self {
+            boot: random(),
+            share_key: HpkePrivateKey::generate()?,
+            offer_public: offer.public().as_bytes().to_vec(),
+            offer: Some(offer),
+        })
+    }
+}
+
+impl Seal {
+    /// A sealed replica at the beginning of a life.
+    pub(crate) fn new() -> Result<Self, KeyError> {
+        let inner = Inner {
+            life: Life::begin()?,
+            keys: Keys::Sealed { shares: Vec::new() },
+        };
+        let posture = watch::Sender::new(Posture::Sealed { have: 0 });
+        Ok(Self {
+            inner: Mutex::new(inner),
+            posture,
+        })
+    }
+
+    /// The root key, once the unseal is on record.
+    pub(crate) fn root(&self) -> Result<Arc<RootKey>, Sealed> {
+        match &self.inner.lock().keys {
+            Keys::Held {
+                root,
+                recorded: true,
+            } => Ok(root.clone()),
+            Keys::Held { .. } | Keys::Sealed { .. } => Err(Sealed),
+        }
+    }
+
+    /// Where the replica stands.
+    pub(crate) fn posture(&self) -> Posture {
+        *self.posture.borrow()
+    }
+
+    /// Told of every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Posture> {
+        self.posture.subscribe()
+    }
+
+    /// This life.
+    pub(crate) fn boot_id(&self) -> BootId {
+        self.inner.lock().life.boot
+    }
+
+    /// What custodians seal shares to in this life.
+    pub(crate) fn share_public(&self) -> Vec<u8> {
+        self.inner
+            .lock()
+            .life
+            .share_key
+            .public()
+            .as_bytes()
+            .to_vec()
+    }
+
+    /// This life's offer to its peers, and its boot id.
+    pub(crate) fn offer(&self) -> (BootId, Vec<u8>) {
+        let inner = self.inner.lock();
+        (inner.life.boot, inner.life.offer_public.clone())
+    }
+
+    /// SHA-256 of the offer: what an operator approves.
+    pub(crate) fn offer_hash(&self) -> [u8; 32] {
+        sha256(&self.inner.lock().life.offer_public)
+    }
+
+    /// Takes a custodian's share, sealed to this life's share key. With the last one needed the root key is here,
+    /// unrecorded. `index` is the share this custodian was given.
+    pub(crate) fn take_share(
+        &self,
+        set: &ShareSet,
+        index: u8,
+        info: &HpkeInfo,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Posture, UnsealError> {
+        let mut inner = self.inner.lock();
+        let Inner { life, keys } = &mut *inner;
+        let Keys::Sealed { shares } = keys else {
+            return Err(UnsealError::NotSealed);
+        };
+        let bytes =
+            hpke_open(&life.share_key, info, aad, sealed).map_err(|_| UnsealError::NotAuthentic)?;
+        let share = Share::from_bytes(&bytes).map_err(UnsealError::Share)?;
+        set.verify(&share).map_err(UnsealError::Share)?;
+        if share.index() != index {
+            return Err(UnsealError::NotTheHolders);
+        }
+        // The same share again, from a custodian who did not see the answer, counts once and is no error.
+        if shares.iter().all(|held| held.index() != share.index()) {
+            shares.push(share);
+        }
+        if shares.len() < usize::from(set.needed()) {
+            let have = u8::try_from(shares.len()).expect("a split has at most 255 shares");
+            drop(inner);
+            return Ok(self.now(Posture::Sealed { have }));
+        }
+        let root = set.combine(shares).map_err(UnsealError::Share)?;
+        *keys = Keys::Held {
+            root: Arc::new(root),
+            recorded: false,
+        };
+        drop(inner);
+        Ok(self.now(Posture::Unrecorded))
+    }
+
+    /// Takes a peer's answer to this life's offer. A key that is not the region's is dropped.
+    pub(crate) fn take_answer(
+        &self,
+        encapsulated: &Encapsulated,
+        info: &SessionInfo,
+        sealed_root: &SealedKey,
+        epoch: RootEpoch,
+        aad: &[u8],
+        check: RootCheck,
+    ) -> Result<Posture, UnsealError> {
+        let mut inner = self.inner.lock();
+        if !matches!(inner.keys, Keys::Sealed { .. }) {
+            return Err(UnsealError::NotSealed);
+        }
+        let offer = inner.life.offer.take().ok_or(UnsealError::OfferUsed)?;
+        let receiver = offer
+            .accept(encapsulated, info)
+            .map_err(UnsealError::Answer)?;
+        let root = receiver
+            .receive_root(sealed_root, epoch, aad)
+            .map_err(UnsealError::Answer)?;
+        if root.check_value() != check {
+            return Err(UnsealError::NotTheRoot);
+        }
+        // The peer recorded this life's unseal before it answered.
+        inner.keys = Keys::Held {
+            root: Arc::new(root),
+            recorded: true,
+        };
+        drop(inner);
+        Ok(self.now(Posture::Unsealed))
+    }
+
+    /// Takes a root key that was made here, with its record: the init ceremony.
+    pub(crate) fn take_made(&self, root: Arc<RootKey>) -> Posture {
+        self.inner.lock().keys = Keys::Held {
+            root,
+            recorded: true,
+        };
+        self.now(Posture::Unsealed)
+    }
+
+    /// The unseal of `boot` is on record. `false` if that life has ended meanwhile.
+    pub(crate) fn recorded(&self, boot: BootId) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.life.boot != boot {
+            return false;
+        }
+        let Keys::Held { recorded, .. } = &mut inner.keys else {
+            return false;
+        };
+        *recorded = true;
+        drop(inner);
+        self.now(Posture::Unsealed);
+        true
+    }
+
+    /// Drops the root key and every share, and begins a new life.
+    pub(crate) fn seal(&self) -> Result<(), KeyError> {
+        let life = Life::begin();
+        let mut inner = self.inner.lock();
+        // The key goes whether or not there is room for a new life.
+        inner.keys = Keys::Sealed { shares: Vec::new() };
+        if let Ok(life) = life {
+            inner.life = life;
+            drop(inner);
+            self.now(Posture::Sealed { have: 0 });
+            return Ok(());
+        }
+        drop(inner);
+        self.now(Posture::Sealed { have: 0 });
+        life.map(drop)
+    }
+
+    fn now(&self, posture: Posture) -> Posture {
+        self.posture.send_replace(posture);
+        posture
+    }
+}
+
+#[cfg(test)]
+mod tests;

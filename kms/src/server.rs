@@ -1,0 +1,423 @@
+//! One replica, from configuration to drained.
+//!
+//! Owns the order of start and stop: identity, enrolments, log, group, services; then listener, work, group, log.
+//! Refuses to serve before the state has caught up with what this disk may have shown, and to lead while sealed.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use parking_lot::Mutex;
+use proto::ids::{GroupId, Role};
+use replica::disk::RealDisk;
+use replica::host::{Admission, Host, HostFailure, HostOptions, Tuning};
+use replica::net::TonicDialer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use transport::{
+    Acceptor, CertificateError, Connector, EnrolmentError, Enrolments, IdentityError, KeyExchange,
+    LocalIdentity, RegionTrust, SharedClock, SystemClock,
+};
+
+use crate::approvals::sha256;
+use crate::authority::learn_own_enrolment;
+use crate::config::{Config, ConfigError};
+use crate::core::{Core, SWEEP_EVERY};
+use crate::custody::Custody;
+use crate::health;
+use crate::ledger::Ledger;
+use crate::machine::KmsMachine;
+use crate::peers::Peers;
+use crate::seal::Seal;
+use crate::service::Services;
+use crate::sessions::Sessions;
+
+/// How long a new member waits to be enrolled before it gives up.
+const LEARN_MAX: Duration = Duration::from_secs(60);
+/// How long requests under way may take to end once the replica stops.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How long moving idle region time may take: the sweep waits for it.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
+const ENROLMENTS_FILE: &str = "enrolments";
+
+/// Why a replica did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration.
+    #[error("configuration")]
+    Config(#[from] ConfigError),
+    /// Key or certificate.
+    #[error("identity")]
+    Identity(#[from] IdentityError),
+    /// The region's CA certificate.
+    #[error("certificate of the region's authority")]
+    Trust(#[from] CertificateError),
+    /// The enrolment set.
+    #[error("enrolments")]
+    Enrolments(#[from] EnrolmentError),
+    /// The certificate is another process's.
+    #[error("the certificate is of {found}, which is no KMS replica of region {region}")]
+    NotThisReplica {
+        /// Whom the certificate states.
+        found: proto::ids::Identity,
+        /// The configured region.
+        region: proto::ids::RegionId,
+    },
+    /// The enrolment set knows this identity under another member id, or of another jurisdiction.
+    #[error("enrolled with member id {enrolled}, configured with {configured}")]
+    OtherMember {
+        /// As enrolled; 0 for none.
+        enrolled: u64,
+        /// As configured.
+        configured: u64,
+    },
+    /// Not enrolled in time.
+    #[error("this replica is not enrolled: enrol its identity first (ChangeEnrolment)")]
+    NotEnrolled,
+    /// The configured jurisdiction is not the region's.
+    #[error("the region's jurisdiction is {found}, configured is {configured}")]
+    OtherJurisdiction {
+        /// As the enrolment set states it.
+        found: proto::ids::Jurisdiction,
+        /// As configured.
+        configured: proto::ids::Jurisdiction,
+    },
+    /// No locked memory for keys.
+    #[error("no key memory")]
+    KeyMemory(#[source] envelope::KeyError),
+    /// Folder, log, state or engine.
+    #[error("consensus")]
+    Host(#[source] Box<replica::host::OpenError>),
+    /// A port or a folder.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A running replica.
+pub struct Replica {
+    core: Arc<Core>,
+    host: Host,
+    address: SocketAddr,
+    health: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+    drivers: JoinSet<()>,
+}
+
+/// What a replica is started with besides its configuration.
+#[derive(Default)]
+pub struct Parts {
+    /// The clock; the system's when absent.
+    pub clock: Option<SharedClock>,
+    /// The time-outs of consensus; the defaults when absent.
+    pub tuning: Option<Tuning>,
+    /// A listener that is bound already; else `listen` is bound.
+    pub listener: Option<TcpListener>,
+    /// What `/metrics` renders.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+impl Replica {
+    /// Starts a replica and returns once it answers.
+    pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
+        let io = |what| move |source| StartError::Io { what, source };
+        let clock = parts.clock.unwrap_or_else(SystemClock::shared);
+        let local = LocalIdentity::load(&config.certificate, &config.key)?;
+        let identity = local.identity().clone();
+        if identity.role() != Role::Kms || identity.region() != &config.region {
+            let region = config.region.clone();
+            return Err(StartError::NotThisReplica {
+                found: identity,
+                region,
+            });
+        }
+        std::fs::create_dir_all(&config.data_dir).map_err(io("data folder"))?;
+        let trust = RegionTrust::from_pem(config.region.clone(), &config.read_ca()?)?;
+        let genesis = config.read_genesis()?;
+        let path = config.data_dir.join(ENROLMENTS_FILE);
+        let enrolments = Enrolments::open(&path, trust, &genesis, clock.clone())?;
+        let connector = Connector::new(local.clone(), enrolments.clone(), KeyExchange::HybridOnly);
+        let peers = Arc::new(Peers::new(connector.clone(), enrolments.clone()));
+        // Bound before the log is opened, so that peers find someone listening; served once all is ready.
+        let listener = match parts.listener {
+            Some(listener) => listener,
+            None => TcpListener::bind(config.listen)
+                .await
+                .map_err(io("listening"))?,
+        };
+        let address = listener.local_addr().map_err(io("listening"))?;
+        let health_listener = health::bind(config.health_listen)
+            .await
+            .map_err(io("listening for health checks"))?;
+        if config.join {
+            let learnt = learn_own_enrolment(&enrolments, &peers, &identity);
+            tokio::time::timeout(LEARN_MAX, learnt)
+                .await
+                .map_err(|_| StartError::NotEnrolled)?;
+        }
+        enrolled(&config, &enrolments, &identity)?;
+
+        let seal = Arc::new(Seal::new().map_err(StartError::KeyMemory)?);
+        let (machine, changes) = KmsMachine::new();
+        let host = open_host(
+            &config,
+            &local,
+            &connector,
+            &enrolments,
+            &genesis,
+            parts.tuning,
+        )?;
+        // The transport's service has to answer while the group opens: peers are asked what they have seen of us.
+        let group = host
+            .open_group(GroupId::KMS, Arc::new(machine))
+            .await
+            .map_err(|error| StartError::Host(error.into()))?;
+        // Sealed: votes, does not campaign.
+        group.set_may_campaign(false);
+
+        let core = Arc::new(Core {
+            custody: Custody::new(config.region.clone(), seal.clone()),
+            ledger: Ledger::start(
+                group.clone(),
+                enrolments.clone(),
+                identity.clone(),
+                peers.clone(),
+            ),
+            sessions: Sessions::new(),
+            ceremony: tokio::sync::Mutex::new(None),
+            membership: tokio::sync::Mutex::new(()),
+            unsealing: tokio::sync::Mutex::new(()),
+            failure: Mutex::new(None),
+            config,
+            local: local.clone(),
+            enrolments: enrolments.clone(),
+            clock,
+            group,
+            peers,
+            connector,
+            seal,
+            changes,
+        });
+        let (stop, stopped) = watch::channel(false);
+        let mut replica = Self {
+            core,
+            host,
+            address,
+            health: health_listener
+                .as_ref()
+                .and_then(|listener| listener.local_addr().ok()),
+            stop,
+            servers: JoinSet::new(),
+            drivers: JoinSet::new(),
+        };
+        let acceptor = Acceptor::new(&local, enrolments, KeyExchange::HybridOnly);
+        replica.serve(acceptor, listener, stopped.clone());
+        if let Some(listener) = health_listener {
+            let served = health::serve(
+                replica.core.clone(),
+                parts.metrics,
+                listener,
+                until_stopped(stopped),
+            );
+            replica.servers.spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "health port failed");
+                }
+            });
+        }
+        replica.drive();
+        tracing::info!(%identity, %address, "kms replica started, sealed");
+        Ok(replica)
+    }
+
+    fn serve(&mut self, acceptor: Acceptor, listener: TcpListener, stopped: watch::Receiver<bool>) {
+        let services = Services(self.core.clone());
+        let router = transport::server()
+            .add_service(self.host.service().server())
+            .add_service(services.kms())
+            .add_service(services.operate())
+            .add_service(services.peer());
+        let incoming = acceptor.incoming(listener);
+        self.servers.spawn(async move {
+            let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "server failed");
+            }
+        });
+    }
+
+    fn drive(&mut self) {
+        let core = &self.core;
+        self.drivers.spawn(core.clone().follow_authority());
+        self.drivers.spawn(core.clone().record_unseals());
+        self.drivers.spawn(core.clone().confirm_keys());
+        self.drivers.spawn(sweep(core.clone()));
+        let (failing, host) = (core.clone(), self.host.clone());
+        self.drivers.spawn(async move {
+            let failure = host.failed().await;
+            *failing.failure.lock() = Some(failure);
+        });
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it answers health checks.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health
+    }
+
+    /// The consensus group, for those who watch it.
+    pub fn group(&self) -> &replica::host::Group {
+        &self.core.group
+    }
+
+    /// What keeps this replica from serving, in words; empty when nothing does.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.core.not_ready()
+    }
+
+    /// Waits until the engine ends by itself; the process has to exit then.
+    pub async fn failed(&self) -> HostFailure {
+        self.host.failed().await
+    }
+
+    /// Drains: hands leadership over, lets requests end, drops every key, closes the log.
+    pub async fn stop(mut self) {
+        self.core.group.set_may_campaign(false);
+        if self.core.group.is_leader()
+            && let Err(error) = self.core.group.hand_over().await
+        {
+            tracing::info!(%error, "leadership not handed over");
+        }
+        // The receivers are the servers, which may have ended by themselves.
+        let _ = self.stop.send(true);
+        let drained = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
+            self.servers.shutdown().await;
+        }
+        self.drivers.shutdown().await;
+        self.drop_keys();
+        self.host.stop().await;
+    }
+
+    /// Ends at once, as a process that is killed does; the log is closed all the same.
+    pub async fn abandon(mut self) {
+        self.servers.shutdown().await;
+        self.drivers.shutdown().await;
+        self.drop_keys();
+        self.host.abandon().await;
+    }
+
+    fn drop_keys(&self) {
+        self.core.custody.clear();
+        self.core.sessions.clear();
+        if let Err(error) = self.core.seal.seal() {
+            tracing::debug!(%error, "sealed without a new life");
+        }
+    }
+}
+
+fn enrolled(
+    config: &Config,
+    enrolments: &Enrolments,
+    identity: &proto::ids::Identity,
+) -> Result<(), StartError> {
+    let table = enrolments.current();
+    if table.jurisdiction() != &config.jurisdiction {
+        return Err(StartError::OtherJurisdiction {
+            found: table.jurisdiction().clone(),
+            configured: config.jurisdiction.clone(),
+        });
+    }
+    let enrolled = table.by_identity(identity).ok_or(StartError::NotEnrolled)?;
+    if enrolled.node_id != Some(config.node_id()) {
+        return Err(StartError::OtherMember {
+            enrolled: enrolled.node_id.map(|id| id.0).unwrap_or_default(),
+            configured: config.node_id,
+        });
+    }
+    if enrolled.endpoint != config.advertised() {
+        // Peers dial what is enrolled; an operator who moved a replica has to know.
+        tracing::warn!(
+            enrolled = %enrolled.endpoint,
+            configured = %config.advertised(),
+            "the enrolled endpoint is another than the configured one"
+        );
+    }
+    Ok(())
+}
+
+fn open_host(
+    config: &Config,
+    local: &LocalIdentity,
+    connector: &Connector,
+    enrolments: &Enrolments,
+    genesis: &proto::v1::SignedEnrolmentSet,
+    tuning: Option<Tuning>,
+) -> Result<Host, StartError> {
+    let me = config.node_id();
+    let dialer = TonicDialer::new(connector.clone(), enrolments.clone(), Role::Kms, me);
+    // The genesis set names the founding; a region founded twice is two clusters.
+    let cluster = sha256(&[b"reduit/v1/kms-cluster\n", genesis.set.as_ref()].concat());
+    let mut cluster_id = [0; 16];
+    cluster_id.copy_from_slice(&cluster[..16]);
+    let founder = enrolments.current().version() == 1;
+    let admission = match (config.join, founder) {
+        (true, _) => Admission::Join,
+        (false, true) => Admission::Found,
+        // An empty folder under a known id, in a region that has moved on, is a lost disk.
+        (false, false) => Admission::Resume,
+    };
+    let options = HostOptions {
+        node_id: me,
+        identity: local.identity().clone(),
+        jurisdiction: config.jurisdiction.clone(),
+        cluster: cluster_id,
+        admission,
+        dir: config.data_dir.join("raft"),
+        disk: Arc::new(RealDisk),
+        dialer: Arc::new(dialer),
+        log: Default::default(),
+        state: Default::default(),
+        tuning: tuning.unwrap_or_default(),
+    };
+    Host::open(options).map_err(|error| StartError::Host(error.into()))
+}
+
+async fn sweep(core: Arc<Core>) {
+    let mut view = core.group.watch();
+    loop {
+        core.sweep();
+        if let Ok(state) = core.reader() {
+            let stands_at = kms_state::region_time(&*state);
+            drop(state);
+            if stands_at.0 > 0 {
+                core.ledger
+                    .keep_time(stands_at, Instant::now() + KEEP_TIME_MAX)
+                    .await;
+            }
+        }
+        // A change of role or leader is looked at once: who steps down holds no key.
+        let changed = tokio::time::timeout(SWEEP_EVERY, view.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+    // The sender lives as long as the replica; if it is gone, so is the replica.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}

@@ -1,0 +1,391 @@
+//! The gRPC face: who may call what, and how answers and errors travel.
+//!
+//! Owns the check that every request makes of its peer, and how many requests of one stream are served at once.
+//! Refuses a caller whose key is no longer enrolled, on living connections too. Holds no thought of its own.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use proto::ids::Role;
+use proto::v1;
+use proto::v1::kms_operate_server::{KmsOperate, KmsOperateServer};
+use proto::v1::kms_peer_server::{KmsPeer, KmsPeerServer};
+use proto::v1::kms_server::{Kms, KmsServer};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use transport::fault::{Chain, status_of};
+use transport::{Fault, Faulty, Peer, peer, require_role};
+
+use crate::core::Core;
+use crate::keys::Change;
+use crate::membership::Steps;
+use crate::opens::OpenError;
+
+/// Requests of one stream served at once; further ones wait in the connection's window.
+const STREAM_REQUESTS_MAX: usize = 128;
+
+/// The services of one replica.
+#[derive(Clone)]
+pub(crate) struct Services(pub(crate) Arc<Core>);
+
+impl Services {
+    pub(crate) fn kms(&self) -> KmsServer<Self> {
+        KmsServer::new(self.clone())
+    }
+
+    pub(crate) fn operate(&self) -> KmsOperateServer<Self> {
+        KmsOperateServer::new(self.clone())
+    }
+
+    pub(crate) fn peer(&self) -> KmsPeerServer<Self> {
+        KmsPeerServer::new(self.clone())
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// An outcome as it travels; faults that a human must look at are logged here, once.
+fn answer<T, E: Faulty>(method: &'static str, outcome: Result<T, E>) -> Answer<T> {
+    outcome.map(Response::new).map_err(|error| {
+        count(method, &error);
+        status_of(&error)
+    })
+}
+
+fn count<E: Faulty>(method: &'static str, error: &E) {
+    metrics::counter!("reduit_kms_errors", "method" => method, "reason" => error.reason())
+        .increment(1);
+    match error.fault() {
+        Fault::Damaged | Fault::Internal => {
+            tracing::error!(method, reason = error.reason(), error = %Chain(error), "request failed");
+        }
+        Fault::Denied => {
+            tracing::info!(method, reason = error.reason(), error = %Chain(error), "request denied");
+        }
+        _ => {
+            tracing::debug!(method, reason = error.reason(), error = %Chain(error), "request refused")
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Kms for Services {
+    type OpenStreamStream = Answers<v1::OpenReply>;
+
+    async fn open_session(
+        &self,
+        request: Request<v1::OpenSessionRequest>,
+    ) -> Answer<v1::OpenSessionReply> {
+        let peer = peer(&request)?;
+        let core = &self.0;
+        let share_key = core.seal.share_public();
+        let request = request.into_inner();
+        let opened = core
+            .sessions
+            .open(&core.local, &peer, &request, &share_key, core.now());
+        answer("OpenSession", opened)
+    }
+
+    async fn create_key(&self, request: Request<v1::CreateKeyRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        answer(
+            "CreateKey",
+            self.0.create_key(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn issue_lease(
+        &self,
+        request: Request<v1::IssueLeaseRequest>,
+    ) -> Answer<v1::IssueLeaseReply> {
+        let peer = peer(&request)?;
+        answer(
+            "IssueLease",
+            self.0.issue_lease(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn issue_metadata_lease(
+        &self,
+        request: Request<v1::IssueLeaseRequest>,
+    ) -> Answer<v1::IssueMetadataLeaseReply> {
+        let peer = peer(&request)?;
+        let issued = self
+            .0
+            .issue_metadata_lease(&peer, request.into_inner())
+            .await;
+        answer("IssueMetadataLease", issued)
+    }
+
+    async fn open(&self, request: Request<v1::OpenRequest>) -> Answer<v1::OpenReply> {
+        let peer = peer(&request)?;
+        answer("Open", self.0.open(&peer, request.into_inner()).await)
+    }
+
+    async fn open_stream(
+        &self,
+        request: Request<Streaming<v1::OpenRequest>>,
+    ) -> Answer<Self::OpenStreamStream> {
+        // Judged for each request: a stream may outlive its caller's enrolment.
+        let connection = request
+            .extensions()
+            .get::<transport::PeerConnection>()
+            .cloned();
+        transport::peer_in(connection.as_ref()).map_err(|error| status_of(&error))?;
+        let core = self.0.clone();
+        let replies = request
+            .into_inner()
+            .map(move |request| {
+                let (core, connection) = (core.clone(), connection.clone());
+                async move {
+                    let peer = transport::peer_in(connection.as_ref())
+                        .map_err(|error| status_of(&error))?;
+                    Ok(streamed(&core, &peer, request?).await)
+                }
+            })
+            .buffer_unordered(STREAM_REQUESTS_MAX);
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn find_key(&self, request: Request<v1::FindKeyRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        answer("FindKey", self.0.find_key(&peer, request.get_ref()).await)
+    }
+
+    async fn rotate_key(&self, request: Request<v1::KeyChangeRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        answer(
+            "RotateKey",
+            self.0
+                .change_key(&peer, request.into_inner(), Change::Rotate)
+                .await,
+        )
+    }
+
+    async fn disable_key(&self, request: Request<v1::KeyChangeRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        answer(
+            "DisableKey",
+            self.0
+                .change_key(&peer, request.into_inner(), Change::Disable)
+                .await,
+        )
+    }
+
+    async fn enable_key(&self, request: Request<v1::KeyChangeRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        answer(
+            "EnableKey",
+            self.0
+                .change_key(&peer, request.into_inner(), Change::Enable)
+                .await,
+        )
+    }
+
+    async fn fetch_enrolments(
+        &self,
+        request: Request<v1::FetchEnrolmentsRequest>,
+    ) -> Answer<v1::SignedEnrolmentSet> {
+        peer(&request)?;
+        answer("FetchEnrolments", self.0.fetch_enrolments().await)
+    }
+
+    async fn read_leaves(
+        &self,
+        request: Request<v1::ReadLeavesRequest>,
+    ) -> Answer<v1::ReadLeavesReply> {
+        let peer = peer(&request)?;
+        answer("ReadLeaves", self.0.read_leaves(&peer, request.get_ref()))
+    }
+
+    async fn tree_head(&self, request: Request<v1::TreeHeadRequest>) -> Answer<v1::TreeHeadReply> {
+        peer(&request)?;
+        answer("TreeHead", self.0.tree_head())
+    }
+
+    async fn prove_inclusion(
+        &self,
+        request: Request<v1::ProveInclusionRequest>,
+    ) -> Answer<v1::ProofReply> {
+        peer(&request)?;
+        answer("ProveInclusion", self.0.prove_inclusion(request.get_ref()))
+    }
+
+    async fn prove_consistency(
+        &self,
+        request: Request<v1::ProveConsistencyRequest>,
+    ) -> Answer<v1::ProofReply> {
+        peer(&request)?;
+        answer(
+            "ProveConsistency",
+            self.0.prove_consistency(request.get_ref()),
+        )
+    }
+
+    async fn status(&self, request: Request<v1::KmsStatusRequest>) -> Answer<v1::KmsStatusReply> {
+        peer(&request)?;
+        Ok(Response::new(self.0.status()))
+    }
+}
+
+/// One open of a stream: its error rides in its reply, so that it does not end the others.
+async fn streamed(core: &Arc<Core>, peer: &Peer, request: v1::OpenRequest) -> v1::OpenReply {
+    let request_id = request.request_id.clone();
+    match core.open(peer, request).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            count("OpenStream", &error);
+            let maybe_recorded = match &error {
+                OpenError::Commit(commit) => commit.maybe_recorded(),
+                // Past the record: the leaf stands.
+                OpenError::Custody(_) => true,
+                _ => false,
+            };
+            let leader = error.leader().map(|hint| hint.id.0).unwrap_or_default();
+            v1::OpenReply {
+                request_id,
+                error: Some(v1::OpenError {
+                    reason: error.reason().to_owned(),
+                    message: Chain(&error).to_string(),
+                    leader,
+                    maybe_recorded,
+                }),
+                ..Default::default()
+            }
+        }
+    }
+}
+
+fn progress(steps: Steps) -> Answers<v1::Progress> {
+    let steps = ReceiverStream::new(steps);
+    Box::pin(steps.map(|step| {
+        step.map_err(|error| {
+            count("Membership", &error);
+            status_of(&error)
+        })
+    }))
+}
+
+#[tonic::async_trait]
+impl KmsOperate for Services {
+    type AddReplicaStream = Answers<v1::Progress>;
+    type RemoveReplicaStream = Answers<v1::Progress>;
+
+    async fn initialise(
+        &self,
+        request: Request<v1::InitialiseRequest>,
+    ) -> Answer<v1::InitialiseReply> {
+        let peer = peer(&request)?;
+        answer(
+            "Initialise",
+            self.0.initialise(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn unseal(&self, request: Request<v1::UnsealRequest>) -> Answer<v1::UnsealReply> {
+        let peer = peer(&request)?;
+        answer("Unseal", self.0.unseal(&peer, request.into_inner()).await)
+    }
+
+    async fn seal(&self, request: Request<v1::SealRequest>) -> Answer<v1::SealReply> {
+        let peer = peer(&request)?;
+        answer("Seal", self.0.seal_now(&peer).await)
+    }
+
+    async fn approve_peer_unseal(
+        &self,
+        request: Request<v1::ApprovePeerUnsealRequest>,
+    ) -> Answer<v1::ApprovePeerUnsealReply> {
+        let peer = peer(&request)?;
+        let unsealed = self
+            .0
+            .approve_peer_unseal(&peer, request.into_inner())
+            .await;
+        answer("ApprovePeerUnseal", unsealed)
+    }
+
+    async fn change_enrolment(
+        &self,
+        request: Request<v1::ChangeEnrolmentRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "ChangeEnrolment",
+            self.0.change_enrolment(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn change_grants(
+        &self,
+        request: Request<v1::ChangeGrantsRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "ChangeGrants",
+            self.0.change_grants(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn allocate_kms_id(
+        &self,
+        request: Request<v1::AllocateKmsIdRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "AllocateKmsId",
+            self.0.allocate_id(&peer, request.get_ref()).await,
+        )
+    }
+
+    async fn advance_time(&self, request: Request<v1::AdvanceTimeRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "AdvanceTime",
+            self.0.advance_time(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn add_replica(
+        &self,
+        request: Request<v1::AddReplicaRequest>,
+    ) -> Answer<Self::AddReplicaStream> {
+        let peer = peer(&request)?;
+        let steps = self.0.add_replica(&peer, request.into_inner()).await;
+        answer("AddReplica", steps.map(progress))
+    }
+
+    async fn remove_replica(
+        &self,
+        request: Request<v1::RemoveReplicaRequest>,
+    ) -> Answer<Self::RemoveReplicaStream> {
+        let peer = peer(&request)?;
+        let steps = self.0.remove_replica(&peer, request.into_inner()).await;
+        answer("RemoveReplica", steps.map(progress))
+    }
+}
+
+#[tonic::async_trait]
+impl KmsPeer for Services {
+    async fn unseal_me(&self, request: Request<v1::UnsealMeRequest>) -> Answer<v1::UnsealMeReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        answer(
+            "UnsealMe",
+            self.0.unseal_me(&peer, request.into_inner()).await,
+        )
+    }
+
+    async fn record_unsealed(
+        &self,
+        request: Request<v1::RecordUnsealedRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        answer(
+            "RecordUnsealed",
+            self.0.record_unsealed(&peer, request.get_ref()).await,
+        )
+    }
+}

@@ -1,0 +1,230 @@
+//! Unsealing by custodians, recording it, and sealing again.
+//!
+//! Owns the way from k shares to a replica that serves: the root key is here, the record is committed, then it
+//! serves. Refuses shares from anyone but their holders, and to serve before the record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use envelope::{HpkeInfo, ShareSet};
+use proto::ids::{Identity, Role};
+use proto::transcript;
+use proto::v1;
+use tokio::time::{Instant, timeout_at};
+use tonic::Request;
+use transport::Peer;
+
+use crate::core::Core;
+use crate::ledger::{Command, CommitError};
+use crate::peers::CALL_MAX;
+use crate::seal::{BootId, Posture, UnsealError};
+use crate::sessions::NoSession;
+
+/// Between attempts to record an unseal while no leader can be found.
+const RECORD_EVERY: Duration = Duration::from_millis(200);
+
+/// Why a share was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShareRefused {
+    /// There is no region here yet.
+    #[error("not initialised, or still catching up: this replica does not know the shares yet")]
+    NotInitialised,
+    /// Only custodians give shares.
+    #[error("{0} is not a custodian of the root key")]
+    NotCustodian(Identity),
+    /// No such session.
+    #[error(transparent)]
+    Session(#[from] NoSession),
+    /// The share itself.
+    #[error("the share was not taken")]
+    Unseal(#[from] UnsealError),
+}
+
+/// Why the replica was not sealed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SealRefused {
+    /// Only operators seal.
+    #[error("{0} is not an operator")]
+    NotOperator(Identity),
+    /// The root key is gone, and there is no room for the keys of a new life.
+    #[error("sealed, but there is no key memory for the next unseal: restart this replica")]
+    Key(#[source] envelope::KeyError),
+}
+
+impl Core {
+    /// Takes one custodian's share.
+    pub(crate) async fn unseal(
+        &self,
+        peer: &Peer,
+        request: v1::UnsealRequest,
+    ) -> Result<v1::UnsealReply, ShareRefused> {
+        let region = self
+            .reader()
+            .ok()
+            .and_then(|state| kms_state::region(&*state));
+        let region = region.ok_or(ShareRefused::NotInitialised)?;
+        let not_custodian = || ShareRefused::NotCustodian(peer.identity.clone());
+        let caller = peer.identity.to_string();
+        let holder = region
+            .custodians
+            .iter()
+            .find(|holder| holder.identity == caller);
+        let holder = holder.filter(|_| peer.identity.role() == Role::Custodian);
+        let index = holder
+            .map(|holder| holder.share_index)
+            .ok_or_else(not_custodian)?;
+        let index = u8::try_from(index).map_err(|_| not_custodian())?;
+        let session = self
+            .sessions
+            .of(&request.session_id, &peer.public_key, self.now())?;
+        let set = ShareSet::from_bytes(&region.share_set).map_err(UnsealError::Share)?;
+        let replica = self.identity().to_string();
+        let info = HpkeInfo::of(&transcript::unseal_share_info(
+            &region.region,
+            &caller,
+            &replica,
+            &session.id,
+        ));
+        let sealed = &request.sealed_share;
+        let posture = self
+            .seal
+            .take_share(&set, index, &info, &session.aad(), sealed)?;
+        tracing::info!(custodian = %peer.identity, "share taken");
+        if posture == Posture::Unrecorded {
+            self.group.set_may_campaign(true);
+            // The driver records it; an answer that says `sealed` is of a replica that still waits for a majority.
+            let mut watch = self.seal.watch();
+            let served = watch.wait_for(|posture| *posture == Posture::Unsealed);
+            // Nothing to do about a time-out: the reply says how it stands.
+            let _ = timeout_at(self.deadline(), served).await;
+        }
+        let needed = region.shares_needed;
+        let (sealed, have) = match self.seal.posture() {
+            Posture::Sealed { have } => (true, have.into()),
+            Posture::Unrecorded => (true, needed),
+            Posture::Unsealed => (false, needed),
+        };
+        Ok(v1::UnsealReply {
+            sealed,
+            have,
+            needed,
+        })
+    }
+
+    /// Drops the root key, every session and every unwrapped key, and hands leadership over.
+    pub(crate) async fn seal_now(&self, peer: &Peer) -> Result<v1::SealReply, SealRefused> {
+        if peer.identity.role() != Role::Operator {
+            return Err(SealRefused::NotOperator(peer.identity.clone()));
+        }
+        // Campaigning first: between the two a leader without a key would be found leading.
+        self.group.set_may_campaign(false);
+        let sealed = self.seal.seal();
+        self.custody.clear();
+        self.sessions.clear();
+        tracing::warn!(operator = %peer.identity, "sealed by an operator");
+        if self.group.is_leader()
+            && let Err(error) = self.group.hand_over().await
+        {
+            tracing::warn!(%error, "leadership not handed over: the region has no unsealed leader");
+        }
+        sealed.map_err(SealRefused::Key)?;
+        Ok(v1::SealReply { sealed: true })
+    }
+
+    /// Records every unseal by custodians, for as long as the replica runs.
+    pub(crate) async fn record_unseals(self: Arc<Self>) {
+        let mut watch = self.seal.watch();
+        while watch
+            .wait_for(|posture| *posture == Posture::Unrecorded)
+            .await
+            .is_ok()
+        {
+            let boot = self.seal.boot_id();
+            match self.record_unseal(boot).await {
+                Ok(()) => {
+                    self.seal.recorded(boot);
+                    tracing::info!("unsealed by custodians, and on record");
+                }
+                Err(why) => {
+                    tracing::debug!(%why, "unseal not recorded yet");
+                    tokio::time::sleep(RECORD_EVERY).await;
+                }
+            }
+        }
+    }
+
+    async fn record_unseal(&self, boot: BootId) -> Result<(), String> {
+        if self.group.is_leader() {
+            let deadline = Instant::now() + CALL_MAX;
+            let how = v1::UnsealHow::Custodians;
+            return match self
+                .commit_unseal(self.identity(), boot, how, Vec::new(), deadline)
+                .await
+            {
+                // An earlier try of unknown outcome made the record: the boot id is this life's alone.
+                Ok(_)
+                | Err(CommitError::Refused {
+                    reason: v1::KmsRefusal::AlreadyUnsealed,
+                }) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        let leader = self.group.leader().ok_or("no leader")?;
+        let mut client = self.peers.peer(leader).map_err(|error| error.to_string())?;
+        let mut request = Request::new(v1::RecordUnsealedRequest {
+            boot_id: boot.to_vec().into(),
+        });
+        request.set_timeout(CALL_MAX);
+        client
+            .record_unsealed(request)
+            .await
+            .map(drop)
+            .map_err(|status| status.to_string())
+    }
+
+    /// On the leader, for a replica that its custodians have unsealed.
+    pub(crate) async fn record_unsealed(
+        &self,
+        peer: &Peer,
+        request: &v1::RecordUnsealedRequest,
+    ) -> Result<v1::KmsDone, CommitError> {
+        let malformed = CommitError::Refused {
+            reason: v1::KmsRefusal::Malformed,
+        };
+        let boot = BootId::try_from(request.boot_id.as_ref()).map_err(|_| malformed)?;
+        let how = v1::UnsealHow::Custodians;
+        match self
+            .commit_unseal(&peer.identity, boot, how, Vec::new(), self.deadline())
+            .await
+        {
+            Err(CommitError::Refused {
+                reason: v1::KmsRefusal::AlreadyUnsealed,
+            }) => Ok(v1::KmsDone::default()),
+            outcome => outcome,
+        }
+    }
+
+    /// Commits the record of an unseal of `replica`'s life `boot`.
+    pub(crate) async fn commit_unseal(
+        &self,
+        replica: &Identity,
+        boot: BootId,
+        how: v1::UnsealHow,
+        approvals: Vec<v1::ApprovalClaim>,
+        deadline: Instant,
+    ) -> Result<v1::KmsDone, CommitError> {
+        self.ledger
+            .command(replica, deadline, |state| {
+                Ok(Command {
+                    authority_version: kms_state::authority_version(state),
+                    approvals: approvals.clone(),
+                    what: v1::kms_command::Command::RecordUnseal(v1::RecordUnseal {
+                        replica: replica.to_string(),
+                        boot_id: boot.to_vec().into(),
+                        how: how.into(),
+                    }),
+                })
+            })
+            .await
+    }
+}

@@ -1,0 +1,208 @@
+//! Someone who calls the replicas: channels, sessions, and a call that finds the leader.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envelope::{
+    Encapsulated, HpkeInfo, HpkePublicKey, SessionInfo, SessionOffer, SessionReceiver, hpke_seal,
+};
+use proto::transcript;
+use proto::v1;
+use proto::v1::kms_client::KmsClient;
+use proto::v1::kms_operate_client::KmsOperateClient;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+use transport::{Connector, Expect, KeyExchange, Lane, LocalIdentity};
+
+use super::{PATIENCE, People, REGION, identity};
+
+/// Between two rounds over the replicas while none leads.
+const ROUND: Duration = Duration::from_millis(50);
+
+/// One identity and its channels.
+pub struct Caller {
+    pub local: LocalIdentity,
+    channels: Vec<Channel>,
+}
+
+/// A session with one replica.
+pub struct Session {
+    pub at: usize,
+    pub id: Bytes,
+    pub receiver: SessionReceiver,
+    share_key: Bytes,
+}
+
+impl Caller {
+    pub fn new(people: &People, name: &str, addresses: Vec<SocketAddr>) -> Self {
+        let local = people.local(name).clone();
+        let trust = people.ca().trust();
+        let connector = Connector::pinned(local.clone(), trust, KeyExchange::HybridOnly);
+        let channels = addresses
+            .iter()
+            .enumerate()
+            .map(|(at, address)| {
+                let expect = Expect::Identity(identity(&format!("kms-{}", at + 1)));
+                connector
+                    .channel_lazy(&address.to_string(), expect, Lane::Control)
+                    .expect("a lazy channel")
+            })
+            .collect();
+        Self { local, channels }
+    }
+
+    pub fn kms(&self, at: usize) -> KmsClient<Channel> {
+        KmsClient::new(self.channels[at].clone())
+    }
+
+    pub fn operate(&self, at: usize) -> KmsOperateClient<Channel> {
+        KmsOperateClient::new(self.channels[at].clone())
+    }
+
+    /// Opens a session and checks the replica's signature.
+    pub async fn session(&self, at: usize) -> Result<Session, Status> {
+        let offer = SessionOffer::generate().expect("room");
+        let public = offer.public().as_bytes().to_vec();
+        let replica = identity(&format!("kms-{}", at + 1)).to_string();
+        let signed = transcript::session_offer(&public, &replica);
+        let signature = self.local.sign(transcript::LABEL_SESSION_OFFER, &signed);
+        let request = v1::OpenSessionRequest {
+            offer: public.clone().into(),
+            signature: signature.to_vec().into(),
+            replica: replica.clone(),
+        };
+        let reply = self.kms(at).open_session(request).await?.into_inner();
+        transport::verify(
+            &reply.signer,
+            transcript::LABEL_SESSION,
+            &transcript::session_answer(&public, &reply),
+            &reply.signature,
+        )
+        .expect("signed by the replica");
+        let own = self.local.public_key();
+        let parts = transcript::session_info(REGION, own.as_spki(), &replica, &public);
+        let encapsulated = Encapsulated::try_from(reply.encapsulated.as_ref()).expect("its length");
+        let receiver = offer
+            .accept(&encapsulated, &SessionInfo::of(&parts))
+            .expect("accepted");
+        Ok(Session {
+            at,
+            id: reply.session_id,
+            receiver,
+            share_key: reply.share_key,
+        })
+    }
+
+    /// Calls replica after replica until one does not say that another leads, or cannot be reached.
+    pub async fn at_leader<T, F>(&self, call: impl Fn(usize) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut last = Status::unavailable("no replica");
+            for at in 0..self.channels.len() {
+                match call(at).await {
+                    Err(status) if elsewhere(&status) => last = status,
+                    outcome => return outcome,
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(last);
+            }
+            // Rounds, not synchronisation: an election ends when it ends.
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    pub async fn create_key(&self, dataset: [u8; 16]) -> Result<v1::KeyInfo, Status> {
+        let request_id = Bytes::copy_from_slice(&super::random::<16>());
+        self.at_leader(|at| {
+            let request = v1::CreateKeyRequest {
+                dataset_id: Bytes::copy_from_slice(&dataset),
+                request_id: request_id.clone(),
+                claim: None,
+            };
+            let mut kms = self.kms(at);
+            async move { Ok(kms.create_key(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// A lease, within a fresh session with the leader.
+    pub async fn lease(&self, dataset: [u8; 16]) -> Result<(v1::IssueLeaseReply, Session), Status> {
+        let request_id = Bytes::copy_from_slice(&super::random::<16>());
+        self.at_leader(|at| {
+            let request_id = request_id.clone();
+            async move {
+                let session = self.session(at).await?;
+                let request = v1::IssueLeaseRequest {
+                    session_id: session.id.clone(),
+                    dataset_id: Bytes::copy_from_slice(&dataset),
+                    request_id,
+                    seconds: 600,
+                    claim: None,
+                    dataset_epoch: 1,
+                };
+                let reply = self.kms(at).issue_lease(request).await?.into_inner();
+                Ok((reply, session))
+            }
+        })
+        .await
+    }
+
+    /// Opens items, within a fresh session with the leader.
+    pub async fn open(
+        &self,
+        dataset: [u8; 16],
+        request_id: [u8; 16],
+        claim: v1::Claim,
+        items: Vec<v1::OpenItem>,
+    ) -> Result<(v1::OpenReply, Session), Status> {
+        self.at_leader(|at| {
+            let (claim, items) = (claim.clone(), items.clone());
+            async move {
+                let session = self.session(at).await?;
+                let request = v1::OpenRequest {
+                    request_id: Bytes::copy_from_slice(&request_id),
+                    session_id: session.id.clone(),
+                    dataset_id: Bytes::copy_from_slice(&dataset),
+                    claim: Some(claim),
+                    items,
+                };
+                Ok((self.kms(at).open(request).await?.into_inner(), session))
+            }
+        })
+        .await
+    }
+}
+
+impl Session {
+    /// Seals a custodian's share to this session's share key.
+    pub fn seal_share(&self, caller: &Caller, share: &[u8]) -> Vec<u8> {
+        let own = caller.local.identity().to_string();
+        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let info = HpkeInfo::of(&transcript::unseal_share_info(
+            REGION, &own, &replica, &self.id,
+        ));
+        let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
+        hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
+    }
+
+    pub fn aad(&self) -> Vec<u8> {
+        transcript::session_aad(&self.id)
+    }
+}
+
+/// Whether a status asks to go to another replica, or later to this one.
+fn elsewhere(status: &Status) -> bool {
+    match transport::fault::reason(status) {
+        Some(reason) => matches!(reason, "not-leader" | "not-current" | "sealed"),
+        None => matches!(
+            status.code(),
+            tonic::Code::Unavailable | tonic::Code::Unknown
+        ),
+    }
+}

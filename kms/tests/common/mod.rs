@@ -1,0 +1,384 @@
+//! A region's KMS in one process: three replicas over loopback TLS, the people around it, and callers.
+//!
+//! Owns the ceremony as people hold it. Everything in it is the shipped daemon; only the network between replicas
+//! goes through a proxy that can be cut.
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
+mod caller;
+mod people;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kms::approvals::{approve, unseal_hash};
+use kms::{Config, LogFormat, Parts, Replica};
+use proto::ids::{Identity, NodeId, Role, UnixMs};
+use proto::v1;
+use proto::v1::kms_client::KmsClient;
+use proto::v1::kms_operate_client::KmsOperateClient;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+use transport::testing::FlakyProxy;
+use transport::{Clock as _, SystemClock};
+
+pub use caller::{Caller, Session};
+pub use people::{People, REGION, identity, region_id};
+
+/// Replicas of the region.
+pub const REPLICAS: usize = 3;
+/// Shares of the root key, and how many are needed.
+pub const SHARES: usize = 5;
+/// Shares needed.
+pub const NEEDED: u32 = 3;
+/// Longer than anything here takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Now.
+pub fn now() -> UnixMs {
+    SystemClock.now()
+}
+
+/// Random bytes.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("random");
+    bytes
+}
+
+/// One replica's place: it outlives the process in it.
+pub struct Place {
+    pub config: Config,
+    pub address: SocketAddr,
+    pub proxy: FlakyProxy,
+    pub replica: Option<Replica>,
+}
+
+/// The region.
+pub struct Region {
+    pub dir: TempDir,
+    pub people: People,
+    pub places: Vec<Place>,
+    pub genesis: v1::SignedEnrolmentSet,
+    pub shares: Vec<v1::SealedShare>,
+}
+
+/// What a region starts with besides its people.
+pub struct Begin {
+    pub grants: Vec<v1::Grant>,
+    pub request_ms_max: u64,
+}
+
+impl Default for Begin {
+    fn default() -> Self {
+        Self {
+            grants: vec![people::all_to_app()],
+            request_ms_max: 10_000,
+        }
+    }
+}
+
+impl Region {
+    /// Three replicas, started and sealed.
+    pub async fn begin(begin: Begin) -> Self {
+        let dir = tempfile::tempdir().expect("a temp folder");
+        let mut listeners = Vec::new();
+        let mut proxies = Vec::new();
+        for _ in 0..REPLICAS {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let address = listener.local_addr().expect("bound");
+            proxies.push(FlakyProxy::to(address).await.expect("a proxy"));
+            listeners.push((address, listener));
+        }
+        let endpoints: Vec<String> = proxies.iter().map(FlakyProxy::endpoint).collect();
+        let people = People::of_region(&endpoints);
+        let genesis = people.genesis(&begin.grants);
+        let mut places = Vec::new();
+        for (at, ((address, listener), proxy)) in listeners.into_iter().zip(proxies).enumerate() {
+            let config = Config {
+                request_ms_max: begin.request_ms_max,
+                ..config(
+                    dir.path(),
+                    &people,
+                    &genesis,
+                    &format!("kms-{}", at + 1),
+                    address,
+                )
+            };
+            let parts = Parts {
+                listener: Some(listener),
+                ..Parts::default()
+            };
+            let replica = Replica::start(config.clone(), parts)
+                .await
+                .expect("a replica starts");
+            places.push(Place {
+                config,
+                address,
+                proxy,
+                replica: Some(replica),
+            });
+        }
+        Self {
+            dir,
+            people,
+            places,
+            genesis,
+            shares: Vec::new(),
+        }
+    }
+
+    /// Starts a further replica under a member id that was allocated for it; it has to be enrolled.
+    pub async fn join(&mut self, name: &str, listener: TcpListener, proxy: FlakyProxy) {
+        let address = listener.local_addr().expect("bound");
+        let config = config(self.dir.path(), &self.people, &self.genesis, name, address);
+        let config = Config {
+            join: true,
+            ..config
+        };
+        let parts = Parts {
+            listener: Some(listener),
+            ..Parts::default()
+        };
+        let replica = Replica::start(config.clone(), parts)
+            .await
+            .expect("a replica joins");
+        self.places.push(Place {
+            config,
+            address,
+            proxy,
+            replica: Some(replica),
+        });
+    }
+
+    /// The ceremony on the first replica, then one approved peer unseal for each other.
+    pub async fn initialised(begin: Begin) -> Self {
+        let mut region = Self::begin(begin).await;
+        region.initialise().await;
+        for at in 1..REPLICAS {
+            region.unseal_by_peer(at).await.expect("unsealed by a peer");
+        }
+        region
+    }
+
+    pub async fn initialise(&mut self) {
+        let operator = self.caller("op-1");
+        let request = v1::InitialiseRequest {
+            shares: SHARES as u32,
+            needed: NEEDED,
+            custodians: Vec::new(),
+            genesis: Some(self.genesis.clone()),
+        };
+        let reply = operator
+            .operate(0)
+            .initialise(request)
+            .await
+            .expect("the ceremony");
+        self.shares = reply.into_inner().shares;
+        assert_eq!(self.shares.len(), SHARES);
+    }
+
+    /// A caller of one of the region's people.
+    pub fn caller(&self, name: &str) -> Caller {
+        let addresses = self.places.iter().map(|place| place.address).collect();
+        Caller::new(&self.people, name, addresses)
+    }
+
+    /// The replica at a place; it must be running.
+    pub fn replica(&self, at: usize) -> &Replica {
+        self.places[at].replica.as_ref().expect("running")
+    }
+
+    /// Waits until a majority agrees on a leader, and answers its place.
+    pub async fn leader(&self) -> usize {
+        let running = self
+            .places
+            .iter()
+            .filter_map(|place| place.replica.as_ref());
+        let led = futures::future::select_all(
+            running.map(|replica| Box::pin(async { replica.group().led().await })),
+        );
+        let (leader, ..) = tokio::time::timeout(PATIENCE, led)
+            .await
+            .expect("a leader in time");
+        let leader = leader.expect("a running group");
+        let place = self
+            .places
+            .iter()
+            .position(|place| place.config.node_id == leader.0);
+        place.expect("one of ours")
+    }
+
+    /// Ends a replica as a kill does.
+    pub async fn kill(&mut self, at: usize) {
+        let replica = self.places[at].replica.take().expect("running");
+        replica.abandon().await;
+    }
+
+    /// Starts a replica in its place again: sealed.
+    pub async fn restart(&mut self, at: usize) {
+        let place = &mut self.places[at];
+        assert!(place.replica.is_none(), "killed before");
+        let replica = Replica::start(place.config.clone(), Parts::default()).await;
+        place.replica = Some(replica.expect("a replica starts again"));
+    }
+
+    pub async fn status(&self, at: usize) -> v1::KmsStatusReply {
+        let caller = self.caller("op-1");
+        caller
+            .kms(at)
+            .status(v1::KmsStatusRequest {})
+            .await
+            .expect("status")
+            .into_inner()
+    }
+
+    /// An approval of the peer unseal of a replica as it stands now, by one operator.
+    pub async fn unseal_approval(&self, at: usize, approver: &str) -> v1::ApprovePeerUnsealRequest {
+        let status = self.status(at).await;
+        let identity: Identity = status.identity.parse().expect("an identity");
+        let hash = unseal_hash(&identity, &status.boot_id, &status.unseal_offer_hash);
+        let expires_at = UnixMs(now().0 + 60_000);
+        let approval = approve(self.people.local(approver), hash, random(), expires_at);
+        v1::ApprovePeerUnsealRequest {
+            boot_id: status.boot_id,
+            approval: Some(approval),
+        }
+    }
+
+    /// Unseals a replica by its peers, with the word of a second operator.
+    pub async fn unseal_by_peer(
+        &self,
+        at: usize,
+    ) -> Result<v1::ApprovePeerUnsealReply, tonic::Status> {
+        let request = self.unseal_approval(at, "op-2").await;
+        let reply = self
+            .caller("op-1")
+            .operate(at)
+            .approve_peer_unseal(request)
+            .await?;
+        Ok(reply.into_inner())
+    }
+
+    /// Unseals a replica by as many custodians as it takes.
+    pub async fn unseal_by_custodians(&self, at: usize, custodians: usize) -> v1::UnsealReply {
+        let mut last = v1::UnsealReply::default();
+        for share in &self.shares[..custodians] {
+            last = self.give_share(at, share).await.expect("a share is taken");
+        }
+        last
+    }
+
+    /// One custodian opens its share and gives it to a replica, sealed to the session.
+    pub async fn give_share(
+        &self,
+        at: usize,
+        share: &v1::SealedShare,
+    ) -> Result<v1::UnsealReply, tonic::Status> {
+        let custodian: Identity = share.custodian.parse().expect("an identity");
+        let opened = self.people.open_share(share);
+        let caller = self.caller(custodian.name());
+        let session = caller.session(at).await?;
+        let sealed = session.seal_share(&caller, &opened);
+        let request = v1::UnsealRequest {
+            session_id: session.id.clone(),
+            sealed_share: sealed.into(),
+        };
+        Ok(caller.operate(at).unseal(request).await?.into_inner())
+    }
+
+    /// Stops every replica that runs.
+    pub async fn stop(mut self) -> TempDir {
+        for place in &mut self.places {
+            if let Some(replica) = place.replica.take() {
+                replica.abandon().await;
+            }
+        }
+        self.dir
+    }
+
+    /// Cuts a replica off from its peers in both directions; its callers still reach it.
+    pub fn cut_off(&self, at: usize) {
+        for (other, place) in self.places.iter().enumerate() {
+            if other != at {
+                place.proxy.cut();
+            }
+        }
+        self.places[at].proxy.cut();
+    }
+
+    pub fn heal(&self) {
+        self.places.iter().for_each(|place| place.proxy.heal());
+    }
+}
+
+/// The configuration of a replica, its files written.
+fn config(
+    dir: &Path,
+    people: &People,
+    genesis: &v1::SignedEnrolmentSet,
+    name: &str,
+    listen: SocketAddr,
+) -> Config {
+    let folder = dir.join(name);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = |name: &str, bytes: &[u8]| -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).expect("written");
+        path
+    };
+    let key = folder.join("key.pem");
+    people.write_key(name, &key);
+    Config {
+        region: region_id(),
+        jurisdiction: "CH".parse().expect("a jurisdiction"),
+        node_id: people.enrolment(name).node_id,
+        data_dir: folder.join("data"),
+        listen,
+        advertise: String::new(),
+        certificate: file("cert.pem", people.certificate(name).as_bytes()),
+        key,
+        ca: file("ca.pem", people.ca_pem().as_bytes()),
+        genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
+        health_listen: None,
+        join: false,
+        nodes: Vec::new(),
+        lease_seconds_max: 3600,
+        request_ms_max: 10_000,
+        log_format: LogFormat::Text,
+        log: "info".to_owned(),
+    }
+}
+
+/// A member id by place.
+pub fn member(at: usize) -> NodeId {
+    NodeId(at as u64 + 1)
+}
+
+/// A client of a channel's public service.
+pub fn kms_of(channel: Channel) -> KmsClient<Channel> {
+    KmsClient::new(channel)
+}
+
+/// A client of a channel's operators' service.
+pub fn operate_of(channel: Channel) -> KmsOperateClient<Channel> {
+    KmsOperateClient::new(channel)
+}
+
+/// Why a status says it was refused.
+pub fn reason(status: &tonic::Status) -> &str {
+    transport::fault::reason(status).unwrap_or("none")
+}
+
+/// The role part of a name such as `kms-1`.
+pub fn role_of(name: &str) -> Role {
+    match name.split('-').next() {
+        Some("kms") => Role::Kms,
+        Some("op") => Role::Operator,
+        Some("custodian") => Role::Custodian,
+        Some("auditor") => Role::Auditor,
+        Some("gateway") => Role::Gateway,
+        _ => Role::Client,
+    }
+}

@@ -1,0 +1,76 @@
+//! Promise P3, with a switch that breaks it: `danger_release_before_record` turns the named test red.
+
+mod common;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{Begin, Region, random, reason};
+use proto::v1;
+
+const DATASET: [u8; 16] = [0xD3; 16];
+
+/// With the quorum gone no record can be committed, so nothing may be released: not a lease, not a DEK.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_is_released_before_its_record_is_committed() {
+    let begin = Begin {
+        request_ms_max: 1_000,
+        ..Begin::default()
+    };
+    let region = Region::initialised(begin).await;
+    let app = region.caller("app");
+    app.create_key(DATASET).await.expect("a key");
+    let (lease, _) = app.lease(DATASET).await.expect("a lease");
+    let leader = region.leader().await;
+    let session = app.session(leader).await.expect("a session");
+    let size = region.status(leader).await.tree_size;
+
+    region.cut_off(leader);
+    let open = v1::OpenRequest {
+        request_id: Bytes::copy_from_slice(&random::<16>()),
+        session_id: session.id.clone(),
+        dataset_id: Bytes::copy_from_slice(&DATASET),
+        claim: None,
+        items: vec![v1::OpenItem {
+            token: lease.token.clone(),
+            version_id: Bytes::copy_from_slice(&random::<16>()),
+            dek_salt: Bytes::copy_from_slice(&[1; 32]),
+            name_commitment: Bytes::copy_from_slice(&[2; 32]),
+            bytes: 1,
+        }],
+    };
+    let another = v1::IssueLeaseRequest {
+        session_id: session.id,
+        dataset_id: Bytes::copy_from_slice(&DATASET),
+        request_id: Bytes::copy_from_slice(&random::<16>()),
+        ..v1::IssueLeaseRequest::default()
+    };
+    let (mut kms, mut other) = (app.kms(leader), app.kms(leader));
+    let (opened, leased) = tokio::join!(kms.open(open.clone()), other.issue_lease(another));
+    let refused = opened.expect_err("nothing is opened without its record");
+    assert!(
+        matches!(reason(&refused), "maybe-recorded" | "not-leader"),
+        "{refused}"
+    );
+    let refused = leased.expect_err("nothing is leased without its record");
+    assert!(
+        matches!(reason(&refused), "maybe-recorded" | "not-leader"),
+        "{refused}"
+    );
+    assert_eq!(
+        region.status(leader).await.tree_size,
+        size,
+        "and nothing is recorded"
+    );
+
+    // Healed, the same request has its one leaf, whoever leads by then.
+    region.heal();
+    let id: [u8; 16] = open.request_id.as_ref().try_into().expect("16 bytes");
+    let answered = tokio::time::timeout(
+        Duration::from_secs(30),
+        app.open(DATASET, id, v1::Claim::default(), open.items.clone()),
+    );
+    let (reply, _) = answered.await.expect("in time").expect("opened");
+    assert!(!reply.keys[0].sealed_dek.is_empty());
+    region.stop().await;
+}
