@@ -1,0 +1,224 @@
+//! Who may do what with the catalog: the region's grants, default deny, and how this node keeps them fresh.
+//!
+//! Owns the evaluation of grants for catalog actions and the refresh from the KMS. Refuses everything no grant
+//! allows. Purposes are the KMS's to judge: a node sees none, so here a grant counts whatever purpose it is for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::ids::{DatasetId, Identity, Role};
+use proto::v1::Action;
+use proto::v1::kms_client::KmsClient;
+use proto::{v1, v1::FetchEnrolmentsRequest};
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+use transport::enrolment::{EnrolmentTable, Grant, Principal};
+use transport::fault::Chain;
+use transport::{Connector, EnrolmentError, Enrolments, Expect, Lane, Peer};
+
+use crate::error::CallError;
+use crate::upload::{Authority, NotGranted};
+
+/// Between two refreshes: a change is learnt within 5 s, with one attempt lost.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// How long one KMS replica may take to answer.
+const FETCH_MAX: Duration = Duration::from_secs(2);
+
+/// Whether a grant allows one of `actions`; `dataset` is `None` for what concerns no dataset in particular.
+pub(crate) fn may(
+    table: &EnrolmentTable,
+    identity: &Identity,
+    dataset: Option<&DatasetId>,
+    actions: &[Action],
+) -> bool {
+    table
+        .grants()
+        .iter()
+        .any(|grant| allows(grant, identity, dataset, actions))
+}
+
+/// Refuses what [`may`] does not allow.
+pub(crate) fn check(
+    table: &EnrolmentTable,
+    peer: &Peer,
+    dataset: Option<&DatasetId>,
+    actions: &[Action],
+) -> Result<(), CallError> {
+    if may(table, &peer.identity, dataset, actions) {
+        return Ok(());
+    }
+    Err(CallError::NotGranted {
+        identity: peer.identity.clone(),
+    })
+}
+
+fn allows(
+    grant: &Grant,
+    identity: &Identity,
+    dataset: Option<&DatasetId>,
+    actions: &[Action],
+) -> bool {
+    let who = match &grant.principal {
+        Principal::Identity(principal) => principal == identity,
+        Principal::Role(role) => *role == identity.role(),
+    };
+    let what = grant.dataset.is_none() || grant.dataset.as_ref() == dataset;
+    who && what && grant.actions.iter().any(|action| actions.contains(action))
+}
+
+/// The grants as the block service asks for them.
+pub(crate) struct Grants(pub(crate) Enrolments);
+
+impl Authority for Grants {
+    fn may_read_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted> {
+        self.granted(peer, dataset, Action::Read)
+    }
+
+    fn may_write_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted> {
+        self.granted(peer, dataset, Action::Write)
+    }
+}
+
+impl Grants {
+    fn granted(&self, peer: &Peer, dataset: DatasetId, action: Action) -> Result<(), NotGranted> {
+        if may(&self.0.current(), &peer.identity, Some(&dataset), &[action]) {
+            return Ok(());
+        }
+        Err(NotGranted)
+    }
+}
+
+/// Keeps the enrolment set fresh.
+pub(crate) struct Refresher {
+    connector: Connector,
+    enrolments: Enrolments,
+    configured: Vec<String>,
+    channels: Mutex<HashMap<String, Channel>>,
+    asked: Notify,
+}
+
+/// Why one KMS replica gave no set that was taken.
+#[derive(Debug, thiserror::Error)]
+enum RefreshError {
+    #[error("it cannot be dialled")]
+    Dial(#[source] tonic::transport::Error),
+    #[error("it did not answer in time")]
+    Late,
+    #[error("it refused: {0}")]
+    Refused(String),
+    #[error("its set was not taken")]
+    NotTaken(#[source] EnrolmentError),
+}
+
+impl Refresher {
+    pub(crate) fn new(
+        connector: Connector,
+        enrolments: Enrolments,
+        configured: Vec<String>,
+    ) -> Arc<Self> {
+        let (channels, asked) = (Mutex::default(), Notify::new());
+        Arc::new(Self {
+            connector,
+            enrolments,
+            configured,
+            channels,
+            asked,
+        })
+    }
+
+    /// Asks for a refresh now: somebody goes by a newer set.
+    pub(crate) fn hurry(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Refreshes for ever.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut failing = false;
+        loop {
+            match (self.refresh().await, failing) {
+                (true, _) => failing = false,
+                (false, false) => {
+                    failing = true;
+                    tracing::warn!(
+                        "no kms replica gave an enrolment set: going on with the one held"
+                    );
+                }
+                (false, true) => {}
+            }
+            metrics::gauge!("reduit_authority_version").set(self.enrolments.version() as f64);
+            metrics::gauge!("reduit_authority_age_seconds")
+                .set(self.enrolments.age().as_secs_f64());
+            tokio::select! {
+                biased;
+                () = self.asked.notified() => {}
+                () = tokio::time::sleep(REFRESH_EVERY) => {}
+            }
+        }
+    }
+
+    /// Asks the replicas in turn until one gives a set; answers whether one did.
+    pub(crate) async fn refresh(&self) -> bool {
+        for (endpoint, expect) in self.replicas() {
+            match self.fetch(&endpoint, expect).await {
+                Ok(()) => return true,
+                Err(error) => {
+                    tracing::debug!(%endpoint, error = %Chain(&error), "enrolments not refreshed");
+                }
+            }
+        }
+        false
+    }
+
+    /// Those enrolled, then those configured that are none of them.
+    fn replicas(&self) -> Vec<(String, Expect)> {
+        let mut all: Vec<_> = self
+            .enrolments
+            .members(Role::Kms)
+            .into_iter()
+            .filter(|kms| !kms.endpoint.is_empty())
+            .map(|kms| (kms.endpoint, Expect::Identity(kms.identity)))
+            .collect();
+        for endpoint in &self.configured {
+            if !all.iter().any(|(known, _)| known == endpoint) {
+                all.push((endpoint.clone(), Expect::Role(Role::Kms)));
+            }
+        }
+        all
+    }
+
+    async fn fetch(&self, endpoint: &str, expect: Expect) -> Result<(), RefreshError> {
+        let channel = self.channel(endpoint, expect).map_err(RefreshError::Dial)?;
+        let mut kms = KmsClient::new(channel);
+        let asked = kms.fetch_enrolments(FetchEnrolmentsRequest { newer_than: 0 });
+        let signed: v1::SignedEnrolmentSet = match tokio::time::timeout(FETCH_MAX, asked).await {
+            Err(_) => return Err(RefreshError::Late),
+            Ok(Err(status)) => return Err(RefreshError::Refused(status.message().to_owned())),
+            Ok(Ok(answer)) => answer.into_inner(),
+        };
+        let enrolments = self.enrolments.clone();
+        // The set is written and synced: a place where blocking is allowed.
+        let taken = tokio::task::spawn_blocking(move || enrolments.offer(&signed)).await;
+        match taken {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(RefreshError::NotTaken(error)),
+            // Cancelled: the runtime is going down.
+            Err(_) => Err(RefreshError::Late),
+        }
+    }
+
+    fn channel(&self, endpoint: &str, expect: Expect) -> Result<Channel, tonic::transport::Error> {
+        // A replica that was replaced at its endpoint is another identity.
+        let key = format!("{endpoint} {expect}");
+        let mut channels = self.channels.lock();
+        if let Some(channel) = channels.get(&key) {
+            return Ok(channel.clone());
+        }
+        let channel = self
+            .connector
+            .channel_lazy(endpoint, expect, Lane::Control)?;
+        channels.insert(key, channel.clone());
+        Ok(channel)
+    }
+}

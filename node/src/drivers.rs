@@ -1,0 +1,172 @@
+//! What the leader of a group does without being asked: upload epochs, authority, sweeps; and what every node does:
+//! open the shards the region has, look at its disk, notice failures.
+//!
+//! Owns the pace of these. Refuses to advance an epoch before its time by this node's clock: that clock decides only
+//! how long epochs last, never what may be deleted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use node_state::{CatalogMeta, ShardMeta};
+use proto::ids::UnixMs;
+use proto::v1;
+use proto::v1::shard_command::Command;
+use replica::host::Group;
+use transport::Faulty as _;
+use transport::fault::Chain;
+
+use crate::core::Core;
+use crate::error::CallError;
+use crate::groups::Shard;
+
+/// Between two looks at every group.
+const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// Records one sweep of the driver removes.
+const SWEEP_STEPS: u32 = 512;
+/// Sweeps of one shard in one round: some thousands of records a second.
+const SWEEPS_A_ROUND: u32 = 8;
+
+/// Runs for ever.
+pub(crate) async fn run(core: Arc<Core>) {
+    let mut rounds = tokio::time::interval(ROUND_EVERY);
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        rounds.tick().await;
+        core.disk.refresh();
+        if let Err(error) = lead_catalog(&core).await {
+            complain("catalog", &error);
+        }
+        for shard in core.groups.shards() {
+            confirm(&core, &shard).await;
+            if let Err(error) = lead_shard(&core, &shard.group).await {
+                complain("shard", &error);
+            }
+            gauge(&shard);
+            shard.aged();
+        }
+    }
+}
+
+/// Opens the shards whenever the catalog names new ones. An error is one of the disk or of a lost folder: the caller
+/// ends the process.
+pub(crate) async fn follow_region(core: Arc<Core>) -> String {
+    let mut applied = core.groups.catalog.watch_applied();
+    loop {
+        match core.groups.open_shards().await {
+            // A region keeps the shards it was founded with.
+            Ok(shards) if shards > 0 => std::future::pending().await,
+            Ok(_) => {}
+            Err(error) => return Chain(&error).to_string(),
+        }
+        if applied.changed().await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+fn complain(what: &'static str, error: &CallError) {
+    // Not to lead any more is no news, and time-outs end by themselves.
+    if error.fault().retriable() {
+        tracing::debug!(what, error = %Chain(error), "driver put off");
+    } else {
+        tracing::warn!(what, error = %Chain(error), "driver failed");
+    }
+}
+
+fn gauge(shard: &Shard) {
+    let id = shard.group.id().to_string();
+    let leads = if shard.group.is_leader() { 1.0 } else { 0.0 };
+    metrics::gauge!("reduit_shard_leads", "group" => id.clone()).set(leads);
+    let applied = shard.group.applied().unwrap_or_default();
+    metrics::gauge!("reduit_shard_applied_index", "group" => id).set(applied.0 as f64);
+}
+
+async fn confirm(core: &Core, shard: &Shard) {
+    let asked_at = core.clock.now();
+    if shard.group.read_index().await.is_ok() {
+        shard.confirmed(asked_at);
+    }
+}
+
+async fn lead_catalog(core: &Core) -> Result<(), CallError> {
+    let group = &core.groups.catalog;
+    if !group.is_leader() {
+        return Ok(());
+    }
+    let in_force = {
+        let (view, _) = core.view(group)?;
+        CatalogMeta::load(&*view.state).authority_version
+    };
+    core.at_one(group, in_force, core.enrolments.version())
+        .await
+        .map(drop)
+}
+
+async fn lead_shard(core: &Core, group: &Group) -> Result<(), CallError> {
+    if !group.is_leader() {
+        return Ok(());
+    }
+    let meta = |core: &Core| -> Result<ShardMeta, CallError> {
+        let (view, _) = core.view(group)?;
+        Ok(ShardMeta::load(&*view.state))
+    };
+    let now = meta(core)?;
+    core.at_one(group, now.authority_version, core.enrolments.version())
+        .await?;
+    if epoch_is_due(&now, core.clock.now(), core.config.upload_epoch()) {
+        let from = now.upload_epoch.0;
+        let advance = Command::AdvanceUploadEpoch(v1::AdvanceUploadEpoch { from });
+        match core.drive_shard(group, advance).await {
+            // An earlier attempt of unknown outcome, or another leader's.
+            Err(CallError::Refused { refused }) if refused.reason() == v1::Refusal::StaleEpoch => {}
+            Err(error) => return Err(error),
+            Ok(done) => {
+                tracing::info!(
+                    group = group.id().0,
+                    epoch = done.upload_epoch,
+                    "upload epoch begins"
+                );
+            }
+        }
+    }
+    for _ in 0..SWEEPS_A_ROUND {
+        if !meta(core)?.sweeping {
+            break;
+        }
+        let sweep = Command::Sweep(v1::Sweep { steps: SWEEP_STEPS });
+        if !core.drive_shard(group, sweep).await?.more {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The first epoch begins at once: epoch 0 is before any leader's clock was known.
+fn epoch_is_due(meta: &ShardMeta, now: UnixMs, epoch: Duration) -> bool {
+    let lasts = u64::try_from(epoch.as_millis()).unwrap_or(u64::MAX);
+    meta.upload_epoch.0 == 0 || now.0.saturating_sub(meta.epoch_began.0) >= lasts
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::ids::UploadEpoch;
+
+    use super::*;
+
+    #[test]
+    fn an_epoch_lasts_its_time_whoever_leads_and_whatever_the_clock_was() {
+        let meta = |epoch, began| ShardMeta {
+            upload_epoch: UploadEpoch(epoch),
+            epoch_began: UnixMs(began),
+            ..ShardMeta::default()
+        };
+        let hour = Duration::from_secs(3600);
+        assert!(epoch_is_due(&meta(0, 0), UnixMs(5), hour));
+        assert!(!epoch_is_due(&meta(1, 1000), UnixMs(3_600_999), hour));
+        assert!(epoch_is_due(&meta(1, 1000), UnixMs(3_601_000), hour));
+        assert!(
+            !epoch_is_due(&meta(1, 9_000_000), UnixMs(1000), hour),
+            "a clock that went back"
+        );
+    }
+}

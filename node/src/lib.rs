@@ -1,0 +1,26 @@
+//! The storage daemon: catalog and shards over Raft, sealed blocks beside them.
+//!
+//! **Invariant:** no key and no plaintext: this crate does not know `envelope`.
+
+mod authority;
+pub mod blocks;
+mod catalog;
+pub mod config;
+mod core;
+mod disk;
+mod drivers;
+pub mod error;
+mod groups;
+mod health;
+pub mod machine;
+mod metered;
+mod operate;
+mod peers;
+pub mod repair;
+pub mod server;
+mod shard;
+pub mod upload;
+
+pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};
+pub use error::CallError;
+pub use server::{Node, Parts, StartError};

@@ -1,0 +1,594 @@
+//! The gRPC service `Shard`: objects, leases, key states, and datasets as the catalog admits and drops them.
+//!
+//! Owns who may call what and the translation of requests into commands. Refuses everything no grant allows, reads
+//! that a majority has not confirmed unless a stale one is asked for by name, and puts on a full disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use node_state::listing::{self, ObjectsQuery, VersionsQuery};
+use node_state::{ShardMeta, limits, read};
+use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
+use proto::v1;
+use proto::v1::Action;
+use proto::v1::shard_answer::Answer;
+use proto::v1::shard_command::Command;
+use proto::v1::shard_server::ShardServer;
+use tonic::{Request, Response, Status};
+use transport::{Peer, require_role};
+
+use crate::authority::check;
+use crate::core::{Core, Decision, Room};
+use crate::error::CallError;
+use crate::metered::metered;
+
+pub(crate) mod receipts;
+pub(crate) mod tokens;
+
+use self::tokens::holder_of;
+
+/// Bytes of a request: one entry and its framing.
+const MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Who may hold leases and so commit.
+const COMMITTERS: [Role; 2] = [Role::Gateway, Role::Client];
+
+/// The service.
+pub(crate) struct ShardService(pub(crate) Arc<Core>);
+
+impl ShardService {
+    pub(crate) fn into_server(self) -> ShardServer<Self> {
+        ShardServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+fn answered(done: v1::Done) -> v1::ShardAnswer {
+    v1::ShardAnswer {
+        answer: Some(Answer::Done(done)),
+    }
+}
+
+fn key_state_version(state: &dyn proto::store::Reader, id: &DatasetId) -> Result<u64, CallError> {
+    let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
+    Ok(dataset.key_state_version)
+}
+
+impl Core {
+    async fn register_lease(
+        &self,
+        peer: &Peer,
+        request: v1::RegisterLeaseRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        self.decide_shard(
+            &shard.group,
+            Room::Reserved,
+            Bytes::new(),
+            |table, state| {
+                check(table, peer, Some(&id), &[Action::Write])?;
+                let dataset = read::dataset(state, &id).ok_or(CallError::NoSuchDataset)?;
+                let (lease, token) = tokens::verify(table, peer, &dataset, &request.token)?;
+                let register = v1::RegisterToken {
+                    lease_id: lease.into(),
+                    token: Some(token),
+                };
+                Ok(Decision {
+                    key_state_version: dataset.key_state_version,
+                    command: Command::RegisterToken(register),
+                })
+            },
+        )
+        .await
+    }
+
+    async fn put_object(
+        &self,
+        peer: &Peer,
+        request: v1::PutObjectRequest,
+    ) -> Result<v1::Done, CallError> {
+        self.disk.check()?;
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        request.key.parse::<ObjectKey>()?;
+        let put = v1::PutObject {
+            dataset_id: request.dataset_id,
+            key: request.key,
+            precondition: request.precondition,
+            entry: request.entry,
+            holder: holder_of(&peer.public_key),
+        };
+        self.decide_shard(
+            &shard.group,
+            Room::Needed,
+            request.request_id,
+            |table, state| {
+                check(table, peer, Some(&id), &[Action::Write])?;
+                Ok(Decision {
+                    key_state_version: key_state_version(state, &id)?,
+                    command: Command::PutObject(put.clone()),
+                })
+            },
+        )
+        .await
+    }
+
+    async fn finish_object(
+        &self,
+        peer: &Peer,
+        request: v1::FinishObjectRequest,
+    ) -> Result<v1::Done, CallError> {
+        self.disk.check()?;
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        request.key.parse::<ObjectKey>()?;
+        let entry = request
+            .entry
+            .ok_or(CallError::Malformed("it has no entry"))?;
+        let upload = receipts::Upload {
+            shard: shard.group.id(),
+            dataset: id,
+            version: ObjectVersionId::try_from(entry.version_id.as_ref())?,
+            entry: &entry,
+        };
+        let claims = receipts::verify(&self.enrolments.current(), &upload, &request.receipts)?;
+        let finish = v1::FinishObject {
+            dataset_id: request.dataset_id,
+            key: request.key,
+            precondition: request.precondition,
+            receipts: claims,
+            holder: holder_of(&peer.public_key),
+            entry: Some(entry),
+        };
+        self.decide_shard(
+            &shard.group,
+            Room::Needed,
+            request.request_id,
+            |table, state| {
+                check(table, peer, Some(&id), &[Action::Write])?;
+                Ok(Decision {
+                    key_state_version: key_state_version(state, &id)?,
+                    command: Command::FinishObject(finish.clone()),
+                })
+            },
+        )
+        .await
+    }
+
+    async fn delete_object(
+        &self,
+        peer: &Peer,
+        request: v1::DeleteObjectRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        request.key.parse::<ObjectKey>()?;
+        let delete = v1::DeleteObject {
+            dataset_id: request.dataset_id,
+            key: request.key,
+            precondition: request.precondition,
+            version_id: request.version_id,
+            new_marker_id: request.new_marker_id,
+        };
+        self.decide_shard(
+            &shard.group,
+            Room::Reserved,
+            request.request_id,
+            |table, _| {
+                check(table, peer, Some(&id), &[Action::Write])?;
+                // A delete involves no key: it works whatever the key's state is.
+                let command = Command::DeleteObject(delete.clone());
+                Ok(Decision {
+                    key_state_version: 0,
+                    command,
+                })
+            },
+        )
+        .await
+    }
+
+    async fn get_object(
+        &self,
+        peer: &Peer,
+        request: v1::GetObjectRequest,
+    ) -> Result<v1::GetObjectReply, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        let version = match request.version_id.len() {
+            0 => None,
+            _ => Some(ObjectVersionId::try_from(request.version_id.as_ref())?),
+        };
+        check(
+            &self.enrolments.current(),
+            peer,
+            Some(&id),
+            &[Action::Read, Action::List],
+        )?;
+        let asked_at = self.clock.now();
+        let (view, index, stale_ms) = if request.allow_stale {
+            let stale = shard.stale_ms(asked_at);
+            let (view, index) = self.view(&shard.group)?;
+            // Never confirmed since the start: nothing can be said, so nothing is served.
+            let stale = stale.ok_or(CallError::Read(replica::host::ReadError::Behind))?;
+            (view, index, stale)
+        } else {
+            let (view, index) = self.read(&shard.group).await?;
+            shard.confirmed(asked_at);
+            (view, index, 0)
+        };
+        let state = &*view.state;
+        self.living(state, &id)?;
+        let mut entry = read::object(state, &id, &request.key, version.as_ref())
+            .ok_or(CallError::NoSuchObject)?;
+        // Asked for by its id, a marker is answered as one; as the current version it hides the object.
+        if entry.delete_marker && version.is_none() {
+            return Err(CallError::NoSuchObject);
+        }
+        if request.head_only {
+            entry.inline = Bytes::new();
+        }
+        let token = LeaseId::try_from(entry.lease_id.as_ref())
+            .ok()
+            .and_then(|lease| read::token(state, &id, &lease))
+            .map(|record| record.token)
+            .unwrap_or_default();
+        Ok(v1::GetObjectReply {
+            entry: Some(entry),
+            token,
+            at_index: index.0,
+            replicas: shard
+                .group
+                .voters()
+                .all()
+                .iter()
+                .map(|node| node.0)
+                .collect(),
+            stale_ms,
+        })
+    }
+
+    fn living(
+        &self,
+        state: &dyn proto::store::Reader,
+        id: &DatasetId,
+    ) -> Result<v1::DatasetRecord, CallError> {
+        let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
+        match dataset.status() {
+            v1::DatasetStatus::Tombstoned => Err(CallError::refused(v1::Refusal::DatasetGone)),
+            _ => Ok(dataset),
+        }
+    }
+
+    async fn list_objects(
+        &self,
+        peer: &Peer,
+        request: v1::ListObjectsRequest,
+    ) -> Result<v1::ListObjectsReply, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        bounded(&[&request.prefix, &request.delimiter, &request.start_after])?;
+        check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
+        let (view, index) = self.read(&shard.group).await?;
+        self.living(&*view.state, &id)?;
+        let query = ObjectsQuery {
+            dataset: &id,
+            prefix: &request.prefix,
+            delimiter: &request.delimiter,
+            start_after: &request.start_after,
+            limit: request.limit as usize,
+        };
+        // Up to ten thousand records, from disk perhaps.
+        let page = blocking(|| listing::objects(&*view.state, query));
+        Ok(v1::ListObjectsReply {
+            at_index: index.0,
+            ..page
+        })
+    }
+
+    async fn list_versions(
+        &self,
+        peer: &Peer,
+        request: v1::ListVersionsRequest,
+    ) -> Result<v1::ListVersionsReply, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        bounded(&[&request.prefix, &request.start_after_key])?;
+        check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
+        let (view, index) = self.read(&shard.group).await?;
+        self.living(&*view.state, &id)?;
+        let query = VersionsQuery {
+            dataset: &id,
+            prefix: &request.prefix,
+            start_after_key: &request.start_after_key,
+            start_after_index: LogIndex(request.start_after_index),
+            limit: request.limit as usize,
+        };
+        let page = blocking(|| listing::versions(&*view.state, query));
+        Ok(v1::ListVersionsReply {
+            at_index: index.0,
+            ..page
+        })
+    }
+
+    /// A refusal is answered as one and not as a status: to the KMS a version that was overtaken is committed.
+    async fn set_key_state(
+        &self,
+        request: v1::SetKeyStateRequest,
+    ) -> Result<v1::ShardAnswer, CallError> {
+        let shard = self.shard(request.shard)?;
+        let set = v1::SetKeyState {
+            dataset_id: request.dataset_id,
+            state: request.state,
+            version: request.version,
+            min_kek_version: request.min_kek_version,
+        };
+        let answer = self
+            .decide_shard(&shard.group, Room::Reserved, Bytes::new(), |_, state| {
+                let id = DatasetId::try_from(set.dataset_id.as_ref())?;
+                let held = read::dataset(state, &id).map_or(0, |dataset| dataset.key_state_version);
+                if held > set.version {
+                    // Said here, because a verdict that moved would be decided anew for ever.
+                    let refused = v1::Refused {
+                        reason: v1::Refusal::KeyStateMoved.into(),
+                        moved_to: held,
+                        ..Default::default()
+                    };
+                    return Err(CallError::Refused { refused });
+                }
+                let command = Command::SetKeyState(set.clone());
+                Ok(Decision {
+                    key_state_version: 0,
+                    command,
+                })
+            })
+            .await;
+        match answer {
+            Ok(done) => Ok(answered(done)),
+            Err(CallError::Refused { refused }) => Ok(v1::ShardAnswer {
+                answer: Some(Answer::Refused(refused)),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn set_versioning(
+        &self,
+        peer: &Peer,
+        request: v1::SetVersioningRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        self.decide_shard(&shard.group, Room::Reserved, Bytes::new(), |table, _| {
+            check(table, peer, Some(&id), &[Action::Create])?;
+            let (dataset_id, enabled) = (request.dataset_id.clone(), request.enabled);
+            let set = v1::SetVersioning {
+                dataset_id,
+                enabled,
+            };
+            Ok(Decision {
+                key_state_version: 0,
+                command: Command::SetVersioning(set),
+            })
+        })
+        .await
+    }
+
+    /// From the catalog's leader, which has checked the grant.
+    pub(crate) async fn admit_dataset(
+        &self,
+        request: v1::AdmitDatasetRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        self.decide_shard(&shard.group, Room::Needed, Bytes::new(), |_, _| {
+            let create = v1::CreateDataset {
+                dataset: request.dataset.clone(),
+            };
+            Ok(Decision {
+                key_state_version: 0,
+                command: Command::CreateDataset(create),
+            })
+        })
+        .await
+    }
+
+    /// From the catalog's leader, which has checked the grant.
+    pub(crate) async fn drop_dataset(
+        &self,
+        request: v1::DropDatasetRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        self.decide_shard(&shard.group, Room::Reserved, Bytes::new(), |_, _| {
+            let (dataset_id, force) = (request.dataset_id.clone(), request.force);
+            let drop = v1::TombstoneDataset { dataset_id, force };
+            Ok(Decision {
+                key_state_version: 0,
+                command: Command::TombstoneDataset(drop),
+            })
+        })
+        .await
+    }
+
+    async fn shard_status(
+        &self,
+        peer: &Peer,
+        request: v1::ShardStatusRequest,
+    ) -> Result<v1::ShardStatusReply, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = match request.dataset_id.len() {
+            0 => None,
+            _ => Some(DatasetId::try_from(request.dataset_id.as_ref())?),
+        };
+        if !matches!(peer.identity.role(), Role::Node | Role::Kms) {
+            let any = [Action::List, Action::Read, Action::Write];
+            check(&self.enrolments.current(), peer, id.as_ref(), &any)?;
+        }
+        let (view, index) = self.read(&shard.group).await?;
+        let meta = ShardMeta::load(&*view.state);
+        Ok(v1::ShardStatusReply {
+            dataset: id.and_then(|id| read::dataset(&*view.state, &id)),
+            upload_epoch: meta.upload_epoch.0,
+            sealed_bytes: meta.sealed_bytes,
+            at_index: index.0,
+            datasets: meta.datasets,
+        })
+    }
+}
+
+fn bounded(texts: &[&str]) -> Result<(), CallError> {
+    // A common prefix that a page ends with is a key's prefix and a delimiter.
+    if texts
+        .iter()
+        .all(|text| text.len() <= ObjectKey::BYTES_MAX + limits::DELIMITER_BYTES_MAX)
+    {
+        return Ok(());
+    }
+    Err(CallError::Malformed(
+        "a prefix, delimiter or start is longer than any key",
+    ))
+}
+
+/// Runs what may wait for the disk where that is allowed.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    let threads = tokio::runtime::Handle::current().runtime_flavor();
+    match threads {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+#[tonic::async_trait]
+impl v1::shard_server::Shard for ShardService {
+    async fn register_lease(
+        &self,
+        request: Request<v1::RegisterLeaseRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.register_lease(&peer, request.into_inner());
+        metered("register_lease", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn put_object(
+        &self,
+        request: Request<v1::PutObjectRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.put_object(&peer, request.into_inner());
+        metered("put_object", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn finish_object(
+        &self,
+        request: Request<v1::FinishObjectRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.finish_object(&peer, request.into_inner());
+        metered("finish_object", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn delete_object(
+        &self,
+        request: Request<v1::DeleteObjectRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.delete_object(&peer, request.into_inner());
+        metered("delete_object", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn get_object(
+        &self,
+        request: Request<v1::GetObjectRequest>,
+    ) -> Result<Response<v1::GetObjectReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.get_object(&peer, request.into_inner());
+        metered("get_object", call).await.map(Response::new)
+    }
+
+    async fn list_objects(
+        &self,
+        request: Request<v1::ListObjectsRequest>,
+    ) -> Result<Response<v1::ListObjectsReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.list_objects(&peer, request.into_inner());
+        metered("list_objects", call).await.map(Response::new)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<v1::ListVersionsRequest>,
+    ) -> Result<Response<v1::ListVersionsReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.list_versions(&peer, request.into_inner());
+        metered("list_versions", call).await.map(Response::new)
+    }
+
+    async fn set_key_state(
+        &self,
+        request: Request<v1::SetKeyStateRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let call = self.0.set_key_state(request.into_inner());
+        metered("set_key_state", call).await.map(Response::new)
+    }
+
+    async fn set_versioning(
+        &self,
+        request: Request<v1::SetVersioningRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_versioning(&peer, request.into_inner());
+        metered("set_versioning", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn admit_dataset(
+        &self,
+        request: Request<v1::AdmitDatasetRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Node])?;
+        let call = self.0.admit_dataset(request.into_inner());
+        metered("admit_dataset", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn drop_dataset(
+        &self,
+        request: Request<v1::DropDatasetRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Node])?;
+        let call = self.0.drop_dataset(request.into_inner());
+        metered("drop_dataset", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn shard_status(
+        &self,
+        request: Request<v1::ShardStatusRequest>,
+    ) -> Result<Response<v1::ShardStatusReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.shard_status(&peer, request.into_inner());
+        metered("shard_status", call).await.map(Response::new)
+    }
+}
