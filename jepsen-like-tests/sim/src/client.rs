@@ -1,0 +1,275 @@
+//! A client of the shard: one request at a time, retried under its id until it is settled.
+//!
+//! Owns what the client knows: of objects it alone writes it can foretell every answer. Refuses to go on with an
+//! object while a request on it is unsettled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::ids::ObjectVersionId;
+use proto::v1;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use replica::Group;
+use replica::host::ProposeError;
+use tokio::time::sleep;
+
+use crate::load::{self, Condition, DATASET, History, Kind, Outcome};
+use crate::{Broken, hold};
+
+/// Objects a client writes alone.
+const OWN_KEYS: u64 = 5;
+/// Objects all clients write.
+const SHARED_KEYS: u64 = 3;
+/// Pause after an answer that says to ask elsewhere.
+const TURN_TO_ANOTHER: Duration = Duration::from_millis(5);
+
+/// One client. Clones are handles on the same one: what it knows outlives the boot it ran in.
+#[derive(Clone)]
+pub struct Client {
+    number: u64,
+    history: History,
+    mind: Arc<Mutex<Mind>>,
+    think_max: Duration,
+}
+
+struct Mind {
+    rng: StdRng,
+    nonce: u64,
+    epoch: u64,
+    /// What the objects it writes alone hold.
+    own: BTreeMap<String, ObjectVersionId>,
+    /// What it last saw in the objects all write: a guess.
+    shared: BTreeMap<String, ObjectVersionId>,
+    unsettled: Option<usize>,
+    reads: u64,
+}
+
+impl Client {
+    /// Client `number` of a run; thinks up to `think_max` between requests.
+    pub fn new(number: u64, seed: u64, history: History, think_max: Duration) -> Self {
+        let mind = Mind {
+            rng: StdRng::seed_from_u64(seed ^ (number << 32) ^ 0xC11E),
+            nonce: 0,
+            epoch: 0,
+            own: BTreeMap::new(),
+            shared: BTreeMap::new(),
+            unsettled: None,
+            reads: 0,
+        };
+        Self {
+            number,
+            history,
+            mind: Arc::new(Mutex::new(mind)),
+            think_max,
+        }
+    }
+
+    /// Linearizable reads made and compared.
+    pub fn reads(&self) -> u64 {
+        self.mind.lock().reads
+    }
+
+    /// Settles what is unsettled: sends it again, under its id, until there is an answer.
+    pub async fn settle(&self, members: &[Group]) -> Result<(), Broken> {
+        let unsettled = self.mind.lock().unsettled;
+        match unsettled {
+            Some(number) => self.send(members, number).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Settles, then asks for one thing after the other until dropped or until a promise is broken.
+    pub async fn run(&self, members: &[Group]) -> Result<(), Broken> {
+        self.settle(members).await?;
+        loop {
+            let (pause, dice) = {
+                let mut mind = self.mind.lock();
+                let most = u64::try_from(self.think_max.as_micros()).unwrap_or(u64::MAX);
+                let pause = Duration::from_micros(mind.rng.random_range(0..=most));
+                (pause, mind.rng.random_range(0..100))
+            };
+            sleep(pause).await;
+            match dice {
+                0..15 => self.read(members).await?,
+                15..17 if self.number == 0 => self.advance(members).await?,
+                _ => {
+                    let number = self.invent();
+                    self.send(members, number).await?;
+                }
+            }
+        }
+    }
+
+    /// The next request.
+    fn invent(&self) -> usize {
+        let mut mind = self.mind.lock();
+        mind.nonce += 1;
+        let nonce = (self.number << 32) | mind.nonce;
+        let mut id = [0; 16];
+        mind.rng.fill(&mut id[8..]);
+        id[..8].copy_from_slice(&nonce.to_be_bytes());
+        let version = ObjectVersionId(id);
+        let alone = mind.rng.random_range(0..4) > 0;
+        let key = if alone {
+            let at = mind.rng.random_range(0..OWN_KEYS);
+            format!("c{}/{at}", self.number)
+        } else {
+            format!("all/{}", mind.rng.random_range(0..SHARED_KEYS))
+        };
+        let known = if alone { &mind.own } else { &mind.shared };
+        let known = known.get(&key).copied();
+        let kind = match mind.rng.random_range(0..10) {
+            0..6 => Kind::Put(version),
+            6..8 => Kind::Finish(version),
+            _ => Kind::Delete,
+        };
+        let condition = match (mind.rng.random_range(0..3), known) {
+            (0, _) => Condition::Always,
+            (1, _) if kind != Kind::Delete => Condition::Absent,
+            (_, Some(version)) => Condition::Is(version),
+            (_, None) => Condition::Always,
+        };
+        let request = load::request(nonce, mind.epoch, key, kind, condition);
+        let number = self.history.add(request);
+        mind.unsettled = Some(number);
+        number
+    }
+
+    async fn send(&self, members: &[Group], number: usize) -> Result<(), Broken> {
+        let mut at = self.mind.lock().rng.random_range(0..members.len());
+        let answer = loop {
+            let command = self.history.send(number);
+            match ask(members, &mut at, command).await {
+                Some(answer) => break answer,
+                None => sleep(TURN_TO_ANOTHER).await,
+            }
+        };
+        let outcome = load::outcome(&answer)?;
+        self.history.settle(number, outcome.clone());
+        let request = self.history.request(number);
+        let mut mind = self.mind.lock();
+        mind.unsettled = None;
+        if request.key.starts_with("all/") {
+            if let (Outcome::Done { .. }, Some(version)) = (&outcome, request.kind.version()) {
+                mind.shared.insert(request.key, version);
+            } else {
+                mind.shared.remove(&request.key);
+            }
+            return Ok(());
+        }
+        let known = mind.own.get(&request.key).copied();
+        let foretold = foretell(&request.kind, request.condition, known);
+        let told = match &outcome {
+            Outcome::Done { replaced, .. } => Ok(*replaced),
+            Outcome::Refused(reason) => Err(*reason),
+            Outcome::Unknown => return Err(Broken("an answer without outcome".to_owned())),
+        };
+        hold!(
+            told == foretold,
+            "{:?} {:?} {:?} on {} with {known:?} there was answered {told:?}, not {foretold:?}",
+            request.id,
+            request.kind,
+            request.condition,
+            request.key
+        );
+        if told.is_ok() {
+            match request.kind.version() {
+                Some(version) => mind.own.insert(request.key, version),
+                None => mind.own.remove(&request.key),
+            };
+        }
+        Ok(())
+    }
+
+    /// Reads an object of its own on any member, linearizably.
+    async fn read(&self, members: &[Group]) -> Result<(), Broken> {
+        let (at, key) = {
+            let mut mind = self.mind.lock();
+            let key = mind.rng.random_range(0..OWN_KEYS);
+            (
+                mind.rng.random_range(0..members.len()),
+                format!("c{}/{key}", self.number),
+            )
+        };
+        if members[at].read_index().await.is_err() {
+            return Ok(());
+        }
+        let Ok(reader) = members[at].reader() else {
+            return Ok(());
+        };
+        let held = node_state::read::head(reader.as_ref(), &DATASET, &key, None);
+        let held = held.map(|entry| entry.version_id);
+        let mut mind = self.mind.lock();
+        let known = mind.own.get(&key).map(|version| Bytes::from(*version));
+        hold!(
+            held == known,
+            "a linearizable read of {key} saw {held:?}, not {known:?}"
+        );
+        mind.reads += 1;
+        Ok(())
+    }
+
+    async fn advance(&self, members: &[Group]) -> Result<(), Broken> {
+        let (at, from) = {
+            let mut mind = self.mind.lock();
+            (mind.rng.random_range(0..members.len()), mind.epoch)
+        };
+        let Some(command) = load::advance(from) else {
+            return Ok(());
+        };
+        let mut at = at;
+        if ask(members, &mut at, command).await.is_some() {
+            // Done or overtaken by its own earlier try: in both cases the epoch is past `from`.
+            self.mind.lock().epoch = from + 1;
+        }
+        Ok(())
+    }
+}
+
+/// The one right answer on an object nobody else writes.
+fn foretell(
+    kind: &Kind,
+    condition: Condition,
+    known: Option<ObjectVersionId>,
+) -> Result<Option<ObjectVersionId>, v1::Refusal> {
+    let met = match condition {
+        Condition::Always => true,
+        Condition::Absent => known.is_none(),
+        Condition::Is(version) => known == Some(version),
+    };
+    match (met, kind, known) {
+        (false, ..) => Err(v1::Refusal::PreconditionFailed),
+        (true, Kind::Delete, None) => Err(v1::Refusal::NoSuchObject),
+        (true, ..) => Ok(known),
+    }
+}
+
+/// Proposes once at the member `at`; without an answer, turns to another.
+pub async fn ask(members: &[Group], at: &mut usize, command: Bytes) -> Option<Bytes> {
+    match members[*at].propose(command).await {
+        Ok(answer) => return Some(answer),
+        Err(ProposeError::NotLeader {
+            leader: Some(leader),
+        }) => {
+            let found = members.iter().position(|member| member.node_id() == leader);
+            *at = found.unwrap_or((*at + 1) % members.len());
+        }
+        Err(_) => *at = (*at + 1) % members.len(),
+    }
+    None
+}
+
+/// Proposes until there is an answer.
+pub async fn insist(members: &[Group], command: &Bytes) -> Bytes {
+    let mut at = 0;
+    loop {
+        if let Some(answer) = ask(members, &mut at, command.clone()).await {
+            return answer;
+        }
+        sleep(TURN_TO_ANOTHER).await;
+    }
+}
