@@ -25,6 +25,8 @@ mod fetch;
 mod resolve;
 mod shard;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use collect::GARBAGE_GRACE_EPOCHS;
@@ -308,11 +310,11 @@ impl Repair {
         while let Some(fetched) = fetches.next().await {
             done.extend(fetched);
         }
-        drop(fetches);
         {
             let mut back_offs = self.back_offs.lock();
-            done.iter()
-                .for_each(|key| drop(back_offs.remove(&(shard, *key))));
+            for key in &done {
+                back_offs.remove(&(shard, *key));
+            }
         }
         let writing = Arc::clone(replica);
         blocking(move || resolve::clear_missing(writing.as_ref(), &done)).await??;

@@ -22,7 +22,8 @@ impl Location {
     /// `None` for an offset that is not a whole number of sectors, or beyond 2 TiB.
     pub(super) fn new(segment: SegmentId, offset: u64, bytes: u32) -> Option<Self> {
         let sector = offset / SECTOR_BYTES as u64;
-        (offset % SECTOR_BYTES as u64 == 0)
+        offset
+            .is_multiple_of(SECTOR_BYTES as u64)
             .then(|| u32::try_from(sector).ok())
             .flatten()
             .map(|sector| Self {

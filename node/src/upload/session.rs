@@ -103,7 +103,13 @@ impl Session {
                 frame = self.frame(&mut frames, until) => frame?,
             };
             match (frame, receiving.take()) {
-                (None, _) => return Err(UploadError::CutOff),
+                (None, _) => {
+                    // Half closed: what was complete is still said to be durable, or why it is not.
+                    while let stored @ Some(_) = pending.next().await {
+                        self.acknowledge(stored, acks).await?;
+                    }
+                    return Err(UploadError::CutOff);
+                }
                 (Some(Frame::Open(_)), _) => {
                     return Err(UploadError::Frame("an upload is opened once"));
                 }
