@@ -358,6 +358,10 @@ fn run(seed: u64, tally: &mut Tally) {
                 1..10 => {
                     log.turn();
                 }
+                // As on its own thread, which does not wait for the queue.
+                10..13 => {
+                    log.shared.upkeep_step();
+                }
                 _ => {}
             }
             if rng.random_ratio(1, 16) && log.fatal().is_none() {
