@@ -50,6 +50,10 @@ pub struct Config {
     /// Whether this is a new member of a living cluster: an empty folder under an enrolled id starts only so.
     #[serde(default)]
     pub join: bool,
+    /// Whether an empty folder becomes a founder's: true at the very first start of a region, and taken out again once
+    /// it is founded. Left in, a founder that lost its disk would start with no memory of what it voted.
+    #[serde(default)]
+    pub found: bool,
     /// Endpoints of storage nodes to tell of key states. Empty: those of the enrolment set.
     #[serde(default)]
     pub nodes: Vec<String>,
@@ -129,6 +133,7 @@ pub const EXAMPLE: &str = r#"Example configuration:
   ca = "/etc/reduit/ca.pem"
   genesis = "/etc/reduit/genesis.set"  # the first enrolment set, signed by the CA
   health_listen = "127.0.0.1:7101"
+  # found = true                       # only for the very first start of a region
   # join = true                        # only for a new member of a living cluster
   # nodes = ["node-1:7000"]            # default: those of the enrolment set
   # lease_seconds_max = 3600

@@ -373,11 +373,11 @@ fn open_host(
     let cluster = sha256(&[b"reduit/v1/kms-cluster\n", genesis.set.as_ref()].concat());
     let mut cluster_id = [0; 16];
     cluster_id.copy_from_slice(&cluster[..16]);
-    let founder = enrolments.current().version() == 1;
+    let founder = config.found && enrolments.current().version() == 1;
     let admission = match (config.join, founder) {
         (true, _) => Admission::Join,
         (false, true) => Admission::Found,
-        // An empty folder under a known id, in a region that has moved on, is a lost disk.
+        // An empty folder under a known id is a lost disk.
         (false, false) => Admission::Resume,
     };
     let options = HostOptions {

@@ -51,6 +51,10 @@ pub struct Config {
     /// Whether this is a new member of a living region: an empty folder under an enrolled id starts only so.
     #[serde(default)]
     pub join: bool,
+    /// Whether an empty folder becomes a founder's: true at the very first start of a region, and taken out again once
+    /// it is founded. Left in, a founder that lost its disk would start with no memory of what it voted.
+    #[serde(default)]
+    pub found: bool,
     /// Used share of the file system at which puts are refused, in percent: 50 to 98.
     #[serde(default = "default_full_percent")]
     pub full_percent: u64,

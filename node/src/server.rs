@@ -449,11 +449,11 @@ fn open_host(
     );
     let mut cluster_id = [0; 16];
     cluster_id.copy_from_slice(&cluster.as_ref()[..16]);
-    let admission = match (config.join, enrolments.version()) {
+    let admission = match (config.join, config.found && enrolments.version() == 1) {
         (true, _) => Admission::Join,
-        (false, 1) => Admission::Found,
-        // An empty folder under a known id, in a region that has moved on, is a lost disk.
-        (false, _) => Admission::Resume,
+        (false, true) => Admission::Found,
+        // An empty folder under a known id is a lost disk.
+        (false, false) => Admission::Resume,
     };
     let options = HostOptions {
         node_id: me,

@@ -143,6 +143,9 @@ fn main() -> Result<()> {
         Task::Bench { name, json, rest } => {
             setup::build_needs()?;
             setup::bench_needs(&name)?;
+            if name == "replica" {
+                return bench_replica(&root, &target, &rest);
+            }
             let mut build = cargo(&root, &target);
             build.args(["build", "--release", "--package", "xtask-run", "--bins"]);
             for package in DAEMONS {
@@ -161,6 +164,15 @@ fn main() -> Result<()> {
             )
         }
     }
+}
+
+/// Three members of the consensus host alone, against a three-member etcd.
+fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[String]) -> Result<()> {
+    let mut build = cargo(root, target);
+    build.args(["build", "--release", "--package", "reduit-replica"]);
+    build.args(["--features", "bench", "--bin", "replica-bench"]);
+    call(&mut build)?;
+    call(Command::new(target.join("release/replica-bench")).arg("run").args(rest))
 }
 
 /// Packages whose binaries the demo and the end-to-end tests start.

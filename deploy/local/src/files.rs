@@ -177,8 +177,19 @@ pub fn make_member(region: &RegionEntry, service: &Service) -> Result<v1::Enrolm
     Ok(enrolment)
 }
 
+/// How a service may take an empty folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// As a founder of the region, at its very first start.
+    Found,
+    /// As a new member of a living region.
+    Join,
+    /// Not at all: it has a folder, and an empty one is a lost disk.
+    Member,
+}
+
 /// Writes a service's configuration.
-pub fn write_config(region: &RegionEntry, service: &Service, join: bool) -> Result<()> {
+pub fn write_config(region: &RegionEntry, service: &Service, admission: Admission) -> Result<()> {
     let short = service.name.rsplit('/').next().unwrap_or_default();
     let (certificate, key) = region.identity_files(short);
     let mut config = toml::Table::new();
@@ -199,9 +210,11 @@ pub fn write_config(region: &RegionEntry, service: &Service, join: bool) -> Resu
     set("health_listen", service.health.clone());
     let id = i64::try_from(service.node_id).context("a member id beyond 63 bits")?;
     config.insert("node_id".to_owned(), toml::Value::Integer(id));
-    if join {
-        config.insert("join".to_owned(), toml::Value::Boolean(true));
-    }
+    match admission {
+        Admission::Found => config.insert("found".to_owned(), toml::Value::Boolean(true)),
+        Admission::Join => config.insert("join".to_owned(), toml::Value::Boolean(true)),
+        Admission::Member => None,
+    };
     if service.kind == Kind::Node {
         let kms = region
             .living(Kind::Kms)

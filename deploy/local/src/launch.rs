@@ -13,7 +13,7 @@ use proto::ids::{Identity, NodeId, Role};
 
 use crate::ceremony;
 use crate::federation::{Federation, Kind, RegionEntry, Service};
-use crate::files::{self, OPERATORS};
+use crate::files::{self, Admission, OPERATORS};
 use crate::plan::{FederationPlan, RegionPlan};
 use crate::process;
 
@@ -86,7 +86,7 @@ impl Local {
             let region = &mut local.federation.regions[at];
             files::make_region(region, plan.custodians.0)?;
             for service in region.services.clone() {
-                files::write_config(region, &service, false)?;
+                files::write_config(region, &service, Admission::Found)?;
             }
         }
         local.federation.save()?;
@@ -97,7 +97,11 @@ impl Local {
             ceremony::found(&region)
                 .await
                 .with_context(|| format!("founding {}", region.region))?;
-            local.federation.regions[at].founded = true;
+            let region = &mut local.federation.regions[at];
+            region.founded = true;
+            for service in region.services.clone() {
+                files::write_config(region, &service, Admission::Member)?;
+            }
             local.federation.save()?;
         }
         local.wait_ready()?;
@@ -245,7 +249,7 @@ impl Local {
             .region_mut(region_id)?
             .services
             .push(service.clone());
-        files::write_config(self.federation.region(region_id)?, &service, true)?;
+        files::write_config(self.federation.region(region_id)?, &service, Admission::Join)?;
         self.federation.save()?;
         self.start(&name)?;
         operator.refresh().await?;

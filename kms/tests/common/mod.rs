@@ -135,6 +135,7 @@ impl Region {
         let config = config(self.dir.path(), &self.people, &self.genesis, name, address);
         let config = Config {
             join: true,
+            found: false,
             ..config
         };
         let parts = Parts {
@@ -343,6 +344,7 @@ fn config(
         genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
         health_listen: None,
         join: false,
+        found: true,
         nodes: Vec::new(),
         lease_seconds_max: 3600,
         request_ms_max: 10_000,

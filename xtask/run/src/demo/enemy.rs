@@ -121,7 +121,7 @@ fn find_objects(loot: &Path, dataset: DatasetId, region: RegionId) -> Result<Vec
         StoreOptions::new(Arc::new(rand::random)),
     )?;
     let env = StateEnv::new(StateOptions::default());
-    for entry in std::fs::read_dir(dir.join("state"))? {
+    for entry in std::fs::read_dir(dir.join("raft").join("state"))? {
         let store = RocksState::open(&env, &entry?.path())?;
         let state = store.reader()?;
         if read::dataset(&*state, &dataset).is_none() {
