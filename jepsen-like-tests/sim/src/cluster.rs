@@ -53,6 +53,19 @@ pub struct Running {
     /// Its part of the group.
     pub group: Group,
     turner: Option<JoinHandle<()>>,
+    _presence: Presence,
+}
+
+/// A member that can be reached, until dropped.
+struct Presence {
+    net: Net,
+    node: NodeId,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.net.leave(self.node);
+    }
 }
 
 impl Drop for Running {
@@ -97,6 +110,10 @@ pub async fn start(net: &Net, site: Site, tuning: &Tuning) -> Result<Running, Op
     };
     let host = Host::open(options)?;
     net.join(site.node, host.handler());
+    let presence = Presence {
+        net: net.clone(),
+        node: site.node,
+    };
     let turner = manual.then(|| tokio::spawn(turn(host.clone(), site.sync_takes)));
     let group = match site.store {
         Store::Twin(medium) => {
@@ -110,6 +127,7 @@ pub async fn start(net: &Net, site: Site, tuning: &Tuning) -> Result<Running, Op
         host,
         group,
         turner,
+        _presence: presence,
     })
 }
 

@@ -74,6 +74,14 @@ impl Net {
         self.inner.present.lock().insert(node, handler);
     }
 
+    /// `node` is gone. A handler reaches its group, whose dialer reaches these wires: a member that ends has to leave,
+    /// or none of it is ever freed.
+    pub fn leave(&self, node: NodeId) {
+        // Dropped outside the lock: what goes with it may reach for these wires.
+        let left = self.inner.present.lock().remove(&node);
+        drop(left);
+    }
+
     /// How `node` reaches the others.
     pub fn dialer(&self, node: NodeId) -> Arc<dyn Dialer> {
         Arc::new(Wires {
