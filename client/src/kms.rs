@@ -270,7 +270,7 @@ impl LeafReader<'_> {
         let reply = self
             .keys
             .call(move |mut kms| {
-                let request = request.clone();
+                let request = request;
                 async move { Ok(kms.read_leaves(request).await?.into_inner()) }
             })
             .await?;

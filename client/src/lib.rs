@@ -4,7 +4,9 @@
 //! **Invariant:** key bytes stay inside `envelope`'s types; what leaves this process to a storage node is sealed.
 
 #[cfg(all(feature = "danger_plaintext_on_node", not(debug_assertions)))]
-compile_error!("danger_plaintext_on_node breaks the promise of blind storage: it is refused in release builds");
+compile_error!(
+    "danger_plaintext_on_node breaks the promise of blind storage: it is refused in release builds"
+);
 
 mod body;
 mod dataset;

@@ -228,7 +228,11 @@ async fn what_no_grant_allows_is_denied() {
         denied(stranger.lease(DATASET).await.map(drop)),
         "not-granted"
     );
-    let open = |caller: &Caller, purpose| caller.open(DATASET, random(), claim(purpose), items());
+    let open = async |caller: &Caller, purpose| {
+        caller
+            .open(DATASET, random(), claim(purpose), items())
+            .await
+    };
     assert_eq!(denied(open(&stranger, "").await.map(drop)), "not-granted");
     assert_eq!(
         denied(open(&app, "research").await.map(drop)),

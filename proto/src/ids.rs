@@ -164,7 +164,9 @@ pub const FIRST_ALLOCATED_NODE_ID: u64 = 1_000;
 fn label_ok(text: &str, bytes_max: usize) -> bool {
     !text.is_empty()
         && text.len() <= bytes_max
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !text.starts_with('-')
         && !text.ends_with('-')
 }
@@ -255,9 +257,15 @@ impl FromStr for ObjectKey {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         match text.len() {
-            0 => Err(IdError { what: "object key", why: "it is empty" }),
+            0 => Err(IdError {
+                what: "object key",
+                why: "it is empty",
+            }),
             1..=Self::BYTES_MAX => Ok(Self(text.to_owned())),
-            _ => Err(IdError { what: "object key", why: "it is longer than 1024 bytes" }),
+            _ => Err(IdError {
+                what: "object key",
+                why: "it is longer than 1024 bytes",
+            }),
         }
     }
 }
@@ -294,12 +302,17 @@ impl RequestId {
 impl TryFrom<&[u8]> for RequestId {
     type Error = IdError;
     fn try_from(bytes: &[u8]) -> Result<Self, IdError> {
-        let bytes: &[u8; Self::BYTES] =
-            bytes.try_into().map_err(|_| IdError { what: "request id", why: "not 24 bytes" })?;
+        let bytes: &[u8; Self::BYTES] = bytes.try_into().map_err(|_| IdError {
+            what: "request id",
+            why: "not 24 bytes",
+        })?;
         let (mut epoch, mut nonce) = ([0; 8], [0; 16]);
         epoch.copy_from_slice(&bytes[..8]);
         nonce.copy_from_slice(&bytes[8..]);
-        Ok(Self { epoch: UploadEpoch(u64::from_be_bytes(epoch)), nonce })
+        Ok(Self {
+            epoch: UploadEpoch(u64::from_be_bytes(epoch)),
+            nonce,
+        })
     }
 }
 
@@ -355,7 +368,10 @@ impl FromStr for Role {
         Self::ALL
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or(IdError { what: "role", why: "not a known role" })
+            .ok_or(IdError {
+                what: "role",
+                why: "not a known role",
+            })
     }
 }
 
@@ -372,9 +388,16 @@ impl Identity {
     /// Builds an identity; the name is 1 to 64 of `a-z`, `0-9`, `-`.
     pub fn new(region: RegionId, role: Role, name: &str) -> Result<Self, IdError> {
         if !label_ok(name, 64) {
-            return Err(IdError { what: "identity", why: "the name is not 1 to 64 of a-z, 0-9, hyphen" });
+            return Err(IdError {
+                what: "identity",
+                why: "the name is not 1 to 64 of a-z, 0-9, hyphen",
+            });
         }
-        Ok(Self { region, role, name: name.to_owned() })
+        Ok(Self {
+            region,
+            role,
+            name: name.to_owned(),
+        })
     }
 
     /// The region it belongs to.
@@ -396,8 +419,13 @@ impl Identity {
 impl FromStr for Identity {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let bad = |why| IdError { what: "identity", why };
-        let rest = text.strip_prefix("spiffe://").ok_or(bad("it does not start with spiffe://"))?;
+        let bad = |why| IdError {
+            what: "identity",
+            why,
+        };
+        let rest = text
+            .strip_prefix("spiffe://")
+            .ok_or(bad("it does not start with spiffe://"))?;
         let mut parts = rest.split('/');
         let (Some(region), Some(role), Some(name), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -423,7 +451,13 @@ impl From<Identity> for String {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/{}/{}", self.region, self.role.as_str(), self.name)
+        write!(
+            f,
+            "spiffe://{}/{}/{}",
+            self.region,
+            self.role.as_str(),
+            self.name
+        )
     }
 }
 
@@ -462,7 +496,10 @@ mod tests {
 
     #[test]
     fn request_id_bytes_are_epoch_then_nonce() {
-        let id = RequestId { epoch: UploadEpoch(7), nonce: [9; 16] };
+        let id = RequestId {
+            epoch: UploadEpoch(7),
+            nonce: [9; 16],
+        };
         let bytes = id.to_bytes();
         assert_eq!(&bytes[..8], &[0, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(RequestId::try_from(&bytes[..]).expect("round trip"), id);

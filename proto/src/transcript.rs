@@ -55,7 +55,13 @@ pub fn session_offer(offer: &[u8], replica: &str) -> Vec<u8> {
 /// What the replica signs: the offer it answers, and its answer.
 pub fn session_answer(offer: &[u8], answer: &v1::OpenSessionReply) -> Vec<u8> {
     let expires = answer.expires_at_ms.to_be_bytes();
-    fields(&[offer, &answer.session_id, &answer.encapsulated, &expires, &answer.share_key])
+    fields(&[
+        offer,
+        &answer.session_id,
+        &answer.encapsulated,
+        &expires,
+        &answer.share_key,
+    ])
 }
 
 /// The parts of `SessionInfo::of` for a session: everything it is for.
@@ -65,7 +71,13 @@ pub fn session_info<'a>(
     replica: &'a str,
     offer: &'a [u8],
 ) -> [&'a [u8]; 5] {
-    [SESSION_PURPOSE, region.as_bytes(), caller_key, replica.as_bytes(), offer]
+    [
+        SESSION_PURPOSE,
+        region.as_bytes(),
+        caller_key,
+        replica.as_bytes(),
+        offer,
+    ]
 }
 
 /// What a sealed replica signs when it asks to be unsealed.
@@ -75,7 +87,12 @@ pub fn unseal_offer(offer: &[u8], boot_id: &[u8], replica: &str) -> Vec<u8> {
 
 /// What the unsealed replica signs in its answer.
 pub fn unseal_answer(offer: &[u8], answer: &v1::UnsealMeReply) -> Vec<u8> {
-    fields(&[offer, &answer.encapsulated, &answer.sealed_root, &answer.leaf_index.to_be_bytes()])
+    fields(&[
+        offer,
+        &answer.encapsulated,
+        &answer.sealed_root,
+        &answer.leaf_index.to_be_bytes(),
+    ])
 }
 
 /// The parts of `SessionInfo::of` for a peer unseal.
@@ -86,7 +103,14 @@ pub fn unseal_info<'a>(
     boot_id: &'a [u8],
     offer: &'a [u8],
 ) -> [&'a [u8]; 6] {
-    [UNSEAL_PURPOSE, region.as_bytes(), sealed.as_bytes(), unsealed.as_bytes(), boot_id, offer]
+    [
+        UNSEAL_PURPOSE,
+        region.as_bytes(),
+        sealed.as_bytes(),
+        unsealed.as_bytes(),
+        boot_id,
+        offer,
+    ]
 }
 
 /// The parts of `HpkeInfo::of` for a custodian's share as the init ceremony seals it to the custodian's enrolled
@@ -97,7 +121,13 @@ pub fn custodian_share_info<'a>(
     index: &'a [u8; 4],
     custodian: &'a str,
 ) -> [&'a [u8]; 5] {
-    [CUSTODIAN_SHARE_PURPOSE, region.as_bytes(), share_set, index, custodian.as_bytes()]
+    [
+        CUSTODIAN_SHARE_PURPOSE,
+        region.as_bytes(),
+        share_set,
+        index,
+        custodian.as_bytes(),
+    ]
 }
 
 /// The parts of `HpkeInfo::of` for a custodian's share on its way into a sealed replica, sealed to the `share_key`
@@ -108,18 +138,33 @@ pub fn unseal_share_info<'a>(
     replica: &'a str,
     session_id: &'a [u8],
 ) -> [&'a [u8]; 5] {
-    [UNSEAL_SHARE_PURPOSE, region.as_bytes(), custodian.as_bytes(), replica.as_bytes(), session_id]
+    [
+        UNSEAL_SHARE_PURPOSE,
+        region.as_bytes(),
+        custodian.as_bytes(),
+        replica.as_bytes(),
+        session_id,
+    ]
 }
 
 /// What an approval's `request_hash` is the SHA-256 of: the method's name and the request's encoding with its
 /// approvals left out, so that an approval of one method is none of another.
 pub fn approved_request(method: &str, request_without_approvals: &[u8]) -> Vec<u8> {
-    fields(&[b"reduit/v1/approved-request", method.as_bytes(), request_without_approvals])
+    fields(&[
+        b"reduit/v1/approved-request",
+        method.as_bytes(),
+        request_without_approvals,
+    ])
 }
 
 /// What the approval of a peer unseal hashes: which replica, in which life, with which offer (by its SHA-256).
 pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<u8> {
-    fields(&[b"reduit/v1/approved-unseal", replica.as_bytes(), boot_id, offer_hash])
+    fields(&[
+        b"reduit/v1/approved-unseal",
+        replica.as_bytes(),
+        boot_id,
+        offer_hash,
+    ])
 }
 
 /// Additional data of a key sent in a session: the session's id, so that a key of one is not taken in another.

@@ -19,8 +19,11 @@ impl Voters {
     pub fn majority<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId> + Clone) -> bool {
         !self.configs.is_empty()
             && self.configs.iter().all(|config| {
-                let held: std::collections::BTreeSet<_> =
-                    nodes.clone().into_iter().filter(|node| config.contains(node)).collect();
+                let held: std::collections::BTreeSet<_> = nodes
+                    .clone()
+                    .into_iter()
+                    .filter(|node| config.contains(node))
+                    .collect();
                 held.len() * 2 > config.len()
             })
     }
@@ -93,8 +96,11 @@ mod tests {
 
     #[test]
     fn joint_membership_needs_both_majorities() {
-        let voters = Voters { configs: vec![set(&[1, 2, 3]), set(&[3, 4, 5])] };
-        let held = |ids: &[u64]| voters.majority(&ids.iter().copied().map(NodeId).collect::<Vec<_>>());
+        let voters = Voters {
+            configs: vec![set(&[1, 2, 3]), set(&[3, 4, 5])],
+        };
+        let held =
+            |ids: &[u64]| voters.majority(&ids.iter().copied().map(NodeId).collect::<Vec<_>>());
         assert!(held(&[1, 3, 4]));
         assert!(!held(&[1, 2, 3]));
         assert!(!held(&[3, 4, 5]));

@@ -172,7 +172,11 @@ fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[Strin
     build.args(["build", "--release", "--package", "reduit-replica"]);
     build.args(["--features", "bench", "--bin", "replica-bench"]);
     call(&mut build)?;
-    call(Command::new(target.join("release/replica-bench")).arg("run").args(rest))
+    call(
+        Command::new(target.join("release/replica-bench"))
+            .arg("run")
+            .args(rest),
+    )
 }
 
 /// Packages whose binaries the demo and the end-to-end tests start.

@@ -67,7 +67,7 @@ pub fn make_identity(
     }
     let certificate = ca.issue(&transport::ca::Request {
         identity: &identity,
-        public_key: public_key.clone(),
+        public_key,
         dns_names: &[],
         ip_addresses: &[],
         now: now(),

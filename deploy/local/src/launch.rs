@@ -249,7 +249,11 @@ impl Local {
             .region_mut(region_id)?
             .services
             .push(service.clone());
-        files::write_config(self.federation.region(region_id)?, &service, Admission::Join)?;
+        files::write_config(
+            self.federation.region(region_id)?,
+            &service,
+            Admission::Join,
+        )?;
         self.federation.save()?;
         self.start(&name)?;
         operator.refresh().await?;

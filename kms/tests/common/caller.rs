@@ -22,13 +22,13 @@ use super::{PATIENCE, People, REGION, identity};
 const ROUND: Duration = Duration::from_millis(50);
 
 /// One identity and its channels.
-pub struct Caller {
+pub(crate) struct Caller {
     pub local: LocalIdentity,
     channels: Vec<Channel>,
 }
 
 /// A session with one replica.
-pub struct Session {
+pub(crate) struct Session {
     pub at: usize,
     pub id: Bytes,
     pub receiver: SessionReceiver,
@@ -36,7 +36,7 @@ pub struct Session {
 }
 
 impl Caller {
-    pub fn new(people: &People, name: &str, addresses: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(people: &People, name: &str, addresses: Vec<SocketAddr>) -> Self {
         let local = people.local(name).clone();
         let trust = people.ca().trust();
         let connector = Connector::pinned(local.clone(), trust, KeyExchange::HybridOnly);
@@ -53,16 +53,16 @@ impl Caller {
         Self { local, channels }
     }
 
-    pub fn kms(&self, at: usize) -> KmsClient<Channel> {
+    pub(crate) fn kms(&self, at: usize) -> KmsClient<Channel> {
         KmsClient::new(self.channels[at].clone())
     }
 
-    pub fn operate(&self, at: usize) -> KmsOperateClient<Channel> {
+    pub(crate) fn operate(&self, at: usize) -> KmsOperateClient<Channel> {
         KmsOperateClient::new(self.channels[at].clone())
     }
 
     /// Opens a session and checks the replica's signature.
-    pub async fn session(&self, at: usize) -> Result<Session, Status> {
+    pub(crate) async fn session(&self, at: usize) -> Result<Session, Status> {
         let offer = SessionOffer::generate().expect("room");
         let public = offer.public().as_bytes().to_vec();
         let replica = identity(&format!("kms-{}", at + 1)).to_string();
@@ -96,7 +96,7 @@ impl Caller {
     }
 
     /// Calls replica after replica until one does not say that another leads, or cannot be reached.
-    pub async fn at_leader<T, F>(&self, call: impl Fn(usize) -> F) -> Result<T, Status>
+    pub(crate) async fn at_leader<T, F>(&self, call: impl Fn(usize) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<T, Status>>,
     {
@@ -117,7 +117,7 @@ impl Caller {
         }
     }
 
-    pub async fn create_key(&self, dataset: [u8; 16]) -> Result<v1::KeyInfo, Status> {
+    pub(crate) async fn create_key(&self, dataset: [u8; 16]) -> Result<v1::KeyInfo, Status> {
         let request_id = Bytes::copy_from_slice(&super::random::<16>());
         self.at_leader(|at| {
             let request = v1::CreateKeyRequest {
@@ -132,7 +132,10 @@ impl Caller {
     }
 
     /// A lease, within a fresh session with the leader.
-    pub async fn lease(&self, dataset: [u8; 16]) -> Result<(v1::IssueLeaseReply, Session), Status> {
+    pub(crate) async fn lease(
+        &self,
+        dataset: [u8; 16],
+    ) -> Result<(v1::IssueLeaseReply, Session), Status> {
         let request_id = Bytes::copy_from_slice(&super::random::<16>());
         self.at_leader(|at| {
             let request_id = request_id.clone();
@@ -154,7 +157,7 @@ impl Caller {
     }
 
     /// Opens items, within a fresh session with the leader.
-    pub async fn open(
+    pub(crate) async fn open(
         &self,
         dataset: [u8; 16],
         request_id: [u8; 16],
@@ -181,7 +184,7 @@ impl Caller {
 
 impl Session {
     /// Seals a custodian's share to this session's share key.
-    pub fn seal_share(&self, caller: &Caller, share: &[u8]) -> Vec<u8> {
+    pub(crate) fn seal_share(&self, caller: &Caller, share: &[u8]) -> Vec<u8> {
         let own = caller.local.identity().to_string();
         let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
         let info = HpkeInfo::of(&transcript::unseal_share_info(
@@ -191,7 +194,7 @@ impl Session {
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
     }
 
-    pub fn aad(&self) -> Vec<u8> {
+    pub(crate) fn aad(&self) -> Vec<u8> {
         transcript::session_aad(&self.id)
     }
 }

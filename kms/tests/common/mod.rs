@@ -23,32 +23,34 @@ use tonic::transport::Channel;
 use transport::testing::FlakyProxy;
 use transport::{Clock as _, SystemClock};
 
-pub use caller::{Caller, Session};
-pub use people::{People, REGION, identity, region_id};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use caller::{Caller, Session};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use people::{People, REGION, identity, region_id};
 
 /// Replicas of the region.
-pub const REPLICAS: usize = 3;
+pub(crate) const REPLICAS: usize = 3;
 /// Shares of the root key, and how many are needed.
-pub const SHARES: usize = 5;
+pub(crate) const SHARES: usize = 5;
 /// Shares needed.
-pub const NEEDED: u32 = 3;
+pub(crate) const NEEDED: u32 = 3;
 /// Longer than anything here takes.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Now.
-pub fn now() -> UnixMs {
+pub(crate) fn now() -> UnixMs {
     SystemClock.now()
 }
 
 /// Random bytes.
-pub fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).expect("random");
     bytes
 }
 
 /// One replica's place: it outlives the process in it.
-pub struct Place {
+pub(crate) struct Place {
     pub config: Config,
     pub address: SocketAddr,
     pub proxy: FlakyProxy,
@@ -56,7 +58,7 @@ pub struct Place {
 }
 
 /// The region.
-pub struct Region {
+pub(crate) struct Region {
     pub dir: TempDir,
     pub people: People,
     pub places: Vec<Place>,
@@ -65,7 +67,7 @@ pub struct Region {
 }
 
 /// What a region starts with besides its people.
-pub struct Begin {
+pub(crate) struct Begin {
     pub grants: Vec<v1::Grant>,
     pub request_ms_max: u64,
 }
@@ -81,7 +83,7 @@ impl Default for Begin {
 
 impl Region {
     /// Three replicas, started and sealed.
-    pub async fn begin(begin: Begin) -> Self {
+    pub(crate) async fn begin(begin: Begin) -> Self {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut listeners = Vec::new();
         let mut proxies = Vec::new();
@@ -130,7 +132,7 @@ impl Region {
     }
 
     /// Starts a further replica under a member id that was allocated for it; it has to be enrolled.
-    pub async fn join(&mut self, name: &str, listener: TcpListener, proxy: FlakyProxy) {
+    pub(crate) async fn join(&mut self, name: &str, listener: TcpListener, proxy: FlakyProxy) {
         let address = listener.local_addr().expect("bound");
         let config = config(self.dir.path(), &self.people, &self.genesis, name, address);
         let config = Config {
@@ -154,7 +156,7 @@ impl Region {
     }
 
     /// The ceremony on the first replica, then one approved peer unseal for each other.
-    pub async fn initialised(begin: Begin) -> Self {
+    pub(crate) async fn initialised(begin: Begin) -> Self {
         let mut region = Self::begin(begin).await;
         region.initialise().await;
         for at in 1..REPLICAS {
@@ -163,7 +165,7 @@ impl Region {
         region
     }
 
-    pub async fn initialise(&mut self) {
+    pub(crate) async fn initialise(&mut self) {
         let operator = self.caller("op-1");
         let request = v1::InitialiseRequest {
             shares: SHARES as u32,
@@ -181,18 +183,18 @@ impl Region {
     }
 
     /// A caller of one of the region's people.
-    pub fn caller(&self, name: &str) -> Caller {
+    pub(crate) fn caller(&self, name: &str) -> Caller {
         let addresses = self.places.iter().map(|place| place.address).collect();
         Caller::new(&self.people, name, addresses)
     }
 
     /// The replica at a place; it must be running.
-    pub fn replica(&self, at: usize) -> &Replica {
+    pub(crate) fn replica(&self, at: usize) -> &Replica {
         self.places[at].replica.as_ref().expect("running")
     }
 
     /// Waits until a majority agrees on a leader, and answers its place.
-    pub async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         let running = self
             .places
             .iter()
@@ -212,20 +214,20 @@ impl Region {
     }
 
     /// Ends a replica as a kill does.
-    pub async fn kill(&mut self, at: usize) {
+    pub(crate) async fn kill(&mut self, at: usize) {
         let replica = self.places[at].replica.take().expect("running");
         replica.abandon().await;
     }
 
     /// Starts a replica in its place again: sealed.
-    pub async fn restart(&mut self, at: usize) {
+    pub(crate) async fn restart(&mut self, at: usize) {
         let place = &mut self.places[at];
         assert!(place.replica.is_none(), "killed before");
         let replica = Replica::start(place.config.clone(), Parts::default()).await;
         place.replica = Some(replica.expect("a replica starts again"));
     }
 
-    pub async fn status(&self, at: usize) -> v1::KmsStatusReply {
+    pub(crate) async fn status(&self, at: usize) -> v1::KmsStatusReply {
         let caller = self.caller("op-1");
         caller
             .kms(at)
@@ -236,7 +238,11 @@ impl Region {
     }
 
     /// An approval of the peer unseal of a replica as it stands now, by one operator.
-    pub async fn unseal_approval(&self, at: usize, approver: &str) -> v1::ApprovePeerUnsealRequest {
+    pub(crate) async fn unseal_approval(
+        &self,
+        at: usize,
+        approver: &str,
+    ) -> v1::ApprovePeerUnsealRequest {
         let status = self.status(at).await;
         let identity: Identity = status.identity.parse().expect("an identity");
         let hash = unseal_hash(&identity, &status.boot_id, &status.unseal_offer_hash);
@@ -249,7 +255,7 @@ impl Region {
     }
 
     /// Unseals a replica by its peers, with the word of a second operator.
-    pub async fn unseal_by_peer(
+    pub(crate) async fn unseal_by_peer(
         &self,
         at: usize,
     ) -> Result<v1::ApprovePeerUnsealReply, tonic::Status> {
@@ -263,7 +269,11 @@ impl Region {
     }
 
     /// Unseals a replica by as many custodians as it takes.
-    pub async fn unseal_by_custodians(&self, at: usize, custodians: usize) -> v1::UnsealReply {
+    pub(crate) async fn unseal_by_custodians(
+        &self,
+        at: usize,
+        custodians: usize,
+    ) -> v1::UnsealReply {
         let mut last = v1::UnsealReply::default();
         for share in &self.shares[..custodians] {
             last = self.give_share(at, share).await.expect("a share is taken");
@@ -272,7 +282,7 @@ impl Region {
     }
 
     /// One custodian opens its share and gives it to a replica, sealed to the session.
-    pub async fn give_share(
+    pub(crate) async fn give_share(
         &self,
         at: usize,
         share: &v1::SealedShare,
@@ -290,7 +300,7 @@ impl Region {
     }
 
     /// Stops every replica that runs.
-    pub async fn stop(mut self) -> TempDir {
+    pub(crate) async fn stop(mut self) -> TempDir {
         for place in &mut self.places {
             if let Some(replica) = place.replica.take() {
                 replica.abandon().await;
@@ -300,7 +310,7 @@ impl Region {
     }
 
     /// Cuts a replica off from its peers in both directions; its callers still reach it.
-    pub fn cut_off(&self, at: usize) {
+    pub(crate) fn cut_off(&self, at: usize) {
         for (other, place) in self.places.iter().enumerate() {
             if other != at {
                 place.proxy.cut();
@@ -309,7 +319,7 @@ impl Region {
         self.places[at].proxy.cut();
     }
 
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         self.places.iter().for_each(|place| place.proxy.heal());
     }
 }
@@ -354,27 +364,27 @@ fn config(
 }
 
 /// A member id by place.
-pub fn member(at: usize) -> NodeId {
+pub(crate) fn member(at: usize) -> NodeId {
     NodeId(at as u64 + 1)
 }
 
 /// A client of a channel's public service.
-pub fn kms_of(channel: Channel) -> KmsClient<Channel> {
+pub(crate) fn kms_of(channel: Channel) -> KmsClient<Channel> {
     KmsClient::new(channel)
 }
 
 /// A client of a channel's operators' service.
-pub fn operate_of(channel: Channel) -> KmsOperateClient<Channel> {
+pub(crate) fn operate_of(channel: Channel) -> KmsOperateClient<Channel> {
     KmsOperateClient::new(channel)
 }
 
 /// Why a status says it was refused.
-pub fn reason(status: &tonic::Status) -> &str {
+pub(crate) fn reason(status: &tonic::Status) -> &str {
     transport::fault::reason(status).unwrap_or("none")
 }
 
 /// The role part of a name such as `kms-1`.
-pub fn role_of(name: &str) -> Role {
+pub(crate) fn role_of(name: &str) -> Role {
     match name.split('-').next() {
         Some("kms") => Role::Kms,
         Some("op") => Role::Operator,

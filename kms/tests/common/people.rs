@@ -9,23 +9,23 @@ use proto::ids::{Identity, RegionId, Role};
 use proto::transcript;
 use proto::v1;
 use transport::ca::Request;
-use transport::enrolment::new_set;
+use transport::enrolment::{SetContents, new_set};
 use transport::{KeyPair, LocalIdentity, RegionCa};
 use zeroize::Zeroizing;
 
 use super::{SHARES, now, role_of};
 
 /// The region of every test.
-pub const REGION: &str = "ch-zrh";
+pub(crate) const REGION: &str = "ch-zrh";
 const VALIDITY: Duration = Duration::from_secs(24 * 3600);
 
 /// The region's id.
-pub fn region_id() -> RegionId {
+pub(crate) fn region_id() -> RegionId {
     REGION.parse().expect("a region id")
 }
 
 /// An identity of the region by its name, such as `kms-1` or `op-2`.
-pub fn identity(name: &str) -> Identity {
+pub(crate) fn identity(name: &str) -> Identity {
     Identity::new(region_id(), role_of(name), name).expect("an identity")
 }
 
@@ -38,7 +38,7 @@ struct Person {
 }
 
 /// Everyone.
-pub struct People {
+pub(crate) struct People {
     ca: RegionCa,
     people: BTreeMap<String, Person>,
     custodians: BTreeMap<String, HpkePrivateKey>,
@@ -46,7 +46,7 @@ pub struct People {
 
 impl People {
     /// Replicas at `endpoints`, three operators, custodians, an application, a stranger to all grants, an auditor.
-    pub fn of_region(endpoints: &[String]) -> Self {
+    pub(crate) fn of_region(endpoints: &[String]) -> Self {
         let ca = RegionCa::create(region_id(), now(), VALIDITY).expect("a CA");
         let mut people = Self {
             ca,
@@ -78,7 +78,7 @@ impl People {
     }
 
     /// Certifies one more identity; it is enrolled only where a set says so.
-    pub fn add(&mut self, name: &str, endpoint: &str, node_id: u64) {
+    pub(crate) fn add(&mut self, name: &str, endpoint: &str, node_id: u64) {
         let key = KeyPair::generate();
         let identity = identity(name);
         let request = Request {
@@ -104,29 +104,29 @@ impl People {
     }
 
     /// Key and certificate of one.
-    pub fn local(&self, name: &str) -> &LocalIdentity {
+    pub(crate) fn local(&self, name: &str) -> &LocalIdentity {
         &self.people[name].local
     }
 
-    pub fn certificate(&self, name: &str) -> &str {
+    pub(crate) fn certificate(&self, name: &str) -> &str {
         &self.people[name].certificate
     }
 
-    pub fn ca_pem(&self) -> &str {
+    pub(crate) fn ca_pem(&self) -> &str {
         self.ca.certificate_pem()
     }
 
-    pub fn ca(&self) -> &RegionCa {
+    pub(crate) fn ca(&self) -> &RegionCa {
         &self.ca
     }
 
-    pub fn write_key(&self, name: &str, path: &Path) {
+    pub(crate) fn write_key(&self, name: &str, path: &Path) {
         let key = KeyPair::from_pem(&self.people[name].key_pem).expect("a key");
         key.write_new(path).expect("a key file");
     }
 
     /// One's enrolment.
-    pub fn enrolment(&self, name: &str) -> v1::Enrolment {
+    pub(crate) fn enrolment(&self, name: &str) -> v1::Enrolment {
         let person = &self.people[name];
         let custodian = self.custodians.get(name);
         v1::Enrolment {
@@ -142,22 +142,27 @@ impl People {
     }
 
     /// The first enrolment set: everyone, and these grants.
-    pub fn genesis(&self, grants: &[v1::Grant]) -> v1::SignedEnrolmentSet {
+    pub(crate) fn genesis(&self, grants: &[v1::Grant]) -> v1::SignedEnrolmentSet {
         let everyone = self
             .people
             .keys()
             .map(|name| self.enrolment(name))
             .collect();
         let jurisdiction = "CH".parse().expect("a jurisdiction");
-        let mut set = new_set(&self.ca.trust(), &jurisdiction, 1, now(), everyone);
-        set.grants = grants.to_vec();
-        set.grants.sort_by_key(prost::Message::encode_to_vec);
-        set.approvals_min = 2;
+        let contents = SetContents {
+            jurisdiction,
+            version: 1,
+            signed_at: now(),
+            enrolments: everyone,
+            grants: grants.to_vec(),
+            approvals_min: 2,
+        };
+        let set = new_set(&self.ca.trust(), contents);
         self.ca.sign_set(&set).expect("signed")
     }
 
     /// A custodian opens the share that the ceremony sealed to it.
-    pub fn open_share(&self, share: &v1::SealedShare) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn open_share(&self, share: &v1::SealedShare) -> Zeroizing<Vec<u8>> {
         let custodian: Identity = share.custodian.parse().expect("an identity");
         let index = share.index.to_be_bytes();
         let info = HpkeInfo::of(&transcript::custodian_share_info(
@@ -172,7 +177,7 @@ impl People {
 }
 
 /// What the application may do: everything with every dataset, for the service.
-pub fn all_to_app() -> v1::Grant {
+pub(super) fn all_to_app() -> v1::Grant {
     let actions = [
         v1::Action::Create,
         v1::Action::List,
@@ -189,6 +194,6 @@ pub fn all_to_app() -> v1::Grant {
 }
 
 /// A role of a name, for those who build identities themselves.
-pub fn role(name: &str) -> Role {
+pub(super) fn role(name: &str) -> Role {
     role_of(name)
 }

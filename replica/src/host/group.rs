@@ -220,12 +220,12 @@ impl Group {
         }
         let mut applied = self.core().shared.watch_applied();
         let reached = applied.wait_for(|applied| *applied >= Some(index));
-        let answer = match timeout(self.core().tuning.read_wait, reached).await {
+
+        match timeout(self.core().tuning.read_wait, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopped),
             Err(_) => Err(ReadError::Behind),
-        };
-        answer
+        }
     }
 
     /// The state as applied here, and this replica's own keys, at one index. Stale unless [`Group::read_index`]

@@ -173,7 +173,7 @@ fn check_options(options: &LogOptions) -> Result<(), LogError> {
     let bytes = options.segment_bytes;
     let region = u64::from(HEADER_REGION_BYTES);
     let bad = |option| Err(LogError::Options { option });
-    if bytes % SEGMENT_ALIGN != 0 || bytes < 2 * region || bytes > SEGMENT_BYTES_MAX {
+    if !bytes.is_multiple_of(SEGMENT_ALIGN) || bytes < 2 * region || bytes > SEGMENT_BYTES_MAX {
         return bad("segment_bytes");
     }
     let payload = u32::try_from(options.payload_bytes_max).unwrap_or(u32::MAX / 2);

@@ -57,7 +57,9 @@ fn entry(term: u64, index: u64, payload: impl Into<Vec<u8>>) -> LogEntry {
 
 /// What became of one call.
 #[derive(Clone, Default)]
-struct Answer(Arc<Mutex<Option<Result<(), Arc<LogError>>>>>);
+struct Answer(Arc<Mutex<Option<Outcome>>>);
+
+type Outcome = Result<(), Arc<LogError>>;
 
 impl Answer {
     fn done(&self) -> Done {

@@ -105,10 +105,8 @@ impl Shared {
             segment: writer.number,
             offset: writer.offset,
         });
-        if wants_sync {
-            if let Err(error) = self.sync(writer, items.len(), bytes) {
-                return Err((error, dones(items)));
-            }
+        if wants_sync && let Err(error) = self.sync(writer, items.len(), bytes) {
+            return Err((error, dones(items)));
         }
         let mut stats = self.stats.lock();
         stats.records += items.len() as u64;

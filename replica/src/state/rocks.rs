@@ -25,6 +25,10 @@ use crate::disk::{DirLock, Disk, RealDisk};
 
 mod install;
 
+/// Called between the steps of an installation, in tests.
+#[cfg(test)]
+type AtStep = Box<dyn Fn(&'static str) + Send>;
+
 /// A state store on the real disk.
 pub struct RocksState {
     env: StateEnv,
@@ -36,7 +40,7 @@ pub struct RocksState {
     failure: Arc<Failure>,
     _lock: DirLock,
     #[cfg(test)]
-    at_step: Mutex<Option<Box<dyn Fn(&'static str) + Send>>>,
+    at_step: Mutex<Option<AtStep>>,
 }
 
 #[derive(Default)]
@@ -358,14 +362,14 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         drop(self.db.take());
-        if self.replaced.load(Ordering::Acquire) {
-            if let Err(error) = std::fs::remove_dir_all(&self.path) {
-                // The next opening removes what CURRENT does not name.
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "replaced state not removed"
-                );
-            }
+        if self.replaced.load(Ordering::Acquire)
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            // The next opening removes what CURRENT does not name.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "replaced state not removed"
+            );
         }
     }
 }

@@ -24,7 +24,7 @@ fn wait(answer: mpsc::Receiver<Result<(), Arc<LogError>>>) -> Result<(), Arc<Log
 }
 
 fn channel() -> (Done, mpsc::Receiver<Result<(), Arc<LogError>>>) {
-    let (send, receive) = mpsc::channel();
+    let (send, receive) = mpsc::sync_channel(1);
     // The receiver may have given up.
     (Box::new(move |outcome| drop(send.send(outcome))), receive)
 }

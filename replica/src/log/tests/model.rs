@@ -317,7 +317,7 @@ fn run(seed: u64, tally: &mut Tally) {
     let mut base = Model::new();
     for round in 0..6 {
         let mut options = options(&salts);
-        options.retired = if seed % 4 == 0 {
+        options.retired = if seed.is_multiple_of(4) {
             Retired::Zero
         } else {
             Retired::Reuse

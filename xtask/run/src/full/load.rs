@@ -141,7 +141,7 @@ async fn write(
         let name = format!("w{writer}/{}", turn % KEYS);
         let key: ObjectKey = name.parse()?;
         let held = keys.entry(name).or_default();
-        if turn % 11 == 0 && held.acknowledged.is_some() && !held.deleted {
+        if turn.is_multiple_of(11) && held.acknowledged.is_some() && !held.deleted {
             match dataset.delete(&key, None, Precondition::Any).await {
                 Ok(_) => held.deleted = true,
                 Err(error) => unknown(held, None, &error)?,
@@ -149,7 +149,7 @@ async fn write(
             continue;
         }
         let mut body = format!("writer {writer} turn {turn} ").into_bytes();
-        if turn % BLOCKS_EVERY == 0 {
+        if turn.is_multiple_of(BLOCKS_EVERY) {
             body.resize(BLOCKS_BYTES, b'x');
         }
         let body = Bytes::from(body);
