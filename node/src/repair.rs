@@ -262,7 +262,9 @@ impl Repair {
             self.wake();
         }
         self.fetch_missing(replica).await?;
-        collect::collect(&collector, replica, &self.store).await?;
+        if collect::collect(&collector, replica, &self.store).await? > 0 {
+            self.wake();
+        }
         Ok(())
     }
 
@@ -316,6 +318,10 @@ impl Repair {
                 back_offs.remove(&(shard, *key));
             }
         }
+        if !done.is_empty() {
+            // More may be missing, and there is someone who has it: no need to wait for the next round.
+            self.wake();
+        }
         let writing = Arc::clone(replica);
         blocking(move || resolve::clear_missing(writing.as_ref(), &done)).await??;
         Ok(())
@@ -329,8 +335,8 @@ impl Repair {
             return back_off.due <= now;
         }
         if back_offs.len() >= BACK_OFFS_MAX {
-            // Those not remembered wait until others are done.
-            return false;
+            // So many are missing that this is no upload's last block but a new or restored replica.
+            return true;
         }
         let wait = self.options.back_off_min;
         back_offs.insert(

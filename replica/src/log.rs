@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::disk::Disk;
 
+mod accepted;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod cleaner;
@@ -26,6 +27,8 @@ mod header;
 mod read;
 mod record;
 mod recover;
+mod replayed;
+mod segment;
 mod spares;
 mod stats;
 #[cfg(test)]

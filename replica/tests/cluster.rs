@@ -187,7 +187,7 @@ async fn a_leader_cut_off_answers_no_read_and_its_writes_are_not_acknowledged() 
         },
         replaced
     );
-    drop(lost_first(lost));
+    let _refused: ProposeError = lost_first(lost);
     for _ in 0..3 {
         let group = cut_off.group().clone();
         let read = cut_off

@@ -86,7 +86,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         "{dataset}: {state}, version {}",
         key.current_version
     ));
-    if !info.shard_confirmed {
+    if !info.shard_confirmed && state != "enabled" {
         line("pending: the dataset's shard has not confirmed this state yet");
     }
     if let Some(until) = until {

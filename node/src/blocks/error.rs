@@ -106,6 +106,9 @@ pub enum ReadError {
     /// This node's copy is damaged, and is noted for repair. Another replica has a good one.
     #[error("this node's copy of the block is damaged")]
     Damaged,
+    /// Reading failed for a reason that is not the block's: too many open files, for instance.
+    #[error("this node could not read the block")]
+    Unreadable,
     /// The range is not inside the block.
     #[error("the range is outside the block's {bytes} bytes")]
     OutOfRange {
@@ -119,6 +122,7 @@ impl Faulty for ReadError {
         match self {
             Self::NotHeld => Fault::Missing,
             Self::Damaged => Fault::Damaged,
+            Self::Unreadable => Fault::Unavailable,
             Self::OutOfRange { .. } => Fault::Caller,
         }
     }
@@ -127,6 +131,7 @@ impl Faulty for ReadError {
         match self {
             Self::NotHeld => "block-not-held",
             Self::Damaged => "block-damaged",
+            Self::Unreadable => "block-read-failed",
             Self::OutOfRange { .. } => "block-range",
         }
     }

@@ -4,13 +4,14 @@
 //! and a block read whole against its BLAKE3 digest. Refuses damage with a typed error and notes it for repair. The
 //! calls block on the device.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use replica::disk::DiskFile;
 
-use super::block::{BlockHead, BlockKey, UNIT_BYTES, units};
+use super::block::{BlockHead, BlockKey, UNIT_BYTES};
 use super::error::ReadError;
 use super::header::{RecordHeader, RecordKind, header_area};
 use super::index::Location;
@@ -49,11 +50,13 @@ impl BlockReader {
         if range.start >= end || end > bytes {
             return Err(ReadError::OutOfRange { bytes });
         }
-        let opened = open_record(shared, slot.at).filter(|(_, header, _)| {
-            header.head.key == key
-                && header.kind == RecordKind::Block
-                && slot.is(&header.head.digest)
-        });
+        let opened = open_record(shared, slot.at)
+            .map_err(|error| shared.read_failed(key, slot.at, &error))?
+            .filter(|(_, header, _)| {
+                header.head.key == key
+                    && header.kind == RecordKind::Block
+                    && slot.is(&header.head.digest)
+            });
         let Some((file, header, sums)) = opened else {
             return Err(shared.damage(key, slot.at));
         };
@@ -90,9 +93,9 @@ impl BlockReader {
         let end = end.min(self.at.bytes);
         let mut buffer = vec![0; (end - start) as usize];
         let data_at = self.at.offset() + header_area(self.at.bytes) + u64::from(start);
-        if self.file.read_at(&mut buffer, data_at).is_err() {
-            return Err(self.shared.damage(self.key, self.at));
-        }
+        self.file
+            .read_at(&mut buffer, data_at)
+            .map_err(|error| self.shared.read_failed(self.key, self.at, &error))?;
         let first = (start / unit_bytes) as usize;
         let sums = &self.sums[first..];
         if !buffer
@@ -122,6 +125,14 @@ pub(super) fn head(shared: &Arc<Shared>, key: BlockKey) -> Result<BlockHead, Rea
 }
 
 impl Shared {
+    fn read_failed(&self, key: BlockKey, at: Location, error: &io::Error) -> ReadError {
+        if is_loss(error) {
+            return self.damage(key, at);
+        }
+        tracing::warn!(version = %key.version, number = key.number.0, %error, "a block could not be read");
+        ReadError::Unreadable
+    }
+
     /// Notes damage unless the block was unlinked or replaced while it was read.
     fn damage(&self, key: BlockKey, at: Location) -> ReadError {
         let mut index = self.index.write();
@@ -141,52 +152,61 @@ impl Shared {
     }
 }
 
-fn open_record(
-    shared: &Arc<Shared>,
-    at: Location,
-) -> Option<(Arc<dyn DiskFile>, RecordHeader, Vec<u32>)> {
-    let place = shared.segments.place(at.segment, at.offset())?;
-    let file = shared.segments.file(at.segment).ok()?;
+type Opened = (Arc<dyn DiskFile>, RecordHeader, Vec<u32>);
+
+fn open_record(shared: &Arc<Shared>, at: Location) -> io::Result<Option<Opened>> {
+    let Some(place) = shared.segments.place(at.segment, at.offset()) else {
+        return Ok(None);
+    };
+    let file = shared.segments.file(at.segment)?;
     let mut area = vec![0; header_area(at.bytes) as usize];
-    file.read_at(&mut area, at.offset()).ok()?;
-    let header = RecordHeader::decode(&area, place)?;
-    if header.head.bytes != at.bytes {
-        return None;
-    }
-    let sums = header.table(&area)?;
-    Some((file, header, sums))
+    file.read_at(&mut area, at.offset())?;
+    let header = RecordHeader::decode(&area, place).filter(|h| h.head.bytes == at.bytes);
+    Ok(header.and_then(|header| Some((file, header, header.table(&area)?))))
+}
+
+/// Whether an error tells of the medium or the file: the bytes are lost. Others (too many open files, no memory)
+/// pass, and must not make a good copy count as damaged.
+fn is_loss(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+    ) || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
 /// Whether a record's table and data are whole.
-pub(super) fn verify_units(file: &Arc<dyn DiskFile>, header: &RecordHeader, offset: u64) -> bool {
+pub(super) fn verify_units(
+    file: &Arc<dyn DiskFile>,
+    header: &RecordHeader,
+    offset: u64,
+) -> io::Result<bool> {
     let bytes = header.head.bytes;
     let mut area = vec![0; header_area(bytes) as usize];
-    if file.read_at(&mut area, offset).is_err() {
-        return false;
+    // Shorter than the header says: cut off.
+    let read = |buffer: &mut [u8], at| match file.read_at(buffer, at) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        other => other.map(|()| true),
+    };
+    if !read(&mut area, offset)? {
+        return Ok(false);
     }
     let Some(sums) = header.table(&area) else {
-        return false;
+        return Ok(false);
     };
     let mut buffer = vec![0; PIECE_BYTES.min(bytes as usize)];
     let mut at = offset + area.len() as u64;
     let mut left = bytes as usize;
-    debug_assert_eq!(
-        sums.len(),
-        units(bytes),
-        "the table was read by the header's length"
-    );
     for sums in sums.chunks(PIECE_BYTES / UNIT_BYTES) {
         let piece = &mut buffer[..left.min(PIECE_BYTES)];
-        if file.read_at(piece, at).is_err()
-            || !piece
-                .chunks(UNIT_BYTES)
-                .zip(sums)
-                .all(|(unit, sum)| crc32c::crc32c(unit) == *sum)
-        {
-            return false;
+        if !read(piece, at)? {
+            return Ok(false);
+        }
+        let mut units = piece.chunks(UNIT_BYTES).zip(sums);
+        if !units.all(|(unit, sum)| crc32c::crc32c(unit) == *sum) {
+            return Ok(false);
         }
         at += piece.len() as u64;
         left -= piece.len();
     }
-    true
+    Ok(true)
 }

@@ -66,8 +66,8 @@ impl BlockStore {
                 match self.read_whole(held.key) {
                     Ok(()) => done.blocks += 1,
                     Err(ReadError::Damaged) => done.damaged += 1,
-                    // Unlinked or replaced since the page was taken.
-                    Err(ReadError::NotHeld | ReadError::OutOfRange { .. }) => {}
+                    // Unlinked or replaced since the page was taken; or not read now, then in the next round.
+                    Err(_) => {}
                 }
             }
         }

@@ -18,6 +18,8 @@ use crate::blocks::{BlockDraft, BlockHead, DraftError, NewBlock, Room};
 
 /// How long a peer may take for its next piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a whole block may take: a peer that drips holds memory that uploads need.
+const BLOCK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why a peer did not give a block.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +120,7 @@ impl Peers for RegionPeers {
         head: BlockHead,
         room: Room,
     ) -> BoxFuture<'_, Result<NewBlock, FetchError>> {
-        Box::pin(async move {
+        let fetch = async move {
             let mut client = BlocksClient::new(self.channel(node)?);
             let refused = |status| FetchError::Refused {
                 node,
@@ -145,6 +147,10 @@ impl Peers for RegionPeers {
                 draft.push(piece.data).map_err(draft_error)?;
             }
             draft.finish().map_err(draft_error)
+        };
+        Box::pin(async move {
+            let fetched = tokio::time::timeout(BLOCK_TIMEOUT, fetch).await;
+            fetched.map_err(|_| FetchError::Stalled(node))?
         })
     }
 }

@@ -40,6 +40,20 @@ type Acks = mpsc::Sender<Result<v1::BlockAck, Status>>;
 type Pending<'a> =
     FuturesUnordered<Pin<Box<dyn Future<Output = (u32, Result<Stored, PutError>)> + Send + 'a>>>;
 
+/// How long the next frame may take.
+#[derive(Clone, Copy)]
+enum Deadline {
+    /// As long as a frame.
+    Frame,
+    /// As long as a frame, and not beyond the block's end.
+    Block(Instant),
+    /// While blocks of this upload wait for the disk.
+    Never,
+}
+
+/// A day: longer than any disk takes, and far from the end of the clock.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
 /// A block being received.
 struct Receiving {
     number: u32,
@@ -82,7 +96,7 @@ impl Session {
     }
 
     async fn run(&self, mut frames: Frames, acks: &Acks) -> Result<(), UploadError> {
-        let Some(Frame::Open(first)) = self.frame(&mut frames, None).await? else {
+        let Some(Frame::Open(first)) = self.frame(&mut frames, Deadline::Frame).await? else {
             return Err(UploadError::Frame("the first frame opens the upload"));
         };
         let upload = self.open(first).await?;
@@ -93,7 +107,12 @@ impl Session {
                 self.acknowledge(pending.next().await, acks).await?;
                 continue;
             }
-            let until = receiving.as_ref().map(|receiving| receiving.until);
+            // A peer that waits for acknowledgements owes no frame; the disk's time is not its.
+            let until = match &receiving {
+                Some(receiving) => Deadline::Block(receiving.until),
+                None if pending.is_empty() => Deadline::Frame,
+                None => Deadline::Never,
+            };
             let frame = tokio::select! {
                 biased;
                 stored = pending.next(), if !pending.is_empty() => {
@@ -148,12 +167,15 @@ impl Session {
     async fn frame(
         &self,
         frames: &mut Frames,
-        until: Option<Instant>,
+        deadline: Deadline,
     ) -> Result<Option<Frame>, UploadError> {
         let timeout = self.inner.timeouts.frame;
-        let deadline = Instant::now() + timeout;
-        let deadline = until.map_or(deadline, |until| until.min(deadline));
-        let next = tokio::time::timeout_at(deadline, frames.next()).await;
+        let at = match deadline {
+            Deadline::Frame => Instant::now() + timeout,
+            Deadline::Block(until) => until.min(Instant::now() + timeout),
+            Deadline::Never => Instant::now() + FOREVER,
+        };
+        let next = tokio::time::timeout_at(at, frames.next()).await;
         match next.map_err(|_| stalled(timeout))? {
             None => Ok(None),
             Some(Err(_)) => Err(UploadError::CutOff),

@@ -6,7 +6,8 @@
 
 use proto::ids::{GroupId, LogIndex};
 
-use super::core::{Effect, Item, Location, Shared, State, Supply};
+use super::accepted::{Effect, Item, Location, State, Supply};
+use super::core::Shared;
 use super::header::HEADER_REGION_BYTES;
 use super::record::{Kind, RecordHeader, record_bytes};
 use super::{LogEntry, LogError};

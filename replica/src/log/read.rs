@@ -9,7 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proto::ids::{GroupId, LogIndex};
 
-use super::core::{Location, Shared, State};
+use super::accepted::{Location, State};
+use super::core::Shared;
 use super::record::{Kind, Place, RECORD_HEADER_BYTES, RecordHeader, record_bytes};
 use super::{LogEntry, LogError};
 use crate::disk::DiskFile;
@@ -163,6 +164,6 @@ impl State {
     }
 }
 
-fn end_of(group: &super::core::Group) -> u64 {
+fn end_of(group: &super::accepted::Group) -> u64 {
     group.first + group.entries.len() as u64
 }

@@ -1,32 +1,27 @@
 //! Opening: reads every segment, rebuilds what was accepted, cuts a torn tail, refuses damage.
 //!
-//! Owns the line between the two. Each record tells how far its segment was known synced when it was written. A bad
-//! record is a torn tail when no record after it tells that this place was synced: a power cut keeps any part of
-//! what was not synced, so valid records may well lie behind a hole. Otherwise it is damage, and the log stays shut.
-//! A segment that has a successor is whole up to the end the successor's header tells, or damaged.
+//! Owns that everything readable afterwards is durable, and that nothing behind the cut can ever be read again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use proto::ids::{GroupId, LogIndex};
+use proto::ids::GroupId;
 use tokio::sync::watch;
 
-use super::core::{Group, Location, Point, Segment, Shared, State, Supply, segment_path};
-use super::header::{
-    GROUPS_MAX, GroupMeta, HEADER_REGION_BYTES, HeaderError, Purged, SegmentHeader,
-};
-use super::record::{Kind, Place, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, record_bytes};
+use super::accepted::{Group, Point, Segment, State, Supply};
+use super::core::{Shared, segment_path};
+use super::header::{GROUPS_MAX, HEADER_REGION_BYTES, HeaderError, SegmentHeader};
+use super::record::record_bytes;
+use super::replayed::{Replayed, agrees};
+use super::segment::{SegmentReader, Tail, WINDOW_BYTES};
 use super::spares::{SPARE_PREFIX, SPARE_SUFFIX, Spare, UNREADY_PREFIX};
 use super::writer::Writer;
 use super::{LogError, LogOptions, LogStats};
 use crate::disk::{Disk, DiskFile};
 
-/// Bytes read at a time.
-const WINDOW_BYTES: u64 = 1 << 20;
 /// Segments a folder may be configured to have: 4 KiB of alignment, and offsets fit 32 bits.
 const SEGMENT_ALIGN: u64 = 4096;
 const SEGMENT_BYTES_MAX: u64 = 2 << 30;
@@ -378,300 +373,6 @@ impl Shared {
 }
 
 const FIRST_SEGMENT: u32 = 1;
-
-/// Where the last segment's records end, and how far they tell it was synced.
-struct Tail {
-    offset: u32,
-    told: u32,
-}
-
-/// One group while its records are read.
-struct Replayed {
-    meta: GroupMeta,
-    entries: BTreeMap<u64, Location>,
-}
-
-impl Replayed {
-    fn at(meta: &GroupMeta) -> Self {
-        Self {
-            meta: meta.clone(),
-            entries: BTreeMap::new(),
-        }
-    }
-
-    fn apply(
-        &mut self,
-        header: &RecordHeader,
-        payload: &[u8],
-        at: Point,
-    ) -> Result<(), &'static str> {
-        let position = (header.term, header.index);
-        let location = Location {
-            at,
-            payload_bytes: header.payload_bytes,
-            term: header.term,
-        };
-        let last = self.meta.last.map(|(_, index)| index.0);
-        let purged = self.meta.purged.as_ref().map(|purged| purged.index.0);
-        match header.kind {
-            Kind::Entry => {
-                if last.is_some_and(|last| last + 1 != header.index.0) {
-                    return Err("an entry does not follow the one before it");
-                }
-                self.entries.insert(header.index.0, location);
-                self.meta.last = Some(position);
-            }
-            Kind::Moved => {
-                let live = last.is_some_and(|last| header.index.0 <= last)
-                    && purged.is_none_or(|purged| header.index.0 > purged);
-                if !live {
-                    return Err("a moved entry is not one the group holds");
-                }
-                self.entries.insert(header.index.0, location);
-            }
-            Kind::Vote => self.meta.vote = Some(Bytes::copy_from_slice(payload)),
-            Kind::Committed => self.meta.committed = Some(Bytes::copy_from_slice(payload)),
-            Kind::TruncateAfter => {
-                if last.is_none_or(|last| header.index.0 > last) {
-                    return Err("a truncation is beyond the last entry");
-                }
-                self.entries.split_off(&(header.index.0 + 1));
-                self.meta.last = Some(position);
-            }
-            Kind::TruncateAll => {
-                self.entries.clear();
-                self.meta.last = None;
-            }
-            Kind::Purge => {
-                self.entries = self.entries.split_off(&(header.index.0 + 1));
-                if last.is_none_or(|last| last <= header.index.0) {
-                    self.meta.last = Some(position);
-                }
-                let log_id = Bytes::copy_from_slice(payload);
-                let (term, index) = position;
-                self.meta.purged = Some(Purged {
-                    term,
-                    index,
-                    log_id,
-                });
-            }
-            Kind::Mark => {}
-        }
-        Ok(())
-    }
-
-    /// Checks that every entry that should be held is, and counts it in its segment.
-    fn finish(self, id: GroupId, segments: &mut BTreeMap<u32, Segment>) -> Result<Group, LogError> {
-        let Self { meta, entries } = self;
-        let purged = meta.purged.as_ref().map(|purged| purged.index);
-        let last = meta
-            .last
-            .map(|(_, index)| index)
-            .filter(|last| Some(*last) != purged);
-        let hole = |index| LogError::Hole {
-            group: id,
-            index: LogIndex(index),
-        };
-        let first = match (purged, entries.keys().next()) {
-            (Some(purged), _) => purged.0 + 1,
-            (None, Some(first)) => *first,
-            (None, None) => last.map_or(0, |last| last.0),
-        };
-        let mut group = Group {
-            meta,
-            first,
-            ..Group::default()
-        };
-        let end = last.map_or(first, |last| last.0 + 1);
-        for index in first..end {
-            let location = *entries.get(&index).ok_or_else(|| hole(index))?;
-            let segment = segments
-                .get_mut(&location.at.segment)
-                .ok_or_else(|| hole(index))?;
-            segment.live += 1;
-            group.bytes += u64::from(record_bytes(location.payload_bytes));
-            group.entries.push_back(location);
-        }
-        Ok(group)
-    }
-}
-
-fn agrees(groups: &BTreeMap<GroupId, Replayed>, header: &BTreeMap<GroupId, GroupMeta>) -> bool {
-    let empty = GroupMeta::default();
-    let told = |id| header.get(id).unwrap_or(&empty);
-    groups.iter().all(|(id, group)| &group.meta == told(id))
-        && header
-            .iter()
-            .all(|(id, meta)| groups.contains_key(id) || *meta == empty)
-}
-
-struct SegmentReader<'a> {
-    path: PathBuf,
-    file: &'a dyn DiskFile,
-    salt: u64,
-    bytes: u64,
-}
-
-impl SegmentReader<'_> {
-    /// Applies the segment's records up to `end`, which another segment vouches for; without one, up to the tail.
-    fn replay(
-        &self,
-        number: u32,
-        end: Option<u32>,
-        groups: &mut BTreeMap<GroupId, Replayed>,
-    ) -> Result<Tail, LogError> {
-        let mut window = Window::default();
-        let mut tail = Tail {
-            offset: HEADER_REGION_BYTES,
-            told: HEADER_REGION_BYTES,
-        };
-        while end.is_none_or(|end| tail.offset < end) {
-            let Some((header, record)) = self.record(&mut window, tail.offset)? else {
-                let Some(_) = end else {
-                    return self.judge(tail);
-                };
-                return Err(self.damaged(tail.offset, "a record before the segment's end is bad"));
-            };
-            let at = Point {
-                segment: number,
-                offset: tail.offset,
-            };
-            let payload = &record[RECORD_HEADER_BYTES..];
-            let payload = &payload[..header.payload_bytes as usize];
-            let applied = match header.kind {
-                Kind::Mark => Ok(()),
-                _ => groups
-                    .entry(header.group)
-                    .or_insert_with(|| Replayed::at(&GroupMeta::default()))
-                    .apply(&header, payload, at),
-            };
-            applied.map_err(|what| self.damaged(tail.offset, what))?;
-            tail.told = tail.told.max(header.synced);
-            tail.offset += header.record_bytes();
-        }
-        match end {
-            Some(end) if tail.offset != end => Err(self.damaged(
-                tail.offset,
-                "records do not end where the next segment says",
-            )),
-            _ => Ok(tail),
-        }
-    }
-
-    /// The valid record at `offset`, if there is one.
-    fn record<'w>(
-        &self,
-        window: &'w mut Window,
-        offset: u32,
-    ) -> Result<Option<(RecordHeader, &'w [u8])>, LogError> {
-        let head = RECORD_HEADER_BYTES as u64;
-        if u64::from(offset) + head > self.bytes {
-            return Ok(None);
-        }
-        self.fill(window, offset, head)?;
-        let place = Place {
-            salt: self.salt,
-            offset,
-        };
-        let parsed = window
-            .at(offset)
-            .first_chunk()
-            .and_then(|head| RecordHeader::parse(place, head));
-        let Some(header) = parsed else {
-            return Ok(None);
-        };
-        let bytes = u64::from(header.record_bytes());
-        if u64::from(offset) + bytes > self.bytes {
-            return Ok(None);
-        }
-        self.fill(window, offset, bytes)?;
-        let record = &window.at(offset)[..bytes as usize];
-        let end = RECORD_HEADER_BYTES + header.payload_bytes as usize;
-        let good = header.holds(&record[RECORD_HEADER_BYTES..end], &record[end..]);
-        Ok(good.then_some((header, record)))
-    }
-
-    /// Whether the bad record at the tail is a torn one, or damage that a later record gives away.
-    fn judge(&self, tail: Tail) -> Result<Tail, LogError> {
-        let mut damaged = false;
-        self.scan(tail.offset, |_, header| {
-            damaged |= header.synced > tail.offset
-        })?;
-        match damaged {
-            true => Err(self.damaged(tail.offset, "a record that was synced is bad")),
-            false => Ok(tail),
-        }
-    }
-
-    /// Where the last record header behind `offset` says its record ends.
-    fn stale_end(&self, offset: u32) -> Result<u64, LogError> {
-        let mut end = u64::from(offset);
-        self.scan(offset, |at, header| {
-            end = end.max(at + u64::from(header.record_bytes()))
-        })?;
-        Ok(end.min(self.bytes))
-    }
-
-    /// Visits every valid header from `offset` on, wherever it stands.
-    fn scan(&self, offset: u32, mut visit: impl FnMut(u64, RecordHeader)) -> Result<(), LogError> {
-        let mut window = Window::default();
-        let mut at = u64::from(offset);
-        while at + RECORD_HEADER_BYTES as u64 <= self.bytes {
-            let place = Place {
-                salt: self.salt,
-                offset: at as u32,
-            };
-            self.fill(&mut window, place.offset, RECORD_HEADER_BYTES as u64)?;
-            let head = window.at(place.offset).first_chunk();
-            // The first byte of the kind field is zero in what was never written.
-            let head = head.filter(|head: &&[u8; RECORD_HEADER_BYTES]| head[12] != 0);
-            if let Some(header) = head.and_then(|head| RecordHeader::parse(place, head)) {
-                visit(at, header);
-            }
-            at += RECORD_ALIGN as u64;
-        }
-        Ok(())
-    }
-
-    fn fill(&self, window: &mut Window, offset: u32, bytes: u64) -> Result<(), LogError> {
-        let offset = u64::from(offset);
-        let held = window.start..window.start + window.bytes.len() as u64;
-        if held.contains(&offset) && offset + bytes <= held.end {
-            return Ok(());
-        }
-        let length = bytes.max(WINDOW_BYTES).min(self.bytes - offset);
-        window.start = offset;
-        window.bytes.resize(length as usize, 0);
-        self.file
-            .read_at(&mut window.bytes, offset)
-            .map_err(|source| LogError::Device {
-                doing: "read",
-                path: self.path.clone(),
-                source,
-            })
-    }
-
-    fn damaged(&self, offset: u32, what: &'static str) -> LogError {
-        LogError::Damaged {
-            path: self.path.clone(),
-            offset: u64::from(offset),
-            what,
-        }
-    }
-}
-
-/// A stretch of a segment in memory.
-#[derive(Default)]
-struct Window {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Window {
-    fn at(&self, offset: u32) -> &[u8] {
-        &self.bytes[(u64::from(offset) - self.start) as usize..]
-    }
-}
 
 /// The file of no segment: every use is an error.
 struct NoFile;

@@ -7,7 +7,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::core::{Segment, Shared, State, Supply};
+use super::accepted::{Segment, State, Supply};
+use super::core::Shared;
 use super::writer::FULL_RETRY;
 use super::{LogError, Retired};
 use crate::disk::{DiskFile, is_full};

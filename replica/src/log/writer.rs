@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use proto::ids::{GroupId, LogIndex, Term};
 
-use super::core::{Effect, Item, Point, Rotation, Shared, Work};
+use super::accepted::{Effect, Item, Point, Rotation, Work};
+use super::core::Shared;
 use super::header::HEADER_REGION_BYTES;
 use super::record::{Kind, Place, RECORD_HEADER_BYTES, RecordHeader, encode_record};
 use super::stats::SyncTimer;

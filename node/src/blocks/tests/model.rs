@@ -123,7 +123,7 @@ impl Model {
                 }
                 Err(ReadError::NotHeld) => possible.nothing || (self.headers_lost && self.flipped),
                 Err(ReadError::Damaged) => possible.damaged || self.flipped,
-                Err(ReadError::OutOfRange { .. }) => false,
+                Err(ReadError::Unreadable | ReadError::OutOfRange { .. }) => false,
             };
             let state = (possible.data.len(), possible.nothing, possible.damaged);
             let shown = found.as_ref().map(Vec::len);

@@ -246,6 +246,19 @@ fn a_flipped_bit_in_the_data_is_found_said_and_repaired() {
 }
 
 #[test]
+fn a_read_that_fails_for_another_reason_does_not_make_a_good_copy_count_as_damaged() {
+    let disk = SimDisk::new(23);
+    let (store, _) = open(&disk);
+    put(&store, key(1, 0), 5, &data(1, 9_000)).expect("room");
+    for reads in [0, 1] {
+        disk.fail_read_in(reads);
+        assert_eq!(read(&store, key(1, 0)), Err(ReadError::Unreadable));
+    }
+    assert_eq!(store.stats().damaged, 0);
+    assert!(read(&store, key(1, 0)).is_ok());
+}
+
+#[test]
 fn a_scrub_finds_damage_that_nobody_reads() {
     let disk = SimDisk::new(6);
     let (store, _) = open(&disk);

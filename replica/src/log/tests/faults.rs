@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::model::{Model, acknowledged, applied, matching_prefix, observed, random_step};
 use super::*;
 use crate::disk::SimDisk;
-use crate::log::core::Point;
+use crate::log::accepted::Point;
 use crate::log::header::HEADER_REGION_BYTES;
 use crate::log::record::{RECORD_HEADER_BYTES, u32_at};
 
