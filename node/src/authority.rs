@@ -18,6 +18,7 @@ use transport::enrolment::{EnrolmentTable, Grant, Principal};
 use transport::fault::Chain;
 use transport::{Connector, EnrolmentError, Enrolments, Expect, Lane, Peer};
 
+use crate::core::Core;
 use crate::error::CallError;
 use crate::upload::{Authority, NotGranted};
 
@@ -68,8 +69,8 @@ fn allows(
     who && what && grant.actions.iter().any(|action| actions.contains(action))
 }
 
-/// The grants as the block service asks for them.
-pub(crate) struct Grants(pub(crate) Enrolments);
+/// Grants and disk, as the block service asks for them.
+pub(crate) struct Grants(pub(crate) Arc<Core>);
 
 impl Authority for Grants {
     fn may_read_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted> {
@@ -79,11 +80,19 @@ impl Authority for Grants {
     fn may_write_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted> {
         self.granted(peer, dataset, Action::Write)
     }
+
+    fn disk_full(&self) -> Option<u64> {
+        match self.0.disk.check() {
+            Err(CallError::DiskFull { percent }) => Some(percent),
+            _ => None,
+        }
+    }
 }
 
 impl Grants {
     fn granted(&self, peer: &Peer, dataset: DatasetId, action: Action) -> Result<(), NotGranted> {
-        if may(&self.0.current(), &peer.identity, Some(&dataset), &[action]) {
+        let table = self.0.enrolments.current();
+        if may(&table, &peer.identity, Some(&dataset), &[action]) {
             return Ok(());
         }
         Err(NotGranted)

@@ -160,6 +160,7 @@ impl Core {
         request_id: Bytes,
         decide: impl Fn(&EnrolmentTable, &dyn Reader) -> Result<Decision, CallError>,
     ) -> Result<v1::Done, CallError> {
+        let mut caught_up = false;
         for _ in 0..DECISIONS_MAX {
             self.leading(group)?;
             let table = self.enrolments.current();
@@ -167,7 +168,17 @@ impl Core {
             let (in_force, decision) = {
                 let (view, _) = self.view(group)?;
                 let meta = ShardMeta::load(&*view.state);
-                (meta.authority_version, decide(&table, &*view.state)?)
+                (meta.authority_version, decide(&table, &*view.state))
+            };
+            let decision = match decision {
+                // A new leader may not have applied what was acknowledged before: look again when it has.
+                Err(CallError::NoSuchDataset) if !caught_up => {
+                    let read = group.read_index_as_leader().await;
+                    read.map_err(|error| self.read_error(group, error))?;
+                    caught_up = true;
+                    continue;
+                }
+                decision => decision?,
             };
             if !self.at_one(group, in_force, table.version()).await? {
                 continue;

@@ -51,7 +51,12 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             metrics: Some(metrics),
             ..Parts::default()
         };
-        let node = Node::start(config, parts).await?;
+        let node = tokio::select! {
+            biased;
+            node = Node::start(config, parts) => node?,
+            _ = terminated.recv() => return Ok(ExitCode::SUCCESS),
+            _ = interrupted.recv() => return Ok(ExitCode::SUCCESS),
+        };
         tokio::select! {
             _ = terminated.recv() => tracing::info!("terminated, draining"),
             _ = interrupted.recv() => tracing::info!("interrupted, draining"),

@@ -22,8 +22,8 @@ mod found;
 mod groups;
 mod members;
 
-/// Missing references are counted up to here: to a person more is not more.
-const MISSING_MAX: u64 = 1_000_000;
+/// Missing references are counted up to here: to a person more is not more, and clients ask often.
+const MISSING_MAX: u64 = 10_000;
 
 /// The service.
 pub(crate) struct OperateService(pub(crate) Arc<Core>);
@@ -37,11 +37,8 @@ impl OperateService {
 impl Core {
     /// Every group of this node as it sees it.
     pub(crate) fn group_infos(&self) -> Vec<v1::GroupInfo> {
-        self.groups
-            .all()
-            .iter()
-            .map(|group| self.group_info(group))
-            .collect()
+        let groups = self.groups.all();
+        groups.iter().map(|group| self.group_info(group)).collect()
     }
 
     fn group_info(&self, group: &replica::Group) -> v1::GroupInfo {

@@ -257,7 +257,7 @@ impl Node {
             local: core.local.clone(),
             store: core.store.clone(),
             shards: core.groups.clone(),
-            authority: Arc::new(Grants(core.enrolments.clone())),
+            authority: Arc::new(Grants(core.clone())),
             clock: core.clock.clone(),
             timeouts: UploadTimeouts::default(),
         });

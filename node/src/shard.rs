@@ -121,6 +121,8 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         request.key.parse::<ObjectKey>()?;
+        // Before the signatures: who does not lead need not check them.
+        self.leading(&shard.group)?;
         let entry = request
             .entry
             .ok_or(CallError::Malformed("it has no entry"))?;

@@ -79,6 +79,11 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Whether a gateway or client may upload blocks for a dataset.
     fn may_write_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted>;
+
+    /// How full the disk is in percent, when that is too full for uploads: what could not be finished is not taken.
+    fn disk_full(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The service, and everything its requests share.

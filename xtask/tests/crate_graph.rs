@@ -45,7 +45,6 @@ const MAY: &[(&str, &[&str])] = &[
     ),
     ("reduit-local", &["*"]),
     ("reduit-sim", &["*"]),
-    ("reduit-faults", &["*"]),
     ("xtask", &[]),
     ("xtask-run", &["*"]),
 ];
@@ -71,7 +70,6 @@ const RUNTIMES: &[&str] = &[
 const LEAVES: &[&str] = &[
     "reduit-local",
     "reduit-sim",
-    "reduit-faults",
     "xtask",
     "xtask-run",
 ];

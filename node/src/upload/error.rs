@@ -21,6 +21,12 @@ pub enum UploadError {
     /// Not granted.
     #[error("upload refused")]
     NotGranted(#[from] NotGranted),
+    /// The disk is full.
+    #[error("the disk of this node is {percent} % full: uploads are refused")]
+    DiskFull {
+        /// Used share.
+        percent: u64,
+    },
     /// The lease's token in the shard names another holder.
     #[error("the lease is held by another key")]
     NotHolder,
@@ -79,7 +85,7 @@ pub enum UploadError {
 impl Faulty for UploadError {
     fn fault(&self) -> Fault {
         match self {
-            Self::TooMany => Fault::Busy,
+            Self::TooMany | Self::DiskFull { .. } => Fault::Busy,
             Self::Peer(error) => error.fault(),
             Self::NotGranted(_) | Self::NotHolder => Fault::Denied,
             Self::NoSuchShard(_) => Fault::Missing,
@@ -96,6 +102,7 @@ impl Faulty for UploadError {
     fn reason(&self) -> &'static str {
         match self {
             Self::TooMany => "uploads-busy",
+            Self::DiskFull { .. } => "disk-full",
             Self::Peer(error) => error.reason(),
             Self::NotGranted(_) => "not-granted",
             Self::NotHolder => "lease-not-holders",

@@ -90,6 +90,9 @@ pub(super) fn open(
     let lease = LeaseId::try_from(frame.lease_id.as_ref())?;
     let upload_epoch = UploadEpoch(frame.upload_epoch);
     inner.authority.may_write_blocks(peer, dataset)?;
+    if let Some(percent) = inner.authority.disk_full() {
+        return Err(UploadError::DiskFull { percent });
+    }
     let replica = inner
         .shards
         .shard(shard)
