@@ -174,9 +174,21 @@ impl Core {
                 }
             }
             self.take_applied_set().await;
+            self.flush_state().await;
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Makes the state durable now. The region's record names the shares: a replica that comes back without it cannot
+    /// be unsealed before a leader has committed the log again, and sealed replicas have none.
+    async fn flush_state(&self) {
+        let group = self.group.clone();
+        match tokio::task::spawn_blocking(move || group.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "state not flushed"),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 

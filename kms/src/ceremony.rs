@@ -5,13 +5,14 @@
 //! made stays in memory until its outcome is known, so that an answer that was lost costs no region.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use envelope::{HpkeInfo, HpkePublicKey, KeyError, RootKey, ShareError, hpke_seal};
 use proto::ids::{Identity, NodeId, Role, RootEpoch};
 use proto::transcript;
 use proto::v1;
 use replica::host::FoundError;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use transport::Peer;
 use transport::enrolment::Enrolled;
 
@@ -21,6 +22,8 @@ use crate::ledger::{Command, CommitError};
 
 /// The stream and epoch every region's log begins with.
 const FIRST_STREAM: &str = "main/1";
+/// How long the founders may take to elect and to record, once in the life of a region.
+const CEREMONY_MAX: Duration = Duration::from_secs(30);
 /// A region's first root key.
 const FIRST_EPOCH: RootEpoch = RootEpoch(1);
 
@@ -242,7 +245,7 @@ impl Core {
             Some(false) => return Err(CeremonyError::Already),
             None => {}
         }
-        let deadline = self.deadline();
+        let deadline = Instant::now() + CEREMONY_MAX;
         // The one moment at which a sealed replica may lead: nobody else can, and there is nothing to serve.
         self.group.set_may_campaign(true);
         let founders = self.enrolments.members(Role::Kms).into_iter();

@@ -189,19 +189,44 @@ impl Core {
     }
 
     /// Drops every unwrapped key that is no longer to be held: while sealed, while not leading, and what is old.
-    pub(crate) fn sweep(&self) {
+    /// Brings into line whether this replica may lead, and gives leadership away while it cannot serve.
+    pub(crate) async fn sweep(&self) {
         self.sessions.expire(self.now());
-        if self.group.status().role == GroupRole::Leader && self.serving().is_ok() {
+        let leads = self.group.status().role == GroupRole::Leader;
+        if leads && self.serving().is_ok() {
             self.custody.expire();
         } else {
             self.custody.clear();
+        }
+        // During the ceremony a sealed replica leads on purpose.
+        if let Ok(_no_ceremony) = self.ceremony.try_lock() {
+            let may_lead = self.may_lead();
+            self.group.set_may_campaign(may_lead);
+            if leads && !may_lead {
+                // Nobody to hand over to is no news: then every replica is sealed.
+                let _ = self.group.hand_over().await;
+            }
         }
         metrics::gauge!("reduit_kms_sessions").set(self.sessions.len() as f64);
         metrics::gauge!("reduit_kms_keys_unwrapped").set(self.custody.held() as f64);
         let sealed = self.seal.posture() != Posture::Unsealed;
         metrics::gauge!("reduit_kms_sealed").set(f64::from(u8::from(sealed)));
-        let leads = self.group.is_leader();
         metrics::gauge!("reduit_kms_leads").set(f64::from(u8::from(leads)));
+    }
+
+    /// Whether this replica may lead. A sealed one may not, with one exception: when every replica lost power before
+    /// the state that names the shares was flushed, that state comes back only by a leader who commits the log again,
+    /// and nobody could be unsealed without it. Such a leader serves nothing and ends as soon as it knows the region.
+    fn may_lead(&self) -> bool {
+        match self.seal.posture() {
+            Posture::Unsealed | Posture::Unrecorded => true,
+            Posture::Sealed { .. } => {
+                let founded = !self.group.status().voters.all().is_empty();
+                let known =
+                    |state: Box<dyn Reader + Send + Sync>| kms_state::region(&*state).is_some();
+                founded && !self.reader().is_ok_and(known)
+            }
+        }
     }
 
     /// Members of the KMS besides this one, as enrolled.

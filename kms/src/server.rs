@@ -295,6 +295,8 @@ impl Replica {
 
     /// Drains: hands leadership over, lets requests end, drops every key, closes the log.
     pub async fn stop(mut self) {
+        // The drivers first: they would let this replica campaign again.
+        self.drivers.shutdown().await;
         self.core.group.set_may_campaign(false);
         if self.core.group.is_leader()
             && let Err(error) = self.core.group.hand_over().await
@@ -307,7 +309,6 @@ impl Replica {
         if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
             self.servers.shutdown().await;
         }
-        self.drivers.shutdown().await;
         self.drop_keys();
         self.host.stop().await;
     }
@@ -399,7 +400,7 @@ fn open_host(
 async fn sweep(core: Arc<Core>) {
     let mut view = core.group.watch();
     loop {
-        core.sweep();
+        core.sweep().await;
         if let Ok(state) = core.reader() {
             let stands_at = kms_state::region_time(&*state);
             drop(state);

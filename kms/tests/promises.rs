@@ -14,7 +14,7 @@ const DATASET: [u8; 16] = [0xD3; 16];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_key_is_released_before_its_record_is_committed() {
     let begin = Begin {
-        request_ms_max: 1_000,
+        request_ms_max: 3_000,
         ..Begin::default()
     };
     let region = Region::initialised(begin).await;

@@ -180,12 +180,7 @@ fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[Strin
 }
 
 /// Packages whose binaries the demo and the end-to-end tests start.
-const DAEMONS: [&str; 4] = [
-    "reduit-node",
-    "reduit-kms",
-    "reduit",
-    "reduit-local",
-];
+const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit", "reduit-local"];
 
 fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     call(cargo(root, target).args(["fmt", "--all", "--check"]))?;

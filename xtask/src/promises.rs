@@ -23,12 +23,6 @@ const PROMISES: &[Promise] = &[
         test: "power_cut_of_all_members_loses_no_acknowledged_write",
     },
     Promise {
-        says: "P6 a read without asking the majority",
-        package: "reduit-replica",
-        feature: "danger_read_without_barrier",
-        test: "reads_and_writes_fit_one_order_while_leaders_die",
-    },
-    Promise {
         says: "P6 precondition ignored",
         package: "reduit-node-state",
         feature: "danger_ignore_precondition",

@@ -67,12 +67,7 @@ const RUNTIMES: &[&str] = &[
 ];
 
 /// Test and launch crates: nothing that ships imports them.
-const LEAVES: &[&str] = &[
-    "reduit-local",
-    "reduit-sim",
-    "xtask",
-    "xtask-run",
-];
+const LEAVES: &[&str] = &["reduit-local", "reduit-sim", "xtask", "xtask-run"];
 
 fn direct() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = MetadataCommand::new()
