@@ -185,7 +185,14 @@ impl Core {
     /// be unsealed before a leader has committed the log again, and sealed replicas have none.
     async fn flush_state(&self) {
         let group = self.group.clone();
-        match tokio::task::spawn_blocking(move || group.flush()).await {
+        // Held by the work itself, which goes on when who asked for it is gone: whoever stops waits for it.
+        let busy = self.flushing.clone().lock_owned().await;
+        let flush = move || {
+            let flushed = group.flush();
+            drop((group, busy));
+            flushed
+        };
+        match tokio::task::spawn_blocking(flush).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "state not flushed"),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),

@@ -54,6 +54,8 @@ pub(crate) struct Core {
     pub(crate) membership: tokio::sync::Mutex<()>,
     /// One request to be unsealed at a time.
     pub(crate) unsealing: tokio::sync::Mutex<()>,
+    /// Held while the state is being flushed.
+    pub(crate) flushing: Arc<tokio::sync::Mutex<()>>,
     /// Why the engine has ended, once it has.
     pub(crate) failure: Mutex<Option<HostFailure>>,
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, Role, UnixMs};
 use proto::store::Reader;
@@ -141,12 +142,14 @@ pub(crate) struct Ledger {
     clocks: Clocks,
     policy: Policy,
     queue: mpsc::Sender<Waiting>,
-    writer: JoinHandle<()>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        self.writer.abort();
+        if let Some(writer) = self.writer.get_mut() {
+            writer.abort();
+        }
     }
 }
 
@@ -171,7 +174,17 @@ impl Ledger {
             clocks,
             policy,
             queue,
-            writer,
+            writer: Mutex::new(Some(writer)),
+        }
+    }
+
+    /// Ends the task that writes: what waits is of unknown outcome, and the group is let go.
+    pub(crate) async fn end(&self) {
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            writer.abort();
+            // An error is the abort itself.
+            let _ = writer.await;
         }
     }
 

@@ -196,6 +196,7 @@ impl Replica {
             ceremony: tokio::sync::Mutex::new(None),
             membership: tokio::sync::Mutex::new(()),
             unsealing: tokio::sync::Mutex::new(()),
+            flushing: Arc::default(),
             failure: Mutex::new(None),
             config,
             local: local.clone(),
@@ -303,22 +304,40 @@ impl Replica {
         {
             tracing::info!(%error, "leadership not handed over");
         }
-        // The receivers are the servers, which may have ended by themselves.
-        let _ = self.stop.send(true);
-        let drained = async { while self.servers.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
-            self.servers.shutdown().await;
-        }
+        self.drain().await;
         self.drop_keys();
+        self.let_go().await;
         self.host.stop().await;
+        self.drain().await;
+        self.servers.shutdown().await;
     }
 
     /// Ends at once, as a process that is killed does; the log is closed all the same.
     pub async fn abandon(mut self) {
-        self.servers.shutdown().await;
         self.drivers.shutdown().await;
         self.drop_keys();
+        self.let_go().await;
+        // The group first: its peers' streams end with it, and so do their connections.
         self.host.abandon().await;
+        self.drain().await;
+        self.servers.shutdown().await;
+    }
+
+    /// Ends what else holds the group.
+    async fn let_go(&self) {
+        self.core.ledger.end().await;
+        drop(self.core.flushing.lock().await);
+    }
+
+    /// Takes no more requests and lets those under way end, for a while.
+    async fn drain(&mut self) {
+        // The receivers are the servers, which may have ended by themselves.
+        let _ = self.stop.send(true);
+        let servers = &mut self.servers;
+        let drained = async move { while servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN_MAX, drained).await.is_err() {
+            tracing::debug!("connections of peers are still open");
+        }
     }
 
     fn drop_keys(&self) {

@@ -447,11 +447,15 @@ async fn the_region_goes_on_when_its_leader_is_killed_and_the_killed_replica_com
     assert_eq!(open(&sealed, &reply, &session), BODY);
 
     region.restart(killed).await;
-    let words = region.replica(killed).not_ready().join("\n");
+    let health = region.replica(killed).health_address().expect("configured");
+    let (head, words) = common::http_get(health, "/readyz").await;
+    assert!(head.contains("503"), "{head}");
     assert!(
         words.contains(&format!("sealed: needs 3 of {SHARES} shares, has 0")),
         "{words}"
     );
+    let (head, words) = common::http_get(health, "/healthz").await;
+    assert!(head.contains("200") && words == "ok\n", "{head} {words}");
     let status = region.status(killed).await;
     assert!(status.sealed && status.initialised);
     sealed_replica_refuses(&app, killed, &items).await;
@@ -461,6 +465,15 @@ async fn the_region_goes_on_when_its_leader_is_killed_and_the_killed_replica_com
         .await
         .expect("unsealed by a peer");
     assert!(!region.status(killed).await.sealed);
+    // Sealed or not, a replica is ready once it has heard of a leader.
+    region
+        .replica(killed)
+        .group()
+        .led()
+        .await
+        .expect("a leader");
+    let (head, words) = common::http_get(health, "/readyz").await;
+    assert!(head.contains("200") && words == "ready\n", "{head} {words}");
     region.stop().await;
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use node_state::{CatalogMeta, ShardMeta};
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{GroupId, LogIndex, NodeId};
+use proto::ids::{GroupId, LogIndex, NodeId, Role};
 use proto::store::Reader;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -274,6 +274,18 @@ impl Core {
             Err(CallError::Refused { refused }) if moved(&refused) => Ok(false),
             answer => answer.map(|()| false),
         }
+    }
+
+    /// Refuses a node that is not enrolled, after asking the KMS: it may have been enrolled a moment ago.
+    pub(crate) async fn enrolled_node(&self, node: NodeId) -> Result<(), CallError> {
+        let enrolled = || self.enrolments.by_node_id(Role::Node, node).is_some();
+        if !enrolled() {
+            self.refresher.refresh().await;
+        }
+        if enrolled() {
+            return Ok(());
+        }
+        Err(CallError::NotEnrolled(node))
     }
 
     /// Why the engine failed, if it did.

@@ -151,7 +151,7 @@ impl Groups {
             let machine = ShardAdapter {
                 shard,
                 flushed: Arc::clone(&flushed),
-                repair: Arc::clone(&self.repair),
+                repair: self.repair.clone(),
             };
             let group = self.host.open_group(shard, Arc::new(machine)).await;
             let group = group.map_err(OpenShardsError::Open)?;
@@ -159,7 +159,7 @@ impl Groups {
             self.shards
                 .write()
                 .insert(shard, Arc::new(Shard::new(group, flushed)));
-            if let Some(repair) = self.repair.get() {
+            if let Some(repair) = self.repair.repair() {
                 repair.wake();
             }
         }

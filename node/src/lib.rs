@@ -7,6 +7,7 @@ pub mod blocks;
 mod catalog;
 pub mod config;
 mod core;
+mod cut;
 mod disk;
 mod drivers;
 pub mod error;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::Bytes;
 use node_state::{At, CatalogMachine, ShardMachine, local};
@@ -32,8 +32,21 @@ impl Flushed {
     }
 }
 
-/// Repair, once it runs: groups are opened before it.
-pub(crate) type RepairSlot = Arc<OnceLock<Arc<Repair>>>;
+/// Repair, once it runs: groups are opened before it. Weak, because repair holds the groups, and they their machines.
+#[derive(Clone, Default)]
+pub(crate) struct RepairSlot(Arc<OnceLock<Weak<Repair>>>);
+
+impl RepairSlot {
+    /// Takes note of repair. The first one counts.
+    pub(crate) fn fill(&self, repair: &Arc<Repair>) {
+        let _ = self.0.set(Arc::downgrade(repair));
+    }
+
+    /// Repair, if it runs.
+    pub(crate) fn repair(&self) -> Option<Arc<Repair>> {
+        self.0.get()?.upgrade()
+    }
+}
 
 /// A shard's machine.
 pub(crate) struct ShardAdapter {
@@ -66,14 +79,14 @@ impl Machine for ShardAdapter {
 
     fn flushed(&self, through: LogIndex) {
         self.flushed.0.fetch_max(through.0, Ordering::AcqRel);
-        if let Some(repair) = self.repair.get() {
+        if let Some(repair) = self.repair.repair() {
             repair.wake();
         }
     }
 
     fn installed(&self, through: LogIndex, state: &dyn Reader, local: &mut dyn Writer) {
         local::reset(through, state, local);
-        if let Some(repair) = self.repair.get() {
+        if let Some(repair) = self.repair.repair() {
             repair.state_replaced(self.shard);
         }
     }

@@ -157,7 +157,9 @@ impl v1::node_operate_server::NodeOperate for OperateService {
         require_role(&peer, &[Role::Operator])?;
         let node = NodeId(request.into_inner().node_id);
         tracing::info!(operator = %peer.identity, %node, "adding a node asked for");
-        let begun = members::add(Arc::clone(&self.0), node).map_err(CallError::into_status)?;
+        let begun = members::add(Arc::clone(&self.0), node)
+            .await
+            .map_err(CallError::into_status)?;
         Ok(Response::new(begun))
     }
 

@@ -4,10 +4,11 @@
 //! listener, work, blocks, log. Refuses to start as a member it is not enrolled as.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use futures::TryStreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{Identity, Role};
@@ -29,6 +30,7 @@ use crate::blocks::{self, BlockStore, StoreOptions};
 use crate::catalog::CatalogService;
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
+use crate::cut::Cut;
 use crate::disk::DiskGauge;
 use crate::groups::{Groups, OpenShardsError};
 use crate::machine::RepairSlot;
@@ -46,6 +48,9 @@ const LEARN_PAUSE: Duration = Duration::from_millis(300);
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 /// How long requests under way may take to end once the node stops.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// How long requests that were cut may take to notice.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 const ENROLMENTS_FILE: &str = "enrolments";
 
 /// Why a node did not start.
@@ -135,6 +140,7 @@ pub struct Node {
     health: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     repairing: CancellationToken,
+    cut: CancellationToken,
     failure: watch::Receiver<Option<String>>,
     servers: JoinSet<()>,
     drivers: JoinSet<()>,
@@ -174,7 +180,7 @@ impl Node {
         learn_own_enrolment(&config, &refresher, &enrolments, &identity).await?;
         enrolled(&config, &enrolments, &identity)?;
 
-        let slot: RepairSlot = Arc::new(OnceLock::new());
+        let slot = RepairSlot::default();
         let host = open_host(
             &config,
             &local,
@@ -183,7 +189,7 @@ impl Node {
             &genesis,
             parts.tuning,
         )?;
-        let groups = Groups::open(host.clone(), Arc::clone(&slot))
+        let groups = Groups::open(host.clone(), slot.clone())
             .await
             .map_err(|error| StartError::Host(error.into()))?;
         let store = open_store(&config).await?;
@@ -201,8 +207,7 @@ impl Node {
             clock.clone(),
             parts.repair.unwrap_or(defaults),
         );
-        // Set once: nobody else has the slot.
-        let _ = slot.set(Arc::clone(&repair));
+        slot.fill(&repair);
         groups.open_shards().await.map_err(shards_not_opened)?;
         let core = Arc::new(Core {
             disk: DiskGauge::new(&config.data_dir, config.full_percent),
@@ -230,6 +235,7 @@ impl Node {
                 .and_then(|listener| listener.local_addr().ok()),
             stop,
             repairing: CancellationToken::new(),
+            cut: CancellationToken::new(),
             failure,
             servers: JoinSet::new(),
             drivers: JoinSet::new(),
@@ -267,7 +273,10 @@ impl Node {
             .add_service(ShardService(core.clone()).into_server())
             .add_service(OperateService(core.clone()).into_server())
             .add_service(blocks.into_server());
-        let incoming = acceptor.incoming(listener);
+        let cut = self.cut.clone();
+        let incoming = acceptor
+            .incoming(listener)
+            .map_ok(move |stream| Cut::new(stream, &cut));
         self.servers.spawn(async move {
             let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
             if let Err(error) = served.await {
@@ -359,6 +368,7 @@ impl Node {
         }
         self.end_work().await;
         self.host.stop().await;
+        self.release().await;
     }
 
     /// Ends at once, as a process that is killed does; blocks and log are closed all the same.
@@ -366,14 +376,33 @@ impl Node {
         self.servers.shutdown().await;
         self.end_work().await;
         self.host.abandon().await;
+        self.release().await;
     }
 
     async fn end_work(&mut self) {
+        self.cut.cancel();
         self.repairing.cancel();
         self.drivers.shutdown().await;
         let store = self.core.store.clone();
         // A panic there has been printed; the folder is left as after a crash.
         drop(tokio::task::spawn_blocking(move || store.close()).await);
+    }
+
+    /// Waits until nobody holds the folder any more: requests of connections that were cut, work that was blocking.
+    async fn release(self) {
+        let (core, groups) = (
+            Arc::downgrade(&self.core),
+            Arc::downgrade(&self.core.groups),
+        );
+        drop(self);
+        let released = async {
+            while core.strong_count() > 0 || groups.strong_count() > 0 {
+                tokio::time::sleep(RELEASE_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(RELEASE_MAX, released).await.is_err() {
+            tracing::warn!("requests under way still hold the folder");
+        }
     }
 }
 

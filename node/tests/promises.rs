@@ -176,7 +176,18 @@ async fn what_no_grant_allows_is_denied_and_a_withdrawn_grant_acts_at_once() {
         .await
         .expect("reading is still granted");
     region.change(|enrolments, _| enrolments.retain(|e| !e.identity.contains("/client/c1")));
-    let reads = async || region.get("c1", "a").await.is_ok();
+    let reads = async || {
+        let request = v1::GetObjectRequest {
+            shard: SHARD,
+            dataset_id: DATASET.into(),
+            key: "a".to_owned(),
+            ..Default::default()
+        };
+        let mut shard = ShardClient::new(region.channel("c1", 1));
+        shard.get_object(request).await.is_ok()
+    };
+    assert!(reads().await);
+    region.change(|enrolments, _| enrolments.retain(|e| !e.identity.contains("/client/c1")));
     region
         .until("the enrolment is withdrawn", async || !reads().await)
         .await;

@@ -8,3 +8,6 @@ pub(crate) mod log_store;
 pub(crate) mod machine;
 pub(crate) mod snapshot;
 pub(crate) mod types;
+
+#[cfg(test)]
+mod suite_tests;

@@ -352,7 +352,7 @@ fn config(
         key,
         ca: file("ca.pem", people.ca_pem().as_bytes()),
         genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
-        health_listen: None,
+        health_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         join: false,
         found: true,
         nodes: Vec::new(),
@@ -361,6 +361,23 @@ fn config(
         log_format: LogFormat::Text,
         log: "info".to_owned(),
     }
+}
+
+/// A plain HTTP request to a replica's health port: status line and body.
+pub(crate) async fn http_get(address: SocketAddr, path: &str) -> (String, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address)
+        .await
+        .expect("connected");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: k\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    (
+        head.lines().next().unwrap_or_default().to_owned(),
+        body.to_owned(),
+    )
 }
 
 /// A member id by place.

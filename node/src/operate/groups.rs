@@ -97,7 +97,10 @@ impl Core {
             .ok_or(CallError::Malformed("it names no change"))?;
         let mut level = group.level();
         let changed = match step {
-            Step::AddLearner(node) => self.add_learner(&group, NodeId(node)).await,
+            Step::AddLearner(node) => {
+                self.enrolled_node(NodeId(node)).await?;
+                self.add_learner(&group, NodeId(node)).await
+            }
             Step::Promote(node) => self.with_guard(&group, step, NodeId(node)).await,
             Step::Remove(node) => match self.with_guard(&group, step, NodeId(node)).await {
                 Err(MemberError::NotAMember(_)) => Ok(()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
-use proto::ids::{GroupId, NodeId, Role};
+use proto::ids::{GroupId, NodeId};
 use proto::v1;
 use proto::v1::change_group_request::Change as Step;
 use proto::v1::node_operate_client::NodeOperateClient;
@@ -31,11 +31,9 @@ const TOLD_MAX: usize = 64;
 type Told = BoxStream<'static, Result<v1::Progress, Status>>;
 
 /// Adds an enrolled node to every group.
-pub(super) fn add(core: Arc<Core>, node: NodeId) -> Result<Told, CallError> {
-    core.enrolments
-        .by_node_id(Role::Node, node)
-        .ok_or(CallError::NotEnrolled(node))?;
+pub(super) async fn add(core: Arc<Core>, node: NodeId) -> Result<Told, CallError> {
     core.leading(&core.groups.catalog)?;
+    core.enrolled_node(node).await?;
     Ok(run(core, move |core, teller| {
         Box::pin(async move { add_everywhere(&core, node, &teller).await })
     }))

@@ -178,8 +178,10 @@ impl Shared {
             let group = state.group(group);
             let purged = group.meta.purged.as_ref();
             let already = purged.is_some_and(|purged| index <= purged.index);
-            // A log that did not start at its first index holds nothing there to purge.
-            let before = purged.is_none() && !group.entries.is_empty() && index.0 < group.first;
+            // A log that did not start at its first index holds nothing there to purge. Right before its first entry
+            // the purge says what that entry follows.
+            let gap = index.0 + 1 < group.first;
+            let before = purged.is_none() && !group.entries.is_empty() && gap;
             Ok(match already || before {
                 true => Plan::nothing(),
                 false => Plan {
