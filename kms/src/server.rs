@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{GroupId, Role};
@@ -17,9 +18,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use transport::{
-    Acceptor, CertificateError, Connector, EnrolmentError, Enrolments, IdentityError, KeyExchange,
-    LocalIdentity, RegionTrust, SharedClock, SystemClock,
+    Acceptor, CertificateError, Connector, Cut, EnrolmentError, Enrolments, IdentityError,
+    KeyExchange, LocalIdentity, RegionTrust, SharedClock, SystemClock,
 };
 
 use crate::approvals::sha256;
@@ -41,6 +43,9 @@ const LEARN_MAX: Duration = Duration::from_secs(60);
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// How long moving idle region time may take: the sweep waits for it.
 const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
+/// How long requests that were cut may take to notice.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+const RELEASE_PAUSE: Duration = Duration::from_millis(5);
 const ENROLMENTS_FILE: &str = "enrolments";
 
 /// Why a replica did not start.
@@ -109,6 +114,7 @@ pub struct Replica {
     address: SocketAddr,
     health: Option<SocketAddr>,
     stop: watch::Sender<bool>,
+    cut: CancellationToken,
     servers: JoinSet<()>,
     drivers: JoinSet<()>,
 }
@@ -217,6 +223,7 @@ impl Replica {
                 .as_ref()
                 .and_then(|listener| listener.local_addr().ok()),
             stop,
+            cut: CancellationToken::new(),
             servers: JoinSet::new(),
             drivers: JoinSet::new(),
         };
@@ -247,7 +254,10 @@ impl Replica {
             .add_service(services.kms())
             .add_service(services.operate())
             .add_service(services.peer());
-        let incoming = acceptor.incoming(listener);
+        let cut = self.cut.clone();
+        let incoming = acceptor
+            .incoming(listener)
+            .map_ok(move |stream| Cut::new(stream, &cut));
         self.servers.spawn(async move {
             let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
             if let Err(error) = served.await {
@@ -308,23 +318,36 @@ impl Replica {
         self.drop_keys();
         self.let_go().await;
         self.host.stop().await;
-        self.drain().await;
-        self.servers.shutdown().await;
+        self.release().await;
     }
 
     /// Ends at once, as a process that is killed does; the log is closed all the same.
     pub async fn abandon(mut self) {
+        self.servers.shutdown().await;
         self.drivers.shutdown().await;
         self.drop_keys();
         self.let_go().await;
-        // The group first: its peers' streams end with it, and so do their connections.
         self.host.abandon().await;
-        self.drain().await;
-        self.servers.shutdown().await;
+        self.release().await;
     }
 
-    /// Ends what else holds the group.
+    /// Waits until nobody holds the folder any more: requests of connections that were cut.
+    async fn release(self) {
+        let core = Arc::downgrade(&self.core);
+        drop(self);
+        let released = async {
+            while core.strong_count() > 0 {
+                tokio::time::sleep(RELEASE_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(RELEASE_MAX, released).await.is_err() {
+            tracing::warn!("requests under way still hold the folder");
+        }
+    }
+
+    /// Cuts every connection and ends what else holds the group.
     async fn let_go(&self) {
+        self.cut.cancel();
         self.core.ledger.end().await;
         drop(self.core.flushing.lock().await);
     }

@@ -7,7 +7,6 @@ pub mod blocks;
 mod catalog;
 pub mod config;
 mod core;
-mod cut;
 mod disk;
 mod drivers;
 pub mod error;

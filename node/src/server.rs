@@ -21,8 +21,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transport::fault::Chain;
 use transport::{
-    Acceptor, CertificateError, Connector, EnrolmentError, Enrolments, IdentityError, KeyExchange,
-    LocalIdentity, RegionTrust, SharedClock, SystemClock,
+    Acceptor, CertificateError, Connector, Cut, EnrolmentError, Enrolments, IdentityError,
+    KeyExchange, LocalIdentity, RegionTrust, SharedClock, SystemClock,
 };
 
 use crate::authority::{Grants, Refresher};
@@ -30,7 +30,6 @@ use crate::blocks::{self, BlockStore, StoreOptions};
 use crate::catalog::CatalogService;
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
-use crate::cut::Cut;
 use crate::disk::DiskGauge;
 use crate::groups::{Groups, OpenShardsError};
 use crate::machine::RepairSlot;

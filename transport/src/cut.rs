@@ -1,7 +1,7 @@
-//! Connections that end when the node does.
+//! Connections that end when their process does.
 //!
 //! Owns the end of what a server leaves behind: a connection whose peer keeps it open would go on being served, and
-//! hold log, states and blocks, after the node has stopped. Refuses every read and write from then on.
+//! hold log, states and blocks, after it has stopped. Refuses every read and write from then on.
 
 use std::io;
 use std::pin::Pin;
@@ -10,17 +10,19 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
-use transport::{PeerConnection, PeerStream};
+
+use crate::peer::PeerConnection;
+use crate::stream::PeerStream;
 
 /// A connection that fails once it is cut.
-pub(crate) struct Cut {
+pub struct Cut {
     stream: PeerStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Cut {
     /// Cuts `stream` when `token` is cancelled.
-    pub(crate) fn new(stream: PeerStream, token: &CancellationToken) -> Self {
+    pub fn new(stream: PeerStream, token: &CancellationToken) -> Self {
         let cut = Box::pin(token.clone().cancelled_owned());
         Self { stream, cut }
     }
