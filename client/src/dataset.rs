@@ -14,6 +14,7 @@ use envelope::{
 };
 use parking_lot::Mutex;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{
     DatasetId, DatasetName, GroupId, NodeId, ObjectKey, ObjectVersionId, RequestId, UnixMs,
     UploadEpoch,
@@ -292,8 +293,7 @@ impl Dataset {
         let mut entry = sealing.entry(plain.len() as u64, &header)?;
         entry.sealed_bytes = stream.len() as u64;
         entry.inline = stream.into();
-        #[cfg(feature = "danger_plaintext_on_node")]
-        {
+        if broken(Switch::PlaintextOnNode) {
             entry.sealed_bytes = plain.len() as u64;
             entry.inline = Bytes::copy_from_slice(plain);
         }

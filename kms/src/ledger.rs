@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, Role, UnixMs};
 use proto::store::Reader;
 use proto::v1;
@@ -203,8 +204,7 @@ impl Ledger {
                     .map_err(CommitError::Denied)?
             };
             let record = record(&request, &permit);
-            #[cfg(feature = "danger_release_before_record")]
-            {
+            if broken(Switch::ReleaseBeforeRecord) {
                 // The promise, broken: the key leaves on the strength of the verdict alone.
                 let (queue, authority) = (self.queue.clone(), permit.authority_version());
                 let (answer, _nobody) = oneshot::channel();
@@ -220,7 +220,6 @@ impl Ledger {
                 };
                 return Ok(Recorded { request, key, leaf });
             }
-            #[cfg(not(feature = "danger_release_before_record"))]
             match self
                 .write(record, permit.authority_version(), deadline)
                 .await?
@@ -379,7 +378,6 @@ impl Ledger {
         }
     }
 
-    #[cfg(not(feature = "danger_release_before_record"))]
     async fn write(
         &self,
         record: v1::Record,
@@ -443,6 +441,3 @@ pub(crate) fn hint(enrolments: &Enrolments, id: NodeId) -> LeaderHint {
             .unwrap_or_default(),
     }
 }
-
-#[cfg(all(feature = "danger_release_before_record", not(debug_assertions)))]
-compile_error!("danger_release_before_record breaks promise P3: it is refused in release builds");

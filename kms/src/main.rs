@@ -3,6 +3,9 @@
 //! Owns the process: log lines, signals, exit codes. Exit 0 after a signal, 1 when it could not start, 2 when the
 //! engine ended by itself and the process has to be started again.
 
+#[cfg(feature = "danger_scannable_keys")]
+mod fingerprints;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,6 +27,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    #[cfg(feature = "danger_scannable_keys")]
+    fingerprints::install();
     match run(&arguments) {
         Ok(code) => code,
         Err(error) => {

@@ -1,4 +1,4 @@
-//! Promise P3, with a switch that breaks it: `danger_release_before_record` turns the named test red.
+//! Promise P3, with a switch that breaks it: `release_before_record` turns the named test red.
 
 mod common;
 

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use proto::ids::{GroupId, NodeId};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::core::GroupCore;
 use self::failure::Failure;
@@ -52,6 +55,9 @@ pub use reads::ReadError;
 
 /// How long a starting member waits for its peers to say what they have seen of it.
 const ASK_PEERS_MAX: Duration = Duration::from_millis(1500);
+/// How long a new member tries to find a peer that can say that its id is new.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+const JOIN_PAUSE: Duration = Duration::from_millis(300);
 
 /// Why a host or group could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -350,15 +356,43 @@ impl Host {
         let inner = &self.inner;
         let joining =
             inner.fresh && inner.options.admission == Admission::Join && log.is_pristine();
+        let end = Instant::now() + JOIN_MAX;
+        while !self
+            .ask_peers_once(group, context, log, shared, joining)
+            .await?
+            && joining
+        {
+            // The peers learn of a new member's enrolment in their own time.
+            if Instant::now() > end {
+                return Err(OpenError::NobodyToAsk(group));
+            }
+            tokio::time::sleep(JOIN_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Answers whether any peer answered.
+    async fn ask_peers_once(
+        &self,
+        group: GroupId,
+        context: &Context,
+        log: &LogStore,
+        shared: &Shared,
+        joining: bool,
+    ) -> Result<bool, OpenError> {
+        let inner = &self.inner;
         let peers = context.dialer.peers();
-        let asked = peers.iter().map(|(node, member)| async move {
-            let answer = group::survey_with(context, *node, member).await;
-            (*node, answer)
-        });
-        let asked = tokio::time::timeout(ASK_PEERS_MAX, futures::future::join_all(asked)).await;
-        let answers = asked.unwrap_or_default();
+        let mut asked: FuturesUnordered<_> = peers
+            .iter()
+            .map(|(node, member)| async move {
+                let answer = group::survey_with(context, *node, member).await;
+                (*node, answer)
+            })
+            .collect();
+        let end = Instant::now() + ASK_PEERS_MAX;
         let mut known = false;
-        for (peer, answer) in answers {
+        // One that does not answer takes nothing from what the others say.
+        while let Ok(Some((peer, answer))) = tokio::time::timeout_at(end, asked.next()).await {
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -385,10 +419,7 @@ impl Host {
                 return Err(OpenError::Behind { group, peer });
             }
         }
-        if joining && !known {
-            return Err(OpenError::NobodyToAsk(group));
-        }
-        Ok(())
+        Ok(known)
     }
 
     /// Stops one group and forgets it.

@@ -1,7 +1,7 @@
 //! Concurrent clients while leaders die: every read and write fits one order that respects real time.
 //!
 //! Each write's answer and each read's answer carry the log index of the write they stand for, so the order is
-//! known and checking it needs no search. Goes red with feature `danger_read_without_barrier`.
+//! known and checking it needs no search. Goes red with the switch `read_without_barrier`.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! A member alone on a disk that forgets what was not synced: an acknowledged write survives a power cut.
 //!
-//! Goes red with feature `danger_ack_before_sync`.
+//! Goes red with the switch `ack_before_sync`.
 
 mod support;
 

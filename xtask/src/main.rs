@@ -215,10 +215,8 @@ fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
 
 fn build_daemons(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     let mut build = cargo(root, target);
-    build.args(["build", "--bins", "--package", "xtask-run"]);
-    for package in DAEMONS {
-        build.args(["--package", package]);
-    }
+    // The whole workspace, as the tests are built: another selection would unify features otherwise and build twice.
+    build.args(["build", "--workspace", "--bins"]);
     call(&mut build)
 }
 

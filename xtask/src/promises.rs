@@ -1,118 +1,149 @@
 //! Each promise switched off once: the named test must go red, by failing and not by not compiling.
 //!
-//! The switches are cargo features of the shipped crates, refused by them in release builds.
+//! The switches are in the shipped crates (`proto::danger`). One build with the feature `danger_switches`, which
+//! release builds refuse, has them all; `REDUIT_DANGER` says which one is thrown.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+/// Every crate of the workspace with switches and scannable keys, so that one selection is built once.
+const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
+                        reduit-kms/danger_scannable_keys";
+/// What the end-to-end tests start.
+const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit-local", "xtask-run"];
 
 /// One promise, the switch that breaks it, and the test that must notice.
 struct Promise {
     says: &'static str,
-    package: &'static str,
-    feature: &'static str,
+    switch: &'static str,
+    /// An integration test's target; unit tests of the libraries when absent.
+    target: Option<&'static str>,
     test: &'static str,
 }
 
 const PROMISES: &[Promise] = &[
     Promise {
         says: "P5 acknowledged before the sync",
-        package: "reduit-sim",
-        feature: "danger_ack_before_sync",
+        switch: "ack_before_sync",
+        target: Some("power_cut"),
         test: "power_cut_of_all_members_loses_no_acknowledged_write",
     },
     Promise {
+        says: "P5 acknowledged before the sync, with RocksDB",
+        switch: "ack_before_sync",
+        target: Some("power"),
+        test: "an_acknowledged_write_survives_a_power_cut",
+    },
+    Promise {
+        says: "P6 read without asking the majority",
+        switch: "read_without_barrier",
+        target: Some("linear"),
+        test: "reads_and_writes_fit_one_order_while_leaders_die",
+    },
+    Promise {
         says: "P6 precondition ignored",
-        package: "reduit-node-state",
-        feature: "danger_ignore_precondition",
+        switch: "ignore_precondition",
+        target: None,
         test: "a_precondition_that_does_not_hold_refuses_the_put",
     },
     Promise {
         says: "P6 retry applied twice",
-        package: "reduit-node-state",
-        feature: "danger_retry_twice",
+        switch: "retry_twice",
+        target: None,
         test: "a_retried_request_has_effect_once",
     },
     Promise {
+        says: "P6 retry applied twice, under power cuts",
+        switch: "retry_twice",
+        target: Some("power_cut"),
+        test: "power_cut_of_all_members_loses_no_acknowledged_write",
+    },
+    Promise {
         says: "P5 one receipt instead of a majority",
-        package: "reduit-node-state",
-        feature: "danger_one_receipt",
+        switch: "one_receipt",
+        target: None,
         test: "one_receipt_is_no_majority",
     },
     Promise {
         says: "P6 verdict not bound to the versions it was given on",
-        package: "reduit-node-state",
-        feature: "danger_unbound_verdict",
+        switch: "unbound_verdict",
+        target: None,
         test: "a_verdict_on_what_has_moved_is_refused",
     },
     Promise {
         says: "P3 verdict of the KMS not bound to the policy version",
-        package: "reduit-kms-state",
-        feature: "danger_unbound_verdict",
+        switch: "unbound_verdict",
+        target: Some("machine"),
         test: "a_verdict_is_bound_to_the_versions_it_was_given_on",
     },
     Promise {
         says: "P2 approvals not counted",
-        package: "reduit-kms-state",
-        feature: "danger_ignore_approvals",
+        switch: "ignore_approvals",
+        target: Some("machine"),
         test: "dual_control_takes_two_distinct_others",
     },
     Promise {
         says: "P3 released before the record",
-        package: "reduit-kms",
-        feature: "danger_release_before_record",
+        switch: "release_before_record",
+        target: Some("promises"),
         test: "no_key_is_released_before_its_record_is_committed",
     },
     Promise {
         says: "P5 block unlinked by clock",
-        package: "reduit-node",
-        feature: "danger_unlink_by_clock",
+        switch: "unlink_by_clock",
+        target: None,
         test: "an_old_upload_stays_until_the_shard_itself_has_moved_on",
     },
     Promise {
         says: "P4 plaintext on a node",
-        package: "reduit-local",
-        feature: "danger_plaintext_on_node",
+        switch: "plaintext_on_node",
+        target: Some("region"),
         test: "no_disk_of_a_region_holds_plaintext",
     },
 ];
 
-/// Runs every switch whose feature contains `filter`. A switch that nothing notices is an error.
+/// Throws every switch whose name contains `filter`. A switch that nothing notices is an error.
 pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()> {
+    let bin = build(root, target)?;
     let chosen: Vec<_> = PROMISES
         .iter()
-        .filter(|p| filter.is_none_or(|f| p.feature.contains(f)))
+        .filter(|p| filter.is_none_or(|f| p.switch.contains(f)))
         .collect();
     let mut unnoticed = Vec::new();
     for promise in &chosen {
-        let mut build = test(root, target, promise);
-        build.arg("--no-run").stderr(Stdio::null());
-        if !build.status().context("cannot start cargo")?.success() {
-            bail!(
-                "{} does not build with {}",
-                promise.package,
-                promise.feature
-            );
-        }
-        let mut run = test(root, target, promise);
-        run.arg("--").arg(promise.test);
+        let mut run = cargo(root, target, "test");
+        match promise.target {
+            Some(name) => run.args(["--test", name]),
+            None => run.arg("--lib"),
+        };
+        run.args(["--no-fail-fast", "--", promise.test]);
+        run.env("REDUIT_DANGER", promise.switch)
+            .env("REDUIT_BIN", &bin);
         let output = run.output().context("cannot start cargo")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        let failed = text.contains("test result: FAILED");
-        let verdict = if failed {
+        let red = text.lines().any(|line| {
+            let line = line.trim_end();
+            line.starts_with("test ") && line.contains(promise.test) && line.ends_with("FAILED")
+        });
+        let verdict = if red {
             "red, as it must be"
         } else {
             "NOT NOTICED"
         };
         println!(
             "promise: {} [{}] {}: {verdict}",
-            promise.says, promise.feature, promise.test
+            promise.says, promise.switch, promise.test
         );
-        if !failed {
+        if !red {
             println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-            unnoticed.push(promise.feature);
+            unnoticed.push(promise.switch);
         }
+    }
+    if filter.is_none_or(|f| "keys".contains(f)) {
+        search_keys(&bin)?;
     }
     println!(
         "promises: {} passed, {} failed",
@@ -128,16 +159,40 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
     Ok(())
 }
 
-fn test(root: &Path, target: &Path, promise: &Promise) -> Command {
+/// Builds tests and daemons with the switches in, and puts the daemons where no other build replaces them.
+pub(crate) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+    crate::call(cargo(root, target, "build").arg("--bins"))?;
+    let bin = target.join("danger");
+    std::fs::create_dir_all(&bin).context("a folder for the daemons")?;
+    for daemon in DAEMONS {
+        let (from, to) = (target.join("debug").join(daemon), bin.join(daemon));
+        // Renamed into place: a copy over a running daemon fails.
+        let part = bin.join(format!("{daemon}.part"));
+        std::fs::copy(&from, &part).with_context(|| format!("copying {}", from.display()))?;
+        std::fs::rename(&part, &to).with_context(|| format!("placing {}", to.display()))?;
+    }
+    Ok(bin)
+}
+
+/// P1, P4: no key that a region ever held is on its disks or in the memory of its storage nodes.
+fn search_keys(bin: &Path) -> Result<()> {
+    let mut salt = [0; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut salt))
+        .context("random bytes for a salt")?;
+    let salt: String = salt.iter().map(|byte| format!("{byte:02x}")).collect();
+    let lines = bin.join(format!("fingerprints-{}", std::process::id()));
+    let mut search = Command::new(bin.join("xtask-run"));
+    search.arg("keys").env("REDUIT_BIN", bin);
+    search.env("REDUIT_FINGERPRINT_SALT", salt);
+    search.env("REDUIT_FINGERPRINTS", &lines);
+    let outcome = crate::call(&mut search);
+    std::fs::remove_file(&lines).context("the daemons wrote no fingerprints")?;
+    outcome
+}
+
+fn cargo(root: &Path, target: &Path, what: &str) -> Command {
     let mut command = crate::cargo(root, target);
-    command.args([
-        "test",
-        "--package",
-        promise.package,
-        "--features",
-        promise.feature,
-        "--tests",
-    ]);
-    command.env("REDUIT_BIN", target.join("debug"));
+    command.args([what, "--workspace", "--features", FEATURES]);
     command
 }

@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::federation::{Kind, Service};
 
+const ARGUMENTS_MAX: Duration = Duration::from_secs(1);
+
 /// Where the daemons' binaries are: `REDUIT_BIN`, else beside this one.
 pub fn binaries() -> Result<PathBuf> {
     match std::env::var_os("REDUIT_BIN") {
@@ -55,6 +57,12 @@ pub fn start(service: &Service, binary: &Path) -> Result<u32> {
         .spawn()
         .with_context(|| format!("cannot start {}", binary.display()))?;
     let pid = child.id();
+    // A process has no arguments for a moment after it began: until then it cannot be told from another.
+    let arguments = PathBuf::from(format!("/proc/{pid}/cmdline"));
+    let until = Instant::now() + ARGUMENTS_MAX;
+    while std::fs::read(&arguments).is_ok_and(|bytes| bytes.is_empty()) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     // Reaped here while this process lives, by init afterwards; a thread a child is the price.
     std::thread::Builder::new()
         .name(format!("reap-{pid}"))

@@ -1,7 +1,7 @@
 //! The power of all members is cut at once, over and over: what was acknowledged is there, once.
 //!
-//! `REDUIT_SEEDS` says how many seeds (200 where it is not set), `REDUIT_SEED` replays one. Goes red with feature
-//! `danger_ack_before_sync`, and with `danger_retry_twice`.
+//! `REDUIT_SEEDS` says how many seeds (200 where it is not set), `REDUIT_SEED` replays one. Goes red with the switch
+//! `ack_before_sync`, and with `retry_twice`.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{LeafIndex, NodeId, UnixMs};
 use proto::v1;
 use replica::host::{Group, ProposeError};
@@ -96,7 +97,7 @@ fn cut(taken: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut batch: Vec<Waiting> = Vec::new();
     let mut bytes = 0;
     while let Some(next) = taken.front() {
-        let abandoned = next.answer.is_closed() && !cfg!(feature = "danger_release_before_record");
+        let abandoned = next.answer.is_closed() && !broken(Switch::ReleaseBeforeRecord);
         if abandoned {
             taken.pop_front();
             continue;

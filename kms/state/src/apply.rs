@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use proto::danger::{Switch, broken};
 use proto::ids::{FeatureLevel, LogIndex, UnixMs};
 use proto::store::Writer;
 use proto::v1::kms_command::Command;
@@ -128,7 +129,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
 
 /// The leader decided on one version of enrolments and grants; a removal that was acknowledged since must win.
 fn check_authority_version(command: &KmsCommand, in_force: u64) -> Result<(), Refusal> {
-    if command.authority_version == in_force || cfg!(feature = "danger_unbound_verdict") {
+    if command.authority_version == in_force || broken(Switch::UnboundVerdict) {
         Ok(())
     } else {
         Err(Refusal::AuthorityMoved { to: in_force })

@@ -21,15 +21,6 @@ mod records;
 mod refusal;
 mod time;
 
-#[cfg(all(
-    not(debug_assertions),
-    any(
-        feature = "danger_unbound_verdict",
-        feature = "danger_ignore_approvals"
-    )
-))]
-compile_error!("danger_* features switch a promise off and are refused in release builds");
-
 pub use apply::{At, LEVEL_MAX, UnknownCommand, apply};
 pub use approvals::APPROVALS_MAX;
 pub use authority::{

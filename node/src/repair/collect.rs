@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use node_state::limits::EPOCHS_KEPT;
+use proto::danger::{Switch, broken};
 use proto::ids::{LogIndex, ObjectVersionId, UploadEpoch};
 use replica::state::View;
 
@@ -20,9 +21,6 @@ pub const GARBAGE_GRACE_EPOCHS: u64 = 1;
 const STEP_VERSIONS: usize = 512;
 /// Blocks looked at in one step of the sweep for abandoned uploads.
 const STEP_BLOCKS: usize = 4096;
-
-#[cfg(all(not(debug_assertions), feature = "danger_unlink_by_clock"))]
-compile_error!("danger_* features break promises and are refused in release builds");
 
 /// Rule (a), for a block that nothing refers to.
 pub(crate) fn upload_is_over(upload: UploadEpoch, flushed: UploadEpoch) -> bool {
@@ -171,14 +169,15 @@ impl Collector {
     }
 }
 
-#[cfg(not(feature = "danger_unlink_by_clock"))]
-fn upload_over(held: &Held, flushed: UploadEpoch, _store: &BlockStore) -> bool {
+fn upload_over(held: &Held, flushed: UploadEpoch, store: &BlockStore) -> bool {
+    if broken(Switch::UnlinkByClock) {
+        return upload_is_old(held, store);
+    }
     upload_is_over(held.upload_epoch, flushed)
 }
 
 /// The broken promise: a day by this node's clock, as if no commit could be that late.
-#[cfg(feature = "danger_unlink_by_clock")]
-fn upload_over(held: &Held, _flushed: UploadEpoch, store: &BlockStore) -> bool {
+fn upload_is_old(held: &Held, store: &BlockStore) -> bool {
     const DAY_MS: u64 = 24 * 3600 * 1000;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now_ms = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{
     DatasetId, DatasetName, FIRST_ALLOCATED_NODE_ID, GroupId, Identity, Jurisdiction, NodeId,
     RegionId, Role, UnixMs,
@@ -95,7 +96,7 @@ impl Apply<'_> {
             return refuse(v1::Refusal::Malformed);
         };
         if verdict.authority_version != self.meta.authority_version
-            && !cfg!(feature = "danger_unbound_verdict")
+            && !broken(Switch::UnboundVerdict)
         {
             return self.authority_moved();
         }

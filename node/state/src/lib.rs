@@ -18,14 +18,3 @@ pub use at::{At, Majority, Unknown};
 pub use catalog::CatalogMachine;
 pub use record::{CatalogMeta, ShardMeta};
 pub use shard::ShardMachine;
-
-#[cfg(all(
-    not(debug_assertions),
-    any(
-        feature = "danger_ignore_precondition",
-        feature = "danger_retry_twice",
-        feature = "danger_one_receipt",
-        feature = "danger_unbound_verdict"
-    )
-))]
-compile_error!("danger_* features break promises and are refused in release builds");

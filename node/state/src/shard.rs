@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, LogIndex, UnixMs};
 use proto::store::Writer;
 use proto::v1;
@@ -146,7 +147,7 @@ impl Apply<'_> {
             return malformed();
         };
         if verdict.authority_version != self.meta.authority_version
-            && !cfg!(feature = "danger_unbound_verdict")
+            && !broken(Switch::UnboundVerdict)
         {
             return Err(v1::Refused {
                 moved_to: self.meta.authority_version,
@@ -194,7 +195,7 @@ impl Apply<'_> {
     /// The key's state is the one the leader saw, and lets new objects be sealed.
     fn key_allows(&self, verdict: v1::Verdict, dataset: &Dataset) -> Result<(), v1::Refused> {
         let held = dataset.record.key_state_version;
-        if verdict.key_state_version != held && !cfg!(feature = "danger_unbound_verdict") {
+        if verdict.key_state_version != held && !broken(Switch::UnboundVerdict) {
             return Err(v1::Refused {
                 moved_to: held,
                 ..refusal::of(v1::Refusal::KeyStateMoved)

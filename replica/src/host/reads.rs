@@ -8,6 +8,7 @@ use std::sync::Arc;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
+use proto::danger::{Switch, broken};
 use proto::ids::{LogIndex, NodeId};
 use proto::v1;
 use tokio::sync::{mpsc, oneshot};
@@ -118,8 +119,12 @@ async fn rounds(
     }
 }
 
-#[cfg(not(feature = "danger_read_without_barrier"))]
 async fn round(raft: &Raft, tuning: &Tuning) -> Result<LogId, ReadError> {
+    if broken(Switch::ReadWithoutBarrier) {
+        // Whatever has been applied here counts as current.
+        let applied = raft.metrics().borrow_watched().last_applied;
+        return applied.ok_or(ReadError::NotLeader { leader: None });
+    }
     let asked = timeout(
         tuning.read_wait,
         raft.get_read_linearizer(ReadPolicy::ReadIndex),
@@ -137,14 +142,6 @@ async fn round(raft: &Raft, tuning: &Tuning) -> Result<LogId, ReadError> {
         }
         Ok(Err(RaftError::Fatal(_))) => Err(ReadError::Stopped),
     }
-}
-
-/// The promise switched off: whatever has been applied here counts as current.
-#[cfg(feature = "danger_read_without_barrier")]
-async fn round(raft: &Raft, _: &Tuning) -> Result<LogId, ReadError> {
-    let _ = (ReadPolicy::ReadIndex, hinted);
-    let applied = raft.metrics().borrow_watched().last_applied;
-    applied.ok_or(ReadError::NotLeader { leader: None })
 }
 
 async fn ask_leader(

@@ -13,6 +13,7 @@ use futures::Stream;
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
+use proto::danger::{Switch, broken};
 use proto::ids::{LogIndex, Term};
 
 use super::codec;
@@ -258,17 +259,14 @@ impl RaftLogStorage<Config> for LogStore {
             .collect();
         // With room refused where entries are proposed and accepted, what arrives here may use the reserve: an
         // engine that cannot append what it has decided to append stops for good.
-        #[cfg(feature = "danger_ack_before_sync")]
-        {
+        if broken(Switch::AckBeforeSync) {
             self.log.append_with(Priority::Reserve, entries, ignore());
             callback.io_completed(Ok(()));
+            return Ok(());
         }
-        #[cfg(not(feature = "danger_ack_before_sync"))]
-        {
-            let done: Done =
-                Box::new(move |result| callback.io_completed(result.map_err(|e| io_error(&e))));
-            self.log.append_with(Priority::Reserve, entries, done);
-        }
+        let done: Done =
+            Box::new(move |result| callback.io_completed(result.map_err(|e| io_error(&e))));
+        self.log.append_with(Priority::Reserve, entries, done);
         Ok(())
     }
 

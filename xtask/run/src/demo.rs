@@ -5,7 +5,7 @@
 
 mod enemy;
 pub(crate) mod objects;
-mod search;
+pub(crate) mod search;
 mod table;
 
 use std::path::PathBuf;

@@ -3,6 +3,8 @@
 mod bench;
 mod demo;
 mod full;
+#[cfg(feature = "danger_scannable_keys")]
+mod keys;
 
 use std::path::PathBuf;
 
@@ -23,6 +25,9 @@ enum Task {
     Bench(bench::Options),
     /// The long tests of `cargo xtask test --full`.
     Full(full::Options),
+    /// Searches disks and memory of a region for every key that it ever held.
+    #[cfg(feature = "danger_scannable_keys")]
+    Keys,
 }
 
 #[tokio::main]
@@ -35,6 +40,8 @@ async fn main() -> Result<()> {
         Task::Demo(options) => demo::run(options).await,
         Task::Bench(options) => bench::run(options).await,
         Task::Full(options) => full::run(options).await,
+        #[cfg(feature = "danger_scannable_keys")]
+        Task::Keys => keys::run().await,
     }
 }
 

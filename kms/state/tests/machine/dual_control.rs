@@ -19,7 +19,7 @@ fn enrol(lab: &Lab, approvals: Vec<ApprovalClaim>) -> KmsCommand {
     prepare::change_enrolment(&lab.authority(), asked, change)
 }
 
-/// Red with `danger_ignore_approvals`.
+/// Red with `ignore_approvals`.
 #[test]
 fn dual_control_takes_two_distinct_others() {
     let mut lab = Lab::new();

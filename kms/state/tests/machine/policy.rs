@@ -176,7 +176,7 @@ fn the_leader_refuses_before_it_proposes() {
 }
 
 /// The leader decides, apply holds it to that: an identity that was removed, or a key that was disabled, in
-/// between gets nothing. Red with `danger_unbound_verdict`.
+/// between gets nothing. Red with `unbound_verdict`.
 #[test]
 fn a_verdict_is_bound_to_the_versions_it_was_given_on() {
     let mut lab = Lab::with_key();

@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::RequestId;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -59,9 +60,7 @@ impl Apply<'_> {
         let kept: Option<v1::RequestRecord> = record::load(&*self.state, &keys::request(&id));
         match kept {
             None => Window::Free(Some(Claim { id, hash })),
-            Some(_) if cfg!(feature = "danger_retry_twice") => {
-                Window::Free(Some(Claim { id, hash }))
-            }
+            Some(_) if broken(Switch::RetryTwice) => Window::Free(Some(Claim { id, hash })),
             Some(kept) if kept.request_hash == hash[..] => Window::Answered(kept.answer),
             Some(_) => Window::Refused(of(v1::Refusal::RequestIdReused)),
         }

@@ -140,14 +140,24 @@ fn in_file(path: &Path, needle: &[u8]) -> Result<(u64, bool)> {
     }
 }
 
-/// Reads the writable memory of a process of ours.
+/// Looks for a text in the writable memory of a process of ours: bytes read, and whether it is there.
 fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
+    let finder = memchr::memmem::Finder::new(needle);
+    let (mut total, mut found) = (0, false);
+    memory(pid, needle.len(), &mut |window| {
+        total += window.len() as u64;
+        found = found || finder.find(window).is_some();
+    })?;
+    Ok((total, found))
+}
+
+/// Hands out the writable memory of a process of ours, in windows that overlap by `overlap` bytes.
+pub(crate) fn memory(pid: u32, overlap: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))
         .with_context(|| format!("process {pid} has no memory to read"))?;
     let memory = File::open(format!("/proc/{pid}/mem"))
         .with_context(|| format!("memory of process {pid}"))?;
-    let finder = memchr::memmem::Finder::new(needle);
-    let mut total = 0;
+    let mut window = vec![0; WINDOW + overlap];
     for line in maps.lines() {
         let mut fields = line.split_whitespace();
         let (Some(range), Some(mode)) = (fields.next(), fields.next()) else {
@@ -163,7 +173,6 @@ fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
             u64::from_str_radix(start, 16)?,
             u64::from_str_radix(end, 16)?,
         );
-        let mut window = vec![0; WINDOW + needle.len()];
         while at < end {
             let want = window.len().min((end - at) as usize);
             // Pages that cannot be read (guard pages, memory given back meanwhile) hold nothing for us.
@@ -173,17 +182,14 @@ fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
             if read == 0 {
                 break;
             }
-            total += read as u64;
-            if finder.find(&window[..read]).is_some() {
-                return Ok((total, true));
-            }
-            // The next window starts early enough to see a text that lies across the edge.
-            at += if read == want && want > needle.len() {
-                (read - needle.len()) as u64
+            visit(&window[..read]);
+            // The next window starts early enough to see what lies across the edge.
+            at += if read == want && want > overlap && at + (read as u64) < end {
+                (read - overlap) as u64
             } else {
                 read as u64
             };
         }
     }
-    Ok((total, false))
+    Ok(())
 }

@@ -1,0 +1,94 @@
+//! Promises switched off on purpose, so that their tests can be seen to go red.
+//!
+//! Owns the list of switches. Without the feature `danger_switches`, which release builds refuse, every switch is a
+//! constant `false` and what it guards is not compiled in. With it, `REDUIT_DANGER` names the switches of a process,
+//! separated by commas; one build serves them all, and a process without the variable keeps every promise.
+
+#[cfg(all(feature = "danger_switches", not(debug_assertions)))]
+compile_error!("danger_switches switches promises off: it is refused in release builds");
+
+/// A promise that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// P5: the log says that entries are durable before they are synced.
+    AckBeforeSync,
+    /// P6: a read takes what is applied here for current.
+    ReadWithoutBarrier,
+    /// P6: a precondition that does not hold does not refuse.
+    IgnorePrecondition,
+    /// P6: a retried request takes effect again.
+    RetryTwice,
+    /// P5: one receipt counts as a majority.
+    OneReceipt,
+    /// P3, P6: a verdict counts although what it was given on has changed.
+    UnboundVerdict,
+    /// P2: no approval is missed.
+    IgnoreApprovals,
+    /// P3: a key leaves before its record is committed.
+    ReleaseBeforeRecord,
+    /// P5: a block goes by the age of its upload.
+    UnlinkByClock,
+    /// P4: small objects go to the nodes unsealed.
+    PlaintextOnNode,
+}
+
+impl Switch {
+    /// Every switch.
+    pub const ALL: [Self; 10] = [
+        Self::AckBeforeSync,
+        Self::ReadWithoutBarrier,
+        Self::IgnorePrecondition,
+        Self::RetryTwice,
+        Self::OneReceipt,
+        Self::UnboundVerdict,
+        Self::IgnoreApprovals,
+        Self::ReleaseBeforeRecord,
+        Self::UnlinkByClock,
+        Self::PlaintextOnNode,
+    ];
+
+    /// As in `REDUIT_DANGER`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AckBeforeSync => "ack_before_sync",
+            Self::ReadWithoutBarrier => "read_without_barrier",
+            Self::IgnorePrecondition => "ignore_precondition",
+            Self::RetryTwice => "retry_twice",
+            Self::OneReceipt => "one_receipt",
+            Self::UnboundVerdict => "unbound_verdict",
+            Self::IgnoreApprovals => "ignore_approvals",
+            Self::ReleaseBeforeRecord => "release_before_record",
+            Self::UnlinkByClock => "unlink_by_clock",
+            Self::PlaintextOnNode => "plaintext_on_node",
+        }
+    }
+}
+
+/// False: this build breaks no promise.
+#[cfg(not(feature = "danger_switches"))]
+#[inline(always)]
+pub const fn broken(_: Switch) -> bool {
+    false
+}
+
+/// Whether this process is to break the promise.
+///
+/// # Panics
+/// If `REDUIT_DANGER` names a switch that does not exist: a test that switched nothing off would prove nothing.
+#[cfg(feature = "danger_switches")]
+pub fn broken(switch: Switch) -> bool {
+    use std::sync::OnceLock;
+    static BROKEN: OnceLock<Vec<Switch>> = OnceLock::new();
+    BROKEN.get_or_init(from_environment).contains(&switch)
+}
+
+#[cfg(feature = "danger_switches")]
+fn from_environment() -> Vec<Switch> {
+    let named = std::env::var("REDUIT_DANGER").unwrap_or_default();
+    let names = named.split(',').filter(|name| !name.is_empty());
+    let switch = |name: &str| {
+        let found = Switch::ALL.into_iter().find(|one| one.name() == name);
+        found.unwrap_or_else(|| panic!("REDUIT_DANGER names no switch: {name}"))
+    };
+    names.map(switch).collect()
+}
