@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use envelope::{
@@ -22,6 +23,7 @@ use proto::ids::{
 use proto::v1;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_client::ShardClient;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 use transport::Fault;
@@ -39,6 +41,8 @@ use crate::upload;
 pub(crate) const INLINE_SEALED_MAX: u64 = 16 * 1024;
 /// Tries of one put whose lease or upload epoch went out of date on the way.
 const PUT_TRIES: u32 = 3;
+/// Before an upload is tried again.
+const UPLOAD_PAUSE: Duration = Duration::from_millis(100);
 
 /// A dataset of a region. Cheap to clone.
 #[derive(Clone)]
@@ -257,8 +261,7 @@ impl Dataset {
         let mut head = Vec::new();
         body.fill(&mut head, inline_plain + 1).await?;
         if head.len() > inline_plain {
-            let sealing = self.sealing(key, options).await?;
-            return self.put_blocks(key, head, body, options, sealing).await;
+            return self.put_large(key, head, body, options).await;
         }
         let mut tries = 0;
         loop {
@@ -312,6 +315,50 @@ impl Dataset {
             })
             .await?;
         self.outcome(&done, plain.len() as u64)
+    }
+
+    /// In blocks; again from the start where the upload itself was the trouble and the bytes are still at hand. A
+    /// stream has gone by: its caller is told, and nothing was stored.
+    async fn put_large(
+        &self,
+        key: &ObjectKey,
+        head: Vec<u8>,
+        mut body: Body,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        let rest = match &body {
+            Body::Bytes(rest) => Some(rest.clone()),
+            Body::Stream(_) => None,
+        };
+        let deadline = Instant::now() + self.0.region.0.tuning.deadline;
+        loop {
+            let sealing = self.sealing(key, options).await?;
+            let lease = sealing.lease.clone();
+            let put = self.put_blocks(key, head.clone(), body, options, sealing);
+            let error = match put.await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => error,
+            };
+            // Each of these says that the object was not stored.
+            match error.reason() {
+                reason if LEASE_REASONS.contains(&reason) => {
+                    self.keys().drop_lease(self.0.id, &lease).await;
+                }
+                "request-too-old" | "upload-too-old" => self.learn_epoch().await?,
+                // Replicas went, or are others by now.
+                "not-on-majority" | "no-majority" => self.forget_replicas(),
+                _ => return Err(error),
+            }
+            let Some(rest) = rest.clone() else {
+                return Err(error);
+            };
+            if Instant::now() + UPLOAD_PAUSE >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, "uploading again");
+            tokio::time::sleep(UPLOAD_PAUSE).await;
+            body = Body::Bytes(rest);
+        }
     }
 
     async fn put_blocks(

@@ -343,6 +343,17 @@ impl Region {
         Ok(reply.level)
     }
 
+    /// Raises the feature level of the KMS once all its members support it.
+    pub async fn raise_kms_level(&self, level: u32) -> Result<u32, Error> {
+        let reply = self
+            .on_kms_leader(move |mut kms| async move {
+                let request = v1::RaiseKmsLevelRequest { level };
+                Ok(kms.raise_level(request).await?.into_inner())
+            })
+            .await?;
+        Ok(reply.level)
+    }
+
     fn replica(&self, id: NodeId) -> Result<Member, Error> {
         self.keys().pool().member(id).ok_or(Error::Caller {
             reason: "no-such-member".to_owned(),

@@ -3,16 +3,20 @@
 //! Owns the first contact and what is learnt from it: members and where groups are. Trust comes from the pinned CA
 //! and the identities in certificates, not from what a server says of itself.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{DatasetId, DatasetName, GroupId, Identity, NodeId, RegionId, Role};
 use proto::v1;
 use proto::v1::catalog_client::CatalogClient;
 use proto::v1::kms_client::KmsClient;
 use proto::v1::node_operate_client::NodeOperateClient;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTrust};
 
@@ -24,6 +28,8 @@ use crate::settings::{Context, Tuning};
 
 /// Datasets of one listing call at most.
 const DATASETS_PAGE: u32 = 1_000;
+/// Between two looks at who the members are.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
 /// A connection to a region. Cheap to clone.
 #[derive(Clone)]
@@ -35,6 +41,31 @@ pub(crate) struct Inner {
     pub(crate) tuning: Tuning,
     pub(crate) nodes: Pool,
     pub(crate) keys: Keys,
+    /// Of the enrolment set that the members were learnt from.
+    members_version: AtomicU64,
+    following: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(following) = self.following.get_mut() {
+            following.abort();
+        }
+    }
+}
+
+/// Learns the members anew whenever a call has met one that is not known, or none that answers.
+async fn follow(region: Weak<Inner>, stale: Arc<Notify>) {
+    loop {
+        stale.notified().await;
+        let Some(inner) = region.upgrade() else {
+            return;
+        };
+        if let Err(error) = Region(inner).refresh().await {
+            tracing::debug!(%error, "the members could not be learnt anew");
+        }
+        tokio::time::sleep(FOLLOW_PAUSE).await;
+    }
 }
 
 /// How a dataset is made.
@@ -73,8 +104,10 @@ impl Region {
             return Err(caller("other-region", message));
         }
         let connector = Connector::pinned(local.clone(), trust, KeyExchange::HybridOnly);
-        let nodes = Pool::new(Role::Node, connector.clone(), &context.nodes);
-        let kms = Arc::new(Pool::new(Role::Kms, connector, &context.kms));
+        let stale = Arc::new(Notify::new());
+        let nodes = Pool::new(Role::Node, connector.clone(), &context.nodes, stale.clone());
+        let kms = Pool::new(Role::Kms, connector, &context.kms, stale.clone());
+        let kms = Arc::new(kms);
         let keys = Keys::new(context.region.clone(), local.clone(), kms, tuning.clone());
         let region = Self(Arc::new(Inner {
             id: context.region.clone(),
@@ -82,8 +115,12 @@ impl Region {
             tuning,
             nodes,
             keys,
+            members_version: AtomicU64::new(0),
+            following: Mutex::new(None),
         }));
         region.refresh().await?;
+        let following = tokio::spawn(follow(Arc::downgrade(&region.0), stale));
+        *region.0.following.lock() = Some(following);
         Ok(region)
     }
 
@@ -120,6 +157,11 @@ impl Region {
         let set = v1::EnrolmentSet::decode(signed.set).map_err(|_| Error::Protocol {
             what: "an enrolment set that does not decode",
         })?;
+        // A node that lags behind takes nothing back.
+        let held = &self.0.members_version;
+        if held.fetch_max(set.version, Ordering::AcqRel) > set.version {
+            return Ok(());
+        }
         self.0.nodes.learn(members(&set, Role::Node));
         self.0.keys.pool().learn(members(&set, Role::Kms));
         Ok(())

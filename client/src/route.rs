@@ -6,10 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::ids::{GroupId, Identity, NodeId, Role};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -40,10 +42,17 @@ pub(crate) struct Pool {
     channels: Mutex<HashMap<(String, Lane, usize), Channel>>,
     leaders: Mutex<HashMap<GroupId, NodeId>>,
     turn: std::sync::atomic::AtomicUsize,
+    stale: Arc<Notify>,
 }
 
 impl Pool {
-    pub(crate) fn new(role: Role, connector: Connector, endpoints: &[String]) -> Self {
+    /// Tells `stale` when what is known of the members is seen to be old.
+    pub(crate) fn new(
+        role: Role,
+        connector: Connector,
+        endpoints: &[String],
+        stale: Arc<Notify>,
+    ) -> Self {
         // Until the enrolments are known, members stand under ids that no member has.
         let members = endpoints.iter().enumerate().map(|(at, endpoint)| {
             let id = NodeId(u64::MAX - at as u64);
@@ -64,6 +73,7 @@ impl Pool {
             channels: Mutex::default(),
             leaders: Mutex::default(),
             turn: std::sync::atomic::AtomicUsize::new(0),
+            stale,
         }
     }
 
@@ -82,7 +92,11 @@ impl Pool {
     }
 
     pub(crate) fn member(&self, id: NodeId) -> Option<Member> {
-        self.members.lock().get(&id).cloned()
+        let member = self.members.lock().get(&id).cloned();
+        if member.is_none() {
+            self.stale.notify_one();
+        }
+        member
     }
 
     /// A channel to a member; `slot` tells several data connections apart.
@@ -173,15 +187,25 @@ impl Pool {
             tracing::debug!(group = group.0, member = id.0, code = ?status.code(), "trying again");
             let pause = match hint {
                 Some(hint) if hint.id != id => {
-                    self.leaders.lock().insert(group, hint.id);
-                    backoff = BACKOFF_FIRST;
-                    Duration::ZERO
+                    if self.member(hint.id).is_some() {
+                        self.leaders.lock().insert(group, hint.id);
+                        backoff = BACKOFF_FIRST;
+                        Duration::ZERO
+                    } else {
+                        // A member that came after the last look; it is being looked up.
+                        self.forget(group, id);
+                        HINT_PAUSE
+                    }
                 }
                 Some(_) => HINT_PAUSE,
                 None => {
                     self.forget(group, id);
                     let pause = backoff;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
+                    if backoff == BACKOFF_MAX {
+                        // Nobody known is of use: there may be others by now.
+                        self.stale.notify_one();
+                    }
                     pause
                 }
             };

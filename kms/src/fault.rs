@@ -4,7 +4,7 @@
 //! effect where it may be on record.
 
 use proto::v1::KmsRefusal;
-use replica::host::{MemberError, ReadError};
+use replica::host::{MemberError, ProposeError, RaiseError, ReadError};
 use transport::{Fault, Faulty, LeaderHint};
 
 use crate::approvals::ApprovalError;
@@ -263,6 +263,7 @@ impl Faulty for MembershipError {
             Self::Approval(error) => error.fault(),
             Self::Commit(error) => error.fault(),
             Self::Member(error) => member(error).0,
+            Self::Raise(error) => raise(error).0,
         }
     }
 
@@ -274,6 +275,7 @@ impl Faulty for MembershipError {
             Self::Approval(error) => error.reason(),
             Self::Commit(error) => error.reason(),
             Self::Member(error) => member(error).1,
+            Self::Raise(error) => raise(error).1,
         }
     }
 
@@ -284,7 +286,25 @@ impl Faulty for MembershipError {
                 id: *id,
                 endpoint: String::new(),
             }),
+            Self::Raise(RaiseError::Propose(ProposeError::NotLeader { leader: Some(id) })) => {
+                Some(LeaderHint {
+                    id: *id,
+                    endpoint: String::new(),
+                })
+            }
             _ => None,
+        }
+    }
+}
+
+fn raise(error: &RaiseError) -> (Fault, &'static str) {
+    match error {
+        RaiseError::Propose(ProposeError::NotLeader { .. }) => (Fault::Unavailable, "not-leader"),
+        RaiseError::Propose(_) | RaiseError::NoAnswer(_) => {
+            (Fault::Unavailable, "level-not-raised")
+        }
+        RaiseError::Unknown(_) | RaiseError::NotSupported { .. } => {
+            (Fault::Precondition, "level-not-supported")
         }
     }
 }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::ids::{Identity, NodeId, Role};
+use proto::ids::{FeatureLevel, Identity, NodeId, Role};
 use proto::v1;
-use replica::host::{Force, MemberError, NothingBeside};
+use replica::host::{Force, MemberError, NothingBeside, RaiseError};
 use tokio::sync::mpsc;
 use transport::Peer;
 
@@ -43,6 +43,9 @@ pub(crate) enum MembershipError {
     /// Refused by the consensus group.
     #[error("the membership was not changed")]
     Member(#[source] MemberError),
+    /// The feature level stays.
+    #[error("the feature level was not raised")]
+    Raise(#[source] RaiseError),
 }
 
 /// Steps of a change as they happen; the last item may be the error it ended with.
@@ -75,6 +78,25 @@ impl Core {
                 })
             })
             .await
+    }
+
+    /// Raises the feature level once every member understands it.
+    pub(crate) async fn raise_level(
+        &self,
+        peer: &Peer,
+        request: &v1::RaiseKmsLevelRequest,
+    ) -> Result<v1::RaiseKmsLevelReply, MembershipError> {
+        self.operator(peer)?;
+        let level = FeatureLevel(request.level);
+        let raised = match self.group.level() {
+            held if held >= level => held,
+            _ => self
+                .group
+                .raise_level(level)
+                .await
+                .map_err(MembershipError::Raise)?,
+        };
+        Ok(v1::RaiseKmsLevelReply { level: raised.0 })
     }
 
     /// Brings an enrolled member in: as a learner, then, once it has caught up, with a vote.

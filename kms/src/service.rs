@@ -339,6 +339,17 @@ impl KmsOperate for Services {
         )
     }
 
+    async fn raise_level(
+        &self,
+        request: Request<v1::RaiseKmsLevelRequest>,
+    ) -> Answer<v1::RaiseKmsLevelReply> {
+        let peer = peer(&request)?;
+        answer(
+            "RaiseLevel",
+            self.0.raise_level(&peer, request.get_ref()).await,
+        )
+    }
+
     async fn advance_time(&self, request: Request<v1::AdvanceTimeRequest>) -> Answer<v1::KmsDone> {
         let peer = peer(&request)?;
         answer(

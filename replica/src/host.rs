@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use proto::ids::{GroupId, NodeId};
+use proto::ids::{FeatureLevel, GroupId, NodeId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -115,6 +115,18 @@ pub enum OpenError {
         group: GroupId,
         /// Who saw more.
         peer: NodeId,
+    },
+    /// A newer build has raised the group to what this one does not understand.
+    #[error(
+        "group {group} is at feature level {level}, this build understands up to {level_max}: start a newer build"
+    )]
+    Level {
+        /// Which group.
+        group: GroupId,
+        /// In force in its state.
+        level: FeatureLevel,
+        /// What this build understands.
+        level_max: FeatureLevel,
     },
     /// The engine did not start.
     #[error("engine of group {group}: {why}")]
@@ -281,6 +293,14 @@ impl Host {
             inner.options.jurisdiction.clone(),
         );
         let shared = Arc::new(shared.map_err(files)?);
+        let (level, level_max) = (shared.level(), shared.machine.level_max());
+        if level > level_max {
+            return Err(OpenError::Level {
+                group,
+                level,
+                level_max,
+            });
+        }
         let log = LogStore::new(inner.log.group(group));
         let context = Arc::new(Context {
             cluster: inner.options.cluster,

@@ -51,6 +51,12 @@ enum Task {
         /// Only switches whose feature contains this.
         filter: Option<String>,
     },
+    /// Only what `test --full` adds on real daemons: kills, replace, upgrade, failover, giant.
+    Full {
+        /// Parts, and options after `--`; see `--help` there.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
     /// Formatting, lints, crate graph; writes nothing.
     Check,
     /// Rewrites what `check` can mend.
@@ -113,11 +119,13 @@ fn main() -> Result<()> {
             call(&mut docs)?;
             promises::run(&root, &target, None)?;
             if full {
-                let mut long = product(&target);
-                long.arg("full");
-                call(&mut long)?;
+                long(&root, &target, &[])?;
             }
             Ok(())
+        }
+        Task::Full { rest } => {
+            setup::build_needs()?;
+            long(&root, &target, &rest)
         }
         Task::Promises { filter } => {
             setup::build_needs()?;
@@ -147,11 +155,8 @@ fn main() -> Result<()> {
                 return bench_replica(&root, &target, &rest);
             }
             let mut build = cargo(&root, &target);
-            build.args(["build", "--release", "--package", "xtask-run", "--bins"]);
-            for package in DAEMONS {
-                build.args(["--package", package]);
-            }
-            call(&mut build)?;
+            build.args(["build", "--release", "--workspace", "--bins"]);
+            call(build.args(["--features", "reduit-replica/bench"]))?;
             let json = json.unwrap_or_else(|| target.join(format!("bench-{name}.json")));
             let mut run = Command::new(target.join("release/xtask-run"));
             run.env("REDUIT_BIN", target.join("release"));
@@ -166,12 +171,28 @@ fn main() -> Result<()> {
     }
 }
 
+/// The long tests on real daemons, the older ones for the upgrade among them.
+fn long(root: &std::path::Path, target: &std::path::Path, rest: &[String]) -> Result<()> {
+    let upgrade =
+        rest.iter().all(|word| word.starts_with('-')) || rest.iter().any(|w| w == "upgrade");
+    let older = if upgrade {
+        Some(daemons_with(root, target, OLDER, "older")?)
+    } else {
+        None
+    };
+    build_daemons(root, target)?;
+    let mut run = product(target);
+    if let Some(older) = older {
+        run.env("REDUIT_BIN_OLD", older);
+    }
+    call(run.arg("full").args(rest))
+}
+
 /// Three members of the consensus host alone, against a three-member etcd.
 fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[String]) -> Result<()> {
     let mut build = cargo(root, target);
-    build.args(["build", "--release", "--package", "reduit-replica"]);
-    build.args(["--features", "bench", "--bin", "replica-bench"]);
-    call(&mut build)?;
+    build.args(["build", "--release", "--workspace", "--bins"]);
+    call(build.args(["--features", "reduit-replica/bench"]))?;
     call(
         Command::new(target.join("release/replica-bench"))
             .arg("run")
@@ -179,8 +200,32 @@ fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[Strin
     )
 }
 
-/// Packages whose binaries the demo and the end-to-end tests start.
-const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit", "reduit-local"];
+/// What end-to-end tests start.
+const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit-local", "xtask-run"];
+/// The build before the newest feature level.
+const OLDER: &str = "reduit-node/level_0,reduit-kms-state/level_0";
+
+/// Builds the daemons with `features` and puts them into the folder `name` of the target folder, where no other
+/// build replaces them.
+fn daemons_with(
+    root: &std::path::Path,
+    target: &std::path::Path,
+    features: &str,
+    name: &str,
+) -> Result<PathBuf> {
+    let mut build = cargo(root, target);
+    call(build.args(["build", "--workspace", "--bins", "--features", features]))?;
+    let bin = target.join(name);
+    std::fs::create_dir_all(&bin).context("a folder for the daemons")?;
+    for daemon in DAEMONS {
+        let (from, to) = (target.join("debug").join(daemon), bin.join(daemon));
+        // Renamed into place: a copy over a running daemon fails.
+        let part = bin.join(format!("{daemon}.part"));
+        std::fs::copy(&from, &part).with_context(|| format!("copying {}", from.display()))?;
+        std::fs::rename(&part, &to).with_context(|| format!("placing {}", to.display()))?;
+    }
+    Ok(bin)
+}
 
 fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     call(cargo(root, target).args(["fmt", "--all", "--check"]))?;

@@ -12,9 +12,6 @@ use anyhow::{Context, Result, bail};
 /// Every crate of the workspace with switches and scannable keys, so that one selection is built once.
 const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
                         reduit-kms/danger_scannable_keys";
-/// What the end-to-end tests start.
-const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit-local", "xtask-run"];
-
 /// One promise, the switch that breaks it, and the test that must notice.
 struct Promise {
     says: &'static str,
@@ -159,19 +156,8 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
     Ok(())
 }
 
-/// Builds tests and daemons with the switches in, and puts the daemons where no other build replaces them.
-pub(crate) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
-    crate::call(cargo(root, target, "build").arg("--bins"))?;
-    let bin = target.join("danger");
-    std::fs::create_dir_all(&bin).context("a folder for the daemons")?;
-    for daemon in DAEMONS {
-        let (from, to) = (target.join("debug").join(daemon), bin.join(daemon));
-        // Renamed into place: a copy over a running daemon fails.
-        let part = bin.join(format!("{daemon}.part"));
-        std::fs::copy(&from, &part).with_context(|| format!("copying {}", from.display()))?;
-        std::fs::rename(&part, &to).with_context(|| format!("placing {}", to.display()))?;
-    }
-    Ok(bin)
+fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+    crate::daemons_with(root, target, FEATURES, "danger")
 }
 
 /// P1, P4: no key that a region ever held is on its disks or in the memory of its storage nodes.

@@ -129,8 +129,12 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         }
         Command::RaiseLevel { level } => {
             line(format!(
-                "feature level {}",
+                "storage: feature level {}",
                 region.raise_level(level).await?
+            ));
+            line(format!(
+                "kms: feature level {}",
+                region.raise_kms_level(level).await?
             ));
         }
     }

@@ -116,6 +116,16 @@ impl Local {
         })
     }
 
+    /// The folder of the daemons that services are started from.
+    pub fn binaries(&self) -> &Path {
+        &self.bin
+    }
+
+    /// From now on services are started from the daemons of that folder, as an upgrade does it.
+    pub fn use_binaries(&mut self, bin: &Path) {
+        bin.clone_into(&mut self.bin);
+    }
+
     /// Starts what does not run, unseals what is sealed, waits until all is ready.
     pub async fn resume(&mut self) -> Result<()> {
         self.start_all()?;
@@ -374,12 +384,26 @@ fn prefix(kind: Kind) -> &'static str {
 #[derive(Default)]
 struct Ports(Vec<TcpListener>);
 
+/// Ports of services: below those that the system gives to connections, which would take the port of a service that
+/// is down for a moment.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+const PORT_TRIES: usize = 1_000;
+
 impl Ports {
     fn take(&mut self) -> Result<String> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?.to_string();
-        self.0.push(listener);
-        Ok(address)
+        for _ in 0..PORT_TRIES {
+            let port = rand::random_range(PORTS);
+            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+                let address = listener.local_addr()?.to_string();
+                self.0.push(listener);
+                return Ok(address);
+            }
+        }
+        bail!(
+            "no free port on 127.0.0.1 from {} to {}",
+            PORTS.start,
+            PORTS.end
+        )
     }
 }
 

@@ -74,30 +74,36 @@ pub fn start(service: &Service, binary: &Path) -> Result<u32> {
     Ok(pid)
 }
 
-/// Whether the service's process is alive and is the one that was started.
+/// Whether the service's process is alive and is the one that was started. One that is ending counts until its files
+/// and ports are free.
 pub fn is_running(service: &Service) -> bool {
     if service.pid == 0 {
         return false;
     }
     let proc = PathBuf::from(format!("/proc/{}", service.pid));
-    let Ok(cmdline) = std::fs::read(proc.join("cmdline")) else {
+    let Ok(stat) = std::fs::read_to_string(proc.join("stat")) else {
         return false;
     };
-    let zombie = std::fs::read_to_string(proc.join("stat")).is_ok_and(|stat| {
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-    });
+    let state = stat.rsplit(')').next().map(str::trim_start);
+    if state.is_none_or(|state| state.starts_with(['Z', 'X'])) {
+        return false;
+    }
+    // A process that is ending has no arguments any more, but may hold its ports for a moment still.
+    std::fs::read(proc.join("cmdline"))
+        .is_ok_and(|cmdline| cmdline.is_empty() || is_of(&cmdline, service))
+}
+
+fn is_of(cmdline: &[u8], service: &Service) -> bool {
     let config = service.config.as_os_str().as_encoded_bytes();
-    !zombie
-        && cmdline
-            .split(|byte| *byte == 0)
-            .any(|argument| argument == config)
+    cmdline
+        .split(|byte| *byte == 0)
+        .any(|argument| argument == config)
 }
 
 /// Sends a signal (`KILL`, `TERM`, `STOP`, `CONT`) to the service's process, if it still is that process.
 pub fn signal(service: &Service, name: &str) -> Result<()> {
-    if !is_running(service) {
+    let cmdline = std::fs::read(format!("/proc/{}/cmdline", service.pid));
+    if service.pid == 0 || !cmdline.is_ok_and(|cmdline| is_of(&cmdline, service)) {
         bail!("{} is not running", service.name);
     }
     let status = Command::new("kill")

@@ -16,7 +16,7 @@ use crate::refusal::Refusal;
 use crate::{keys, members, read, records, time};
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(1);
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 1 });
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

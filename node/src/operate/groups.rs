@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use proto::ids::{FeatureLevel, GroupId, NodeId};
+use proto::ids::{FeatureLevel, GroupId, LogIndex, NodeId};
 use proto::v1;
 use proto::v1::change_group_request::Change as Step;
 use proto::v1::node_operate_client::NodeOperateClient;
@@ -24,6 +24,8 @@ use crate::error::CallError;
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long a voter may take to say what it misses.
 const ASK_MAX: Duration = Duration::from_secs(5);
+/// How long voters may take to get what they miss before the change is held back. Less than a step.
+const CLEAR_MAX: Duration = Duration::from_secs(40);
 /// How long one step may take at another node.
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// Pause before a step is tried again.
@@ -38,31 +40,45 @@ struct BlocksHeld<'a> {
 impl PromotionGuard for BlocksHeld<'_> {
     fn clear<'a>(&'a self, change: &'a Change) -> BoxFuture<'a, Result<(), Withheld>> {
         async move {
+            // One position for the whole wait: under load a replica that takes no uploads always misses what was
+            // written last, and gets what was written up to here.
+            let end = Instant::now() + CLEAR_MAX;
             for node in change.remaining.iter().copied() {
-                let withheld = |why: String| Withheld { node, why };
-                let asked = v1::MissingRequest {
-                    shard: self.shard.0,
-                    at_least_index: change.through.0,
-                };
-                let reply = self.core.ask_missing(node, asked).await;
-                let reply =
-                    reply.map_err(|error| withheld(transport::fault::Chain(&error).to_string()))?;
-                if reply.applied_index < change.through.0 {
-                    return Err(withheld(format!(
-                        "it has applied {} only",
-                        reply.applied_index
-                    )));
-                }
-                if reply.missing > 0 {
-                    return Err(withheld(format!(
-                        "{} blocks are missing there",
-                        reply.missing
-                    )));
+                while let Err(withheld) = self.holds_everything(node, change.through).await {
+                    if Instant::now() > end {
+                        return Err(withheld);
+                    }
+                    tokio::time::sleep(STEP_PAUSE).await;
                 }
             }
             Ok(())
         }
         .boxed()
+    }
+}
+
+impl BlocksHeld<'_> {
+    async fn holds_everything(&self, node: NodeId, through: LogIndex) -> Result<(), Withheld> {
+        let withheld = |why: String| Withheld { node, why };
+        let asked = v1::MissingRequest {
+            shard: self.shard.0,
+            at_least_index: through.0,
+        };
+        let reply = self.core.ask_missing(node, asked).await;
+        let reply = reply.map_err(|error| withheld(transport::fault::Chain(&error).to_string()))?;
+        if reply.applied_index < through.0 {
+            return Err(withheld(format!(
+                "it has applied {} only",
+                reply.applied_index
+            )));
+        }
+        if reply.missing > 0 {
+            return Err(withheld(format!(
+                "{} blocks are missing there",
+                reply.missing
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -74,7 +90,7 @@ impl Core {
     ) -> Result<v1::MissingReply, CallError> {
         if node == self.node_id {
             let shard = self.shard(request.shard)?;
-            return self.missing(&shard, proto::ids::LogIndex(request.at_least_index));
+            return self.missing(&shard, LogIndex(request.at_least_index));
         }
         let mut peer = NodeOperateClient::new(self.peers.channel(node)?);
         let answer = tokio::time::timeout(ASK_MAX, peer.missing(request)).await;

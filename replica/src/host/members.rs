@@ -180,7 +180,9 @@ impl Group {
             .await
     }
 
-    /// Gives the learner `new` the vote of `old` in one joint change.
+    /// Gives the learner `new` the vote of `old` in one joint change. For groups that keep nothing beside the log:
+    /// what is written between the guard's answer and the change may be held by `old` and one more voter only. With
+    /// data beside the log, promote and then remove.
     pub async fn replace(
         &self,
         old: NodeId,

@@ -447,6 +447,7 @@ impl RaftStateMachine<Config> for StateMachine {
         let shared = Arc::clone(&self.shared);
         let progress = tokio::task::spawn_blocking(move || {
             let machine = Arc::clone(&shared.machine);
+            let machine_level = machine.level_max();
             let mut in_line = |index: LogIndex, state: &dyn Reader, local: &mut dyn Writer| {
                 machine.installed(index, &GuardedReader(state), local);
             };
@@ -456,6 +457,11 @@ impl RaftStateMachine<Config> for StateMachine {
                 .install(files.dir(), files.checkpoint(), &mut in_line)
                 .map_err(io::Error::other)?;
             *guard = load(shared.store.as_ref())?;
+            let level = guard.terms.level;
+            if level > machine_level {
+                let index = guard.last.map_or(LogIndex(0), |id| LogIndex(id.index));
+                return Err(io::Error::other(LevelUnknown { index, level }));
+            }
             Ok::<_, io::Error>(guard.clone())
         })
         .await

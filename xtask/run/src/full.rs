@@ -7,14 +7,17 @@ mod giant;
 mod kills;
 mod load;
 mod replace;
+mod upgrade;
 
-use anyhow::{Result, bail};
-use local::{FederationPlan, Local};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use local::{FederationPlan, Local, process};
 
 /// Which parts to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// kills, replace, failover, giant; default: all.
+    /// kills, replace, upgrade, failover, giant; default: all.
     parts: Vec<String>,
     /// Rounds of kills: each kills every process once.
     #[arg(long, default_value_t = 20)]
@@ -28,7 +31,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) async fn run(options: Options) -> Result<()> {
-    let all = ["kills", "replace", "failover", "giant"];
+    let all = ["kills", "replace", "upgrade", "failover", "giant"];
     let parts: Vec<_> = if options.parts.is_empty() {
         all.iter().map(|part| (*part).to_owned()).collect()
     } else {
@@ -40,6 +43,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         let outcome = match part.as_str() {
             "kills" => with_region(async |local| kills::run(local, options.rounds).await).await,
             "replace" => with_region(replace::run).await,
+            "upgrade" => upgraded().await,
             "failover" => {
                 with_region(async |local| failover::run(local, options.leaders).await).await
             }
@@ -64,11 +68,28 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
 /// One region of three nodes and three KMS replicas, taken down afterwards; kept when something failed.
 async fn with_region(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
+    with_region_of(&process::binaries()?, story).await
+}
+
+async fn upgraded() -> Result<()> {
+    let old = std::env::var_os("REDUIT_BIN_OLD")
+        .context("REDUIT_BIN_OLD names no older daemons: `cargo xtask full upgrade` builds them")?;
+    let new = process::binaries()?;
+    with_region_of(Path::new(&old), async |local| {
+        upgrade::run(local, &new).await
+    })
+    .await
+}
+
+async fn with_region_of(
+    bin: &Path,
+    story: impl AsyncFnOnce(&mut Local) -> Result<()>,
+) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("reduit-full-").tempdir()?;
     let dir = folder.path().join("regions");
     let mut plan = FederationPlan::demo();
     plan.regions.truncate(1);
-    let outcome = match Local::up(&dir, &plan).await {
+    let outcome = match Local::up_with(&dir, &plan, bin).await {
         Ok(mut local) => {
             let outcome = story(&mut local).await;
             local.down()?;

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use client::{CreateOptions, Dataset, Error, Fault, Precondition, PutOptions, Region, Tuning};
 use local::Local;
+use parking_lot::Mutex;
 use proto::ids::ObjectKey;
 use tokio::task::JoinSet;
 
@@ -37,6 +38,7 @@ pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     pub(crate) done: Arc<AtomicU64>,
     longest_ms: Arc<AtomicU64>,
+    failed: Arc<Mutex<Option<String>>>,
     tasks: JoinSet<Result<BTreeMap<String, Held>>>,
 }
 
@@ -60,17 +62,26 @@ impl Load {
             .await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (done, longest_ms) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let failed = Arc::new(Mutex::new(None));
         let mut tasks = JoinSet::new();
         for writer in 0..WRITERS {
             let (dataset, stop) = (dataset.clone(), stop.clone());
             let (done, longest_ms) = (done.clone(), longest_ms.clone());
-            tasks.spawn(async move { write(dataset, writer, &stop, &done, &longest_ms).await });
+            let failed = failed.clone();
+            tasks.spawn(async move {
+                let written = write(dataset, writer, &stop, &done, &longest_ms).await;
+                if let Err(error) = &written {
+                    failed.lock().get_or_insert_with(|| format!("{error:#}"));
+                }
+                written
+            });
         }
         Ok(Self {
             dataset,
             stop,
             done,
             longest_ms,
+            failed,
             tasks,
         })
     }
@@ -80,6 +91,9 @@ impl Load {
         let target = self.done.load(Ordering::Relaxed) + more;
         let end = Instant::now() + Duration::from_secs(90);
         while self.done.load(Ordering::Relaxed) < target {
+            if let Some(error) = &*self.failed.lock() {
+                bail!("{error}");
+            }
             ensure!(Instant::now() < end, "no progress under load within 90 s");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -33,9 +33,12 @@ pub(crate) async fn run(local: &mut Local, new: &Path) -> Result<()> {
     for (turn, name) in names.iter().enumerate() {
         if turn > 0 && local.federation.service(name)?.kind == Kind::Node {
             // Builds of both levels are members: the level cannot be raised.
-            let mixed = names[turn..]
-                .iter()
-                .any(|name| local.federation.service(name).is_ok_and(|s| s.kind == Kind::Node));
+            let mixed = names[turn..].iter().any(|name| {
+                local
+                    .federation
+                    .service(name)
+                    .is_ok_and(|s| s.kind == Kind::Node)
+            });
             if mixed && operator.raise_level(1).await.is_ok() {
                 bail!("the level was raised while {name} does not understand it");
             }
@@ -45,7 +48,14 @@ pub(crate) async fn run(local: &mut Local, new: &Path) -> Result<()> {
     }
     println!("  {} processes upgraded one by one", names.len());
     let raised = operator.raise_level(1).await.context("raising the level")?;
-    ensure!(raised == 1, "the level is {raised}");
+    let raised_kms = operator
+        .raise_kms_level(1)
+        .await
+        .context("raising the KMS's level")?;
+    ensure!(
+        raised == 1 && raised_kms == 1,
+        "the levels are {raised} and {raised_kms}"
+    );
     load.progress(100).await?;
     let (level, _) = levels(&operator).await?;
     ensure!(level == 1, "the level is {level} after it was raised");
@@ -53,7 +63,12 @@ pub(crate) async fn run(local: &mut Local, new: &Path) -> Result<()> {
     // The older build must not take up what it does not understand.
     let name = names
         .iter()
-        .find(|name| local.federation.service(name).is_ok_and(|s| s.kind == Kind::Node))
+        .find(|name| {
+            local
+                .federation
+                .service(name)
+                .is_ok_and(|s| s.kind == Kind::Node)
+        })
         .context("a storage node")?;
     local.kill(name)?;
     let said = refuses(local, name, &old)?;
@@ -82,7 +97,7 @@ async fn operator(local: &Local) -> Result<client::Region> {
 async fn levels(region: &client::Region) -> Result<(u32, u32)> {
     let status = region.status().await;
     let (mut level, mut highest) = (u32::MAX, u32::MAX);
-    for (name, _, node) in &status.nodes {
+    for (_, name, node) in &status.nodes {
         let node = node
             .as_ref()
             .map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
@@ -114,6 +129,9 @@ fn refuses(local: &Local, name: &str, old: &Path) -> Result<String> {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output()?;
-    ensure!(!output.status.success(), "the older build ended without an error");
+    ensure!(
+        !output.status.success(),
+        "the older build ended without an error"
+    );
     Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
