@@ -4,7 +4,6 @@
 //! Each member has a runtime of its own, so that killing it takes its sockets and tasks with it as a process would.
 
 #![allow(unreachable_pub, dead_code, reason = "shared by several test targets")]
-#![allow(dead_code, reason = "each test file uses its part of the support")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener as StdListener;
