@@ -45,6 +45,7 @@ const MAY: &[(&str, &[&str])] = &[
     ),
     ("reduit-local", &["*"]),
     ("reduit-sim", &["*"]),
+    ("reduit-faults", &["*"]),
     ("xtask", &[]),
     ("xtask-run", &["*"]),
 ];
@@ -67,7 +68,13 @@ const RUNTIMES: &[&str] = &[
 ];
 
 /// Test and launch crates: nothing that ships imports them.
-const LEAVES: &[&str] = &["reduit-local", "reduit-sim", "xtask", "xtask-run"];
+const LEAVES: &[&str] = &[
+    "reduit-local",
+    "reduit-sim",
+    "reduit-faults",
+    "xtask",
+    "xtask-run",
+];
 
 fn direct() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = MetadataCommand::new()

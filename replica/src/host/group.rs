@@ -439,8 +439,11 @@ impl Group {
         if core.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
-        // An error is a task that was cancelled with its runtime.
-        let _ = core.raft.shutdown().await;
+        // In a task of its own, because the engine's join is not safe to cancel: where whoever came first was
+        // cancelled in it, a proposal whose client went while the engine died, everyone after panics. The engine has
+        // ended then, and the state is still to be flushed and let go. Another error is a runtime that ends.
+        let raft = core.raft.clone();
+        let _ = tokio::spawn(async move { raft.shutdown().await }).await;
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
         for task in tasks {
             task.abort();
