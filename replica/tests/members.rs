@@ -202,24 +202,24 @@ async fn an_empty_folder_does_not_start_under_a_known_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_an_old_disk_must_rejoin() {
-    // Only a leader that was in office when the member acknowledged has seen it; on a busy machine another may have
-    // been elected since, and then there is nothing to show.
+    // Only a leader that was in office when the member acknowledged, and has read the acknowledgement, has seen it.
+    // On a busy machine another may have been elected since, or the majority was made by the other follower and this
+    // one stopped before its word arrived: then nobody counted on it, and there is nothing to show.
     for _ in 0..5 {
         if old_disk_is_refused().await {
             return;
         }
     }
-    panic!("no leader stayed in office for one attempt");
+    panic!("a member that lost acknowledged data went on, in five attempts");
 }
 
-/// Whether the leader stayed the same, so that the attempt counts.
+/// Whether the old disk was refused.
 async fn old_disk_is_refused() -> bool {
     let region = Region::new(3, quick());
     let mut cluster = region.founded(3, &[GROUP]).await;
     let index = cluster.put("k", b"old").await;
     cluster.all_applied(index).await;
     let leader = cluster.leader().await;
-    let term = cluster.nodes[&leader].group().status().term;
     let id = (1..=3).find(|id| *id != leader).expect("a follower");
     cluster.nodes.get_mut(&id).expect("runs").stop().await;
     let copy = tempfile::tempdir().expect("a folder");
@@ -240,10 +240,9 @@ async fn old_disk_is_refused() -> bool {
             failure.ok().map(|failure| failure.to_string())
         }
     };
-    if cluster.nodes[&leader].group().status().term != term {
+    let Some(refused) = refused else {
         return false;
-    }
-    let refused = refused.expect("a member that lost acknowledged data went on");
+    };
     assert!(refused.contains("behind what member"), "{refused}");
     true
 }

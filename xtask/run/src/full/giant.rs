@@ -2,15 +2,31 @@
 
 use anyhow::{Context as _, Result, ensure};
 use client::{Body, CreateOptions, GetOptions, PutOptions, Region, Tuning};
-use local::Local;
+use local::{Kind, Local};
 
 use crate::bench::measure::Used;
 use crate::demo::objects::Large;
 
 /// The client process, this one, stays below.
 const CLIENT_MIB_MAX: u64 = 128;
+/// An idle storage node stays below.
+const NODE_MIB_MAX: u64 = 80;
+
+/// Resident memory of the largest storage node.
+fn nodes_mib(local: &Local) -> Result<u64> {
+    let nodes = local
+        .services()
+        .filter(|service| service.kind == Kind::Node);
+    let used: Vec<_> = nodes
+        .map(|service| Ok(Used::of(service.pid)?.rss_kib / 1024))
+        .collect::<Result<_>>()?;
+    used.into_iter().max().context("a storage node")
+}
 
 pub(crate) async fn run(local: &mut Local, gib: u64) -> Result<()> {
+    let idle = nodes_mib(local)?;
+    println!("  idle storage nodes: at most {idle} MiB");
+    ensure!(idle < NODE_MIB_MAX, "an idle node takes {idle} MiB");
     let context = local.federation.region("ch-zrh")?.context("app-1");
     let region = Region::connect(&context, Tuning::default()).await?;
     let dataset = region
@@ -56,9 +72,10 @@ pub(crate) async fn run(local: &mut Local, gib: u64) -> Result<()> {
     );
     peak.abort();
     println!(
-        "  {gib} GiB in {:.1} s, out {:.1} s, equal; client memory {now} MiB, never over {CLIENT_MIB_MAX} MiB",
+        "  {gib} GiB in {:.1} s, out {:.1} s, equal; client memory {now} MiB, never over {CLIENT_MIB_MAX} MiB; storage nodes at most {} MiB",
         put.as_secs_f64(),
-        get.as_secs_f64()
+        get.as_secs_f64(),
+        nodes_mib(local)?
     );
     Ok(())
 }
