@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::ids::{GroupId, LogIndex, NodeId};
-use replica::host::{Admission, ENTRY_BYTES_MAX, HostFailure, ProposeError, ReadError};
+use replica::host::{Admission, ENTRY_BYTES_MAX, HostFailure, ProposeError, ReadError, Tuning};
 use support::{Cluster, GROUP, Region, applied, get, put, quick, within};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,4 +297,27 @@ async fn a_follower_whose_connections_break_does_not_depose_the_leader() {
     }
     assert_eq!(cluster.leader().await, leader);
     assert_eq!(cluster.nodes[&leader].group().status().term, term);
+}
+
+/// The figure for the runbook: time-outs as shipped, the leader cut off from both others.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_go_on_without_a_leader_that_is_cut_off() {
+    let region = Region::new(3, Tuning::default());
+    let mut cluster = region.founded(3, &[GROUP]).await;
+    for _ in 0..3 {
+        cluster.put("k", b"before").await;
+        let old = cluster.leader().await;
+        let others = (1..=3).filter(|id| *id != old).map(NodeId);
+        region.switch.isolate(NodeId(old), others);
+        let cut_off = cluster.nodes.remove(&old).expect("runs");
+        let started = Instant::now();
+        let index = cluster.put("k", b"after").await;
+        println!(
+            "partition: writes go on {} ms after the leader was cut off",
+            started.elapsed().as_millis()
+        );
+        region.switch.heal();
+        applied(cut_off.group(), index).await;
+        cluster.nodes.insert(old, cut_off);
+    }
 }

@@ -86,7 +86,9 @@ pub fn is_running(service: &Service) -> bool {
     };
     let state = stat.rsplit(')').next().map(str::trim_start);
     if state.is_none_or(|state| state.starts_with(['Z', 'X'])) {
-        return false;
+        // Its first thread has ended. The others hold the ports until they have ended too.
+        let threads = std::fs::read_dir(proc.join("task")).map_or(0, Iterator::count);
+        return threads > 1;
     }
     // A process that is ending has no arguments any more, but may hold its ports for a moment still.
     std::fs::read(proc.join("cmdline"))

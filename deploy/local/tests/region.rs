@@ -476,3 +476,98 @@ fn what_must_not_start_does_not_and_says_why() {
         Ok(())
     });
 }
+
+/// A file that lost its tail or a bit: the process names it and does not start, or mends it from its peers; nothing
+/// that was acknowledged is lost either way.
+#[test]
+fn damaged_files_are_named_or_mended_and_nothing_is_lost() {
+    with_region(3, async |local| {
+        let dataset = dataset(local).await?;
+        let large: Vec<u8> = (0..1_500_000_u32).map(|at| (at % 251) as u8).collect();
+        dataset
+            .put(&key("large"), large.clone(), &PutOptions::default())
+            .await?;
+        for number in 0..20 {
+            let body = format!("body {number}").into_bytes();
+            dataset
+                .put(
+                    &key(&format!("small/{number}")),
+                    body,
+                    &PutOptions::default(),
+                )
+                .await?;
+        }
+        let check = async || -> Result<()> {
+            ensure!(
+                dataset.get_bytes(&key("large")).await?[..] == large[..],
+                "large"
+            );
+            for number in 0..20 {
+                let body = dataset.get_bytes(&key(&format!("small/{number}"))).await?;
+                ensure!(
+                    body[..] == *format!("body {number}").as_bytes(),
+                    "small/{number}"
+                );
+            }
+            Ok(())
+        };
+        let victim = local.federation.region("ch-zrh")?.clone();
+        let victim = victim.living(Kind::Node).next().context("a node")?.clone();
+        local.kill(&victim.name)?;
+
+        // The Raft log: every record in it was synced, so a bad one is a broken promise, and is said.
+        let log = find(&victim.data.join("raft/log"), "log")?;
+        let good = std::fs::read(&log)?;
+        let used = good
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .context("an empty log")?;
+        let mut flipped = good.clone();
+        // Records are padded: take a byte with others around it, far enough from the last batch.
+        let at = (8..used * 3 / 4)
+            .rev()
+            .find(|at| good[at - 8..at + 8].iter().all(|byte| *byte != 0))
+            .context("no record")?;
+        flipped[at] ^= 4;
+        for (what, bytes) in [("flipped", &flipped[..]), ("cut", &good[..used / 2])] {
+            std::fs::write(&log, bytes)?;
+            let said = local.start(&victim.name).err();
+            let said = format!("{:#}", said.with_context(|| format!("{what}: it started"))?);
+            ensure!(
+                said.contains("raft log is damaged") && said.contains(".log"),
+                "{what}: {said}"
+            );
+            check().await?;
+        }
+        std::fs::write(&log, &good)?;
+
+        // Blocks: what is bad is not served, is fetched from a peer, and is held again.
+        let blocks = find(&victim.data.join("blocks"), "blocks")?;
+        let mut bytes = std::fs::read(&blocks)?;
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&blocks, &bytes)?;
+        local.start(&victim.name)?;
+        for _ in 0..6 {
+            check().await?;
+        }
+        local.kill(&victim.name)?;
+        let bytes = std::fs::read(&blocks)?;
+        std::fs::write(&blocks, &bytes[..bytes.len() / 2])?;
+        local.start(&victim.name)?;
+        for _ in 0..6 {
+            check().await?;
+        }
+        Ok(())
+    });
+}
+
+fn find(dir: &Path, extension: &str) -> Result<PathBuf> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            return Ok(path);
+        }
+    }
+    bail!("no .{extension} in {}", dir.display())
+}

@@ -33,6 +33,8 @@ use transport::{
     SystemClock,
 };
 
+/// How long the blocking work of a killed member may take to end.
+const END_MAX: Duration = Duration::from_secs(10);
 pub const GROUP: GroupId = GroupId(16);
 const CLUSTER: [u8; 16] = [7; 16];
 
@@ -533,7 +535,10 @@ impl Node {
         self.groups.clear();
         self.host = None;
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Waits for what blocks: a state store in use while this process ends aborts it. A runtime must not end
+            // within another, hence the thread.
+            let ending = std::thread::spawn(move || runtime.shutdown_timeout(END_MAX));
+            ending.join().expect("a runtime ends without a panic");
         }
     }
 
