@@ -268,6 +268,9 @@ fn build_daemons(root: &std::path::Path, target: &std::path::Path) -> Result<()>
 fn product(target: &std::path::Path) -> Command {
     let mut run = Command::new(target.join("debug/xtask-run"));
     run.env("REDUIT_BIN", target.join("debug"));
+    if let Ok(root) = root() {
+        run.env("REDUIT_REPOSITORY", root);
+    }
     run
 }
 
@@ -289,7 +292,9 @@ fn call(command: &mut Command) -> Result<()> {
 }
 
 fn root() -> Result<PathBuf> {
-    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    // As cargo says it at the start: a shared target folder may hold what another checkout has built.
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").context("run it as `cargo xtask`")?;
+    let manifest = PathBuf::from(manifest);
     let root = manifest.parent().context("xtask lies in the repository")?;
     Ok(root.to_owned())
 }

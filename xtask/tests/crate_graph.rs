@@ -78,7 +78,12 @@ const LEAVES: &[&str] = &[
 
 fn direct() -> BTreeMap<String, BTreeSet<String>> {
     let metadata = MetadataCommand::new()
-        .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+        .manifest_path(
+            std::path::PathBuf::from(
+                std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"),
+            )
+            .join("../Cargo.toml"),
+        )
         .no_deps()
         .exec()
         .expect("cargo metadata runs in the repository");

@@ -304,7 +304,10 @@ fn cryptography(jobs: &serde_json::Value) -> Option<Vec<Vec<u8>>> {
         eprintln!("skipped: REDUIT_PYTHON is not set");
         return None;
     };
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cryptography_interop.py");
+    let script = format!(
+        "{}/tests/cryptography_interop.py",
+        std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets it")
+    );
     let mut child = Command::new(python)
         .arg(script)
         .stdin(Stdio::piped())

@@ -45,7 +45,10 @@ async fn main() -> Result<()> {
     }
 }
 
-/// The repository's root, as it was when this was built.
+/// The repository's root: as `cargo xtask` says, else as it was when this was built.
 fn repository() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+    std::env::var_os("REDUIT_REPOSITORY").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.."),
+        PathBuf::from,
+    )
 }
