@@ -1,6 +1,6 @@
 //! What a fresh Debian machine lacks, and how it gets it: by apt when we are root, else by saying so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,9 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     };
     Ok(cache.join("reduit/target"))
 }
+
+/// What the envelope is compared with, from PyPI.
+const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
 
 /// A Debian package and the file that shows it is there.
 struct Need {
@@ -62,6 +65,40 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
         }])?;
     }
     Ok(())
+}
+
+/// A Python that has PyPI's `cryptography`, the other implementation that the envelope is compared with: in a folder
+/// of its own below the target folder, made once. `None`, with the reason on the terminal, where it cannot be had.
+pub(crate) fn python(target: &Path) -> Option<PathBuf> {
+    let folder = target.join("python");
+    let python = folder.join("bin/python3");
+    let works = |python: &Path| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import cryptography.cobblestone"]);
+        command.stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if works(&python) {
+        return Some(python);
+    }
+    let made = Command::new("python3")
+        .arg("-m")
+        .arg("venv")
+        .arg(&folder)
+        .status();
+    let installed = made.and_then(|_| {
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "-q", CRYPTOGRAPHY])
+            .status()
+    });
+    if installed.is_ok_and(|status| status.success()) && works(&python) {
+        return Some(python);
+    }
+    println!(
+        "setup: no Python with {CRYPTOGRAPHY} (python3, python3-venv and PyPI are needed): the envelope's tests \
+         against it skip"
+    );
+    None
 }
 
 fn install(needs: &[Need]) -> Result<()> {

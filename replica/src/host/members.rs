@@ -21,6 +21,8 @@ use crate::raft::types::Config;
 const LAG_MAX: u64 = 1024;
 /// Pause between looks at a learner's progress, and between attempts while an earlier change is under way.
 const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long the leader waits for a membership that another leader may have made.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A change that is about to be proposed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,10 +250,10 @@ impl Group {
     ) -> Result<(), MemberError> {
         let core = &self.inner.core;
         let deadline = Instant::now() + within;
+        // A leader that has just come to office, or a member that is none, may not have seen the learner come.
+        let settled = Instant::now() + SETTLE;
         loop {
-            if !core.view().learners.contains(&node) {
-                return Err(MemberError::NotALearner(node));
-            }
+            let known = core.view().learners.contains(&node);
             let caught_up = {
                 let metrics = core.raft.data_metrics();
                 let metrics = metrics.borrow_watched();
@@ -264,8 +266,11 @@ impl Group {
                 let matched = replication.get(&node.0).and_then(|m| m.map(|id| id.index));
                 matched.is_some_and(|matched| matched + LAG_MAX >= last)
             };
-            if caught_up {
+            if known && caught_up {
                 return Ok(());
+            }
+            if !known && Instant::now() >= settled {
+                return Err(MemberError::NotALearner(node));
             }
             if Instant::now() >= deadline {
                 return Err(MemberError::Lagging(node));
