@@ -121,8 +121,15 @@ pub(crate) fn prepare(dir: &Path) -> Result<Region, BenchError> {
     });
     // For etcd, which asks for a certificate of the same CA.
     issue(&ca, dir, "etcd", &identity(Role::Node, "etcd"), now)?;
-    let jurisdiction = "CH".parse().expect("a valid jurisdiction");
-    let set = transport::enrolment::new_set(&ca.trust(), &jurisdiction, 1, now, enrolled);
+    let contents = transport::enrolment::SetContents {
+        jurisdiction: "CH".parse().expect("a valid jurisdiction"),
+        version: 1,
+        signed_at: now,
+        enrolments: enrolled,
+        grants: Vec::new(),
+        approvals_min: 2,
+    };
+    let set = transport::enrolment::new_set(&ca.trust(), contents);
     let signed = ca
         .sign_set(&set)
         .map_err(boxed)

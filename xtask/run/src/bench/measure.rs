@@ -2,10 +2,11 @@
 
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
 pub(crate) struct Fsync {
@@ -59,11 +60,46 @@ impl Latency {
     }
 }
 
+/// The block device below a folder.
+///
+/// Not `write_bytes` of the processes: on a file system with large folios the kernel charges 2 MiB for a synced page,
+/// of which the device sees 4 KiB.
+pub(crate) struct Device(PathBuf);
+
+impl Device {
+    pub(crate) fn below(path: &Path) -> Result<Self> {
+        let dev = std::fs::metadata(path)
+            .with_context(|| format!("{}", path.display()))?
+            .dev();
+        let stat = format!(
+            "/sys/dev/block/{}:{}/stat",
+            libc::major(dev),
+            libc::minor(dev)
+        );
+        ensure!(
+            Path::new(&stat).is_file(),
+            "no statistics of the device of {}",
+            path.display()
+        );
+        Ok(Self(stat.into()))
+    }
+
+    /// Bytes written to it so far, by whomever, once everything that waits has been written.
+    pub(crate) fn written(&self) -> Result<u64> {
+        let synced = std::process::Command::new("sync")
+            .status()
+            .context("sync")?;
+        ensure!(synced.success(), "sync failed");
+        let stat = std::fs::read_to_string(&self.0).context("statistics of the device")?;
+        let sectors = stat.split_whitespace().nth(6).context("sectors written")?;
+        Ok(sectors.parse::<u64>().context("sectors written")? * 512)
+    }
+}
+
 /// What a process has used so far.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Used {
     pub(crate) cpu_ms: f64,
-    pub(crate) written: u64,
     pub(crate) rss_kib: u64,
 }
 
@@ -84,12 +120,10 @@ impl Used {
                 .and_then(|t| t.parse::<f64>().ok())
                 .unwrap_or(0.0)
         };
-        let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("process i/o")?;
         let status =
             std::fs::read_to_string(format!("/proc/{pid}/status")).context("process status")?;
         Ok(Self {
             cpu_ms: (ticks(11) + ticks(12)) * 10.0,
-            written: number(&io, "write_bytes:"),
             rss_kib: number(&status, "VmRSS:"),
         })
     }
@@ -97,7 +131,6 @@ impl Used {
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             cpu_ms: self.cpu_ms - before.cpu_ms,
-            written: self.written.saturating_sub(before.written),
             rss_kib: self.rss_kib,
         }
     }
