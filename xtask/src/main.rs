@@ -110,16 +110,8 @@ fn main() -> Result<()> {
             }
             build_daemons(&root, &target)?;
             test.env("REDUIT_BIN", target.join("debug"));
-            if let Some(python) = setup::python(&target) {
-                test.env("REDUIT_PYTHON", python);
-            }
-            if let Err(error) = call(&mut test) {
-                // A machine that stands still for seconds fails a test now and then. Said aloud, so that it is looked at.
-                println!(
-                    "xtask: {error}; once more: what fails twice is broken, what fails once is flaky, see above"
-                );
-                call(&mut test)?;
-            }
+            test.env("REDUIT_PYTHON", setup::python(&target)?);
+            call(&mut test)?;
             if filter.is_some() {
                 return Ok(());
             }

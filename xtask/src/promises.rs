@@ -139,7 +139,7 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
             "NOT NOTICED"
         };
         println!(
-            "promise: {} [{}] {}: {verdict}",
+            "promise: {} [{}] {}: {verdict} (run {tries} of at most {TRIES_MAX})",
             promise.says, promise.switch, promise.test
         );
         if !red {

@@ -68,8 +68,8 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
 }
 
 /// A Python that has PyPI's `cryptography`, the other implementation that the envelope is compared with: in a folder
-/// of its own below the target folder, made once. `None`, with the reason on the terminal, where it cannot be had.
-pub(crate) fn python(target: &Path) -> Option<PathBuf> {
+/// of its own below the target folder, made once.
+pub(crate) fn python(target: &Path) -> Result<PathBuf> {
     let folder = target.join("python");
     let python = folder.join("bin/python3");
     let works = |python: &Path| {
@@ -79,7 +79,7 @@ pub(crate) fn python(target: &Path) -> Option<PathBuf> {
         command.status().is_ok_and(|status| status.success())
     };
     if works(&python) {
-        return Some(python);
+        return Ok(python);
     }
     let made = Command::new("python3")
         .arg("-m")
@@ -92,13 +92,12 @@ pub(crate) fn python(target: &Path) -> Option<PathBuf> {
             .status()
     });
     if installed.is_ok_and(|status| status.success()) && works(&python) {
-        return Some(python);
+        return Ok(python);
     }
-    println!(
-        "setup: no Python with {CRYPTOGRAPHY} (python3, python3-venv and PyPI are needed): the envelope's tests \
-         against it skip"
-    );
-    None
+    bail!(
+        "no Python with {CRYPTOGRAPHY}, which the envelope is compared with: install python3 and python3-venv, and let \
+         pip reach PyPI"
+    )
 }
 
 fn install(needs: &[Need]) -> Result<()> {

@@ -67,7 +67,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 }
 
 /// One region of three nodes and three KMS replicas, taken down afterwards; kept when something failed.
-async fn with_region(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
+pub(crate) async fn with_region(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
     with_region_of(&process::binaries()?, story).await
 }
 
@@ -81,11 +81,14 @@ async fn upgraded() -> Result<()> {
     .await
 }
 
+/// As [`with_region`], with the daemons of a folder.
 async fn with_region_of(
     bin: &Path,
     story: impl AsyncFnOnce(&mut Local) -> Result<()>,
 ) -> Result<()> {
-    let folder = tempfile::Builder::new().prefix("reduit-full-").tempdir()?;
+    let folder = tempfile::Builder::new()
+        .prefix("reduit-region-")
+        .tempdir()?;
     let dir = folder.path().join("regions");
     let mut plan = FederationPlan::demo();
     plan.regions.truncate(1);
@@ -103,7 +106,7 @@ async fn with_region_of(
         }
     };
     if outcome.is_err() {
-        println!("full: kept for a look: {}", folder.keep().display());
+        println!("kept for a look: {}", folder.keep().display());
     }
     outcome
 }

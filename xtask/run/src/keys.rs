@@ -10,9 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use client::{CreateOptions, PutOptions, Region, Tuning};
 use envelope::fingerprints::{self, Fingerprint, Salt, Scanner};
-use local::{FederationPlan, Kind, Local};
+use local::{Kind, Local};
 
 use crate::demo::search;
+use crate::full::with_region;
 
 /// Bytes that a key takes at least, less one: what windows have to overlap by.
 const OVERLAP: usize = 31;
@@ -27,27 +28,8 @@ pub(crate) async fn run() -> Result<()> {
     hex::decode_to_slice(&salt, &mut bytes).context("the salt is 32 bytes in hex")?;
     fingerprints::install(Salt(bytes), |_| {})?;
 
-    let folder = tempfile::Builder::new().prefix("reduit-keys-").tempdir()?;
-    let mut plan = FederationPlan::demo();
-    plan.regions.truncate(1);
-    let dir = folder.path().join("regions");
-    let outcome = match Local::up(&dir, &plan).await {
-        Ok(mut local) => {
-            let outcome = story(&mut local, Path::new(&fingerprints)).await;
-            local.down()?;
-            outcome
-        }
-        Err(error) => {
-            if let Ok(mut local) = Local::load(&dir) {
-                local.down()?;
-            }
-            Err(error)
-        }
-    };
-    if outcome.is_err() {
-        println!("keys: kept for a look: {}", folder.keep().display());
-    }
-    outcome
+    let fingerprints = Path::new(&fingerprints);
+    with_region(async |local| story(local, fingerprints).await).await
 }
 
 async fn story(local: &mut Local, fingerprints: &Path) -> Result<()> {
