@@ -331,20 +331,31 @@ impl Dataset {
             Body::Stream(_) => None,
         };
         let deadline = Instant::now() + self.0.region.0.tuning.deadline;
+        // One id for all uploads: a refusal for want of a majority is not final, and a copy of the refused request
+        // that is still under way must not take effect beside the next one.
+        let mut request_id = self.request_id()?;
         loop {
             let sealing = self.sealing(key, options).await?;
             let lease = sealing.lease.clone();
-            let put = self.put_blocks(key, head.clone(), body, options, sealing);
+            let put = self.put_blocks(key, head.clone(), body, options, sealing, &request_id);
             let error = match put.await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
             };
-            // Each of these says that the object was not stored.
+            // Each of these but the first says that the object was not stored.
             match error.reason() {
+                "request-id-reused" => {
+                    let message = "an earlier try of this put took effect".to_owned();
+                    return Err(Error::Unknown { message });
+                }
                 reason if LEASE_REASONS.contains(&reason) => {
                     self.keys().drop_lease(self.0.id, &lease).await;
                 }
-                "request-too-old" | "upload-too-old" => self.learn_epoch().await?,
+                "request-too-old" | "upload-too-old" => {
+                    self.learn_epoch().await?;
+                    // Refused for good under the old one.
+                    request_id = self.request_id()?;
+                }
                 // Replicas went, or are others by now.
                 "not-on-majority" | "no-majority" => self.forget_replicas(),
                 _ => return Err(error),
@@ -368,6 +379,7 @@ impl Dataset {
         body: Body,
         options: &PutOptions,
         sealing: Sealing,
+        request_id: &Bytes,
     ) -> Result<PutOutcome, Error> {
         let target = upload::Target {
             shard: self.0.shard,
@@ -387,7 +399,7 @@ impl Dataset {
         entry.upload_epoch = epoch.0;
         let request = v1::FinishObjectRequest {
             shard: self.0.shard.0,
-            request_id: self.request_id()?,
+            request_id: request_id.clone(),
             dataset_id: self.0.id.into(),
             key: key.as_str().to_owned(),
             precondition: options.precondition.wire(),
