@@ -46,6 +46,9 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-local", &["*"]),
     ("reduit-sim", &["*"]),
     ("reduit-faults", &["*"]),
+    ("reduit-checker", &[]),
+    ("reduit-jepsen", &["*"]),
+    ("reduit-fuzz", &["*"]),
     ("xtask", &[]),
     ("xtask-run", &["*"]),
 ];
@@ -72,6 +75,9 @@ const LEAVES: &[&str] = &[
     "reduit-local",
     "reduit-sim",
     "reduit-faults",
+    "reduit-checker",
+    "reduit-jepsen",
+    "reduit-fuzz",
     "xtask",
     "xtask-run",
 ];
