@@ -155,9 +155,7 @@ fn main() -> Result<()> {
             if name == "replica" {
                 return bench_replica(&root, &target, &rest);
             }
-            let mut build = cargo(&root, &target);
-            build.args(["build", "--release", "--workspace", "--bins"]);
-            call(build.args(["--features", "reduit-replica/bench"]))?;
+            build_benched(&root, &target)?;
             let json = json.unwrap_or_else(|| target.join(format!("bench-{name}.json")));
             let mut run = Command::new(target.join("release/xtask-run"));
             run.env("REDUIT_BIN", target.join("release"));
@@ -191,14 +189,22 @@ fn long(root: &std::path::Path, target: &std::path::Path, rest: &[String]) -> Re
 
 /// Three members of the consensus host alone, against a three-member etcd.
 fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[String]) -> Result<()> {
-    let mut build = cargo(root, target);
-    build.args(["build", "--release", "--workspace", "--bins"]);
-    call(build.args(["--features", "reduit-replica/bench"]))?;
+    build_benched(root, target)?;
     call(
         Command::new(target.join("release/replica-bench"))
             .arg("run")
             .args(rest),
     )
+}
+
+/// What benchmarks start and measure, in release; the crates of tests alone are left out.
+fn build_benched(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
+    let mut build = cargo(root, target);
+    build.args(["build", "--release", "--bins"]);
+    for package in ["xtask-run", "reduit-node", "reduit-kms", "reduit-replica"] {
+        build.args(["--package", package]);
+    }
+    call(build.args(["--features", "reduit-replica/bench"]))
 }
 
 /// What end-to-end tests start.

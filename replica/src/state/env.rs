@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LogLevel, Options,
-    WriteBufferManager,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    LogLevel, Options, WriteBufferManager,
 };
 use rustix::fs::{Mode, OFlags};
 
@@ -35,8 +35,8 @@ pub struct StateOptions {
 impl Default for StateOptions {
     fn default() -> Self {
         Self {
-            cache_bytes: 16 << 20,
-            write_bytes: 16 << 20,
+            cache_bytes: 64 << 20,
+            write_bytes: 48 << 20,
             rate_bytes: 256 << 20,
             blob_bytes_min: 1024,
             on_failed: None,
@@ -109,12 +109,25 @@ impl StateEnv {
     pub(super) fn family(&self, blobs: bool) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
+        // In parts of a block's size: whole, an index or a filter is larger than what the cache has left, and each
+        // lookup reads it from the file again.
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_metadata_block_size(METADATA_BLOCK_BYTES);
         table.set_cache_index_and_filter_blocks(true);
+        table.set_pin_top_level_index_and_filter(true);
         table.set_bloom_filter(BLOOM_BITS, false);
         table.set_format_version(TABLE_FORMAT);
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
-        options.set_write_buffer_size(self.options.write_bytes / 4);
+        options.set_write_buffer_size(self.options.write_bytes / 3);
+        // Values lie in blob files, so that what is left of a write buffer is a tenth of it. Levels in proportion: with
+        // the engine's own base of 256 MiB every few of those would be merged into all there is.
+        options.set_level_zero_file_num_compaction_trigger(LEVEL_0_FILES);
+        options.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
+        options.set_max_bytes_for_level_multiplier(LEVEL_RATIO);
+        options.set_target_file_size_base(TABLE_BYTES);
+        options.set_target_file_size_multiplier(TABLE_RATIO);
         options.set_max_write_buffer_number(4);
         options.set_arena_block_size(ARENA_BYTES);
         options.set_compression_type(DBCompressionType::Lz4);
@@ -125,7 +138,11 @@ impl StateEnv {
             options.set_blob_file_size(BLOB_FILE_BYTES);
             // Sealed content does not compress.
             options.set_blob_compression_type(DBCompressionType::None);
-            options.set_enable_blob_gc(true);
+            // Collection moves what lives in the oldest quarter of the files with every compaction, however little
+            // garbage there is: the store turns it on while there is enough.
+            options.set_enable_blob_gc(false);
+            options.set_blob_gc_age_cutoff(COLLECT_OLDEST);
+            options.set_blob_gc_force_threshold(COLLECT_FORCED_AT);
         }
         options
     }
@@ -157,12 +174,23 @@ pub(super) const STATE: &str = "state";
 pub(super) const LOCAL: &str = "local";
 
 const PROBE: &str = "direct-io.probe";
+const LEVEL_0_FILES: i32 = 6;
+const LEVEL_BASE_BYTES: u64 = 16 << 20;
+const LEVEL_RATIO: f64 = 8.0;
+const TABLE_BYTES: u64 = 4 << 20;
+/// From one level to the next, so that the number of files stays small.
+const TABLE_RATIO: i32 = 2;
 const RATE_REFILL_US: i64 = 100_000;
 const RATE_FAIRNESS: i32 = 10;
 const BACKGROUND_JOBS: i32 = 2;
 const OPEN_FILES_MAX: i32 = 128;
 const ENGINE_LOG_BYTES: usize = 1 << 20;
 const BLOOM_BITS: f64 = 10.0;
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 const TABLE_FORMAT: i32 = 5;
 const ARENA_BYTES: usize = 64 << 10;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
+/// Share of the blob files, oldest first, that a collection takes on.
+const COLLECT_OLDEST: f64 = 0.25;
+/// Garbage in them, as a share, at which a compaction is made for their sake.
+const COLLECT_FORCED_AT: f64 = 0.5;

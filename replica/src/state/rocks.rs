@@ -23,6 +23,8 @@ use super::twin::{check_commit, check_install};
 use super::{Applied, BringInLine, StateDigest, StateError, StateStore, View};
 use crate::disk::{DirLock, Disk, RealDisk};
 
+#[cfg(test)]
+mod garbage_tests;
 mod install;
 
 /// Called between the steps of an installation, in tests.
@@ -62,6 +64,8 @@ pub(super) struct Database {
     // `None` only while dropping: the engine must let go of the folder before it is removed.
     db: Option<DB>,
     path: PathBuf,
+    /// Whether compactions collect garbage in blob files.
+    collects: AtomicBool,
     /// Replaced by an install: its folder goes when the last view of it is dropped.
     replaced: AtomicBool,
 }
@@ -160,7 +164,9 @@ impl RocksState {
             let applied = progress.applied.as_ref().map(|applied| applied.index);
             (applied, progress.unflushed_bytes)
         };
-        self.database().flush()?;
+        let database = self.database();
+        database.flush()?;
+        database.choose_collection()?;
         let mut progress = self.progress.lock();
         progress.flushed = progress.flushed.max(applied);
         progress.unflushed_bytes = progress.unflushed_bytes.saturating_sub(bytes);
@@ -319,6 +325,7 @@ impl Database {
         Self {
             db: Some(db),
             path,
+            collects: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
         }
     }
@@ -348,6 +355,34 @@ impl Database {
         self.db()
             .flush_cfs_opt(&families, &options)
             .map_err(engine("flush"))
+    }
+
+    /// Has compactions collect garbage in blob files while there is enough of it: what still lives in the files that
+    /// are collected is written again, so that without garbage it would only be written more.
+    fn choose_collection(&self) -> Result<(), StateError> {
+        let family = self.family(STATE)?;
+        let bytes_of = |property: &str| {
+            let bytes = self.db().property_int_value_cf(family, property);
+            bytes
+                .map(Option::unwrap_or_default)
+                .map_err(engine("read how much is garbage"))
+        };
+        let (all, garbage) = (bytes_of(BLOB_BYTES)?, bytes_of(BLOB_GARBAGE_BYTES)?);
+        let collects = self.collects.load(Ordering::Relaxed);
+        let parts = if collects {
+            COLLECT_UNTIL
+        } else {
+            COLLECT_FROM
+        };
+        let wanted = garbage > all / parts;
+        if wanted != collects {
+            let value = if wanted { "true" } else { "false" };
+            self.db()
+                .set_options_cf(family, &[(COLLECT, value)])
+                .map_err(engine("choose whether garbage is collected"))?;
+            self.collects.store(wanted, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     fn applied(&self) -> Result<Option<Applied>, StateError> {
@@ -486,4 +521,11 @@ fn engine(doing: &'static str) -> impl Fn(rocksdb::Error) -> StateError {
 }
 
 const APPLIED: &[u8] = b"applied";
+const BLOB_BYTES: &str = "rocksdb.live-blob-file-size";
+const BLOB_GARBAGE_BYTES: &str = "rocksdb.live-blob-file-garbage-size";
+const COLLECT: &str = "enable_blob_garbage_collection";
+/// Garbage is collected from one part in so many.
+const COLLECT_FROM: u64 = 4;
+/// And until it is one part in so many.
+const COLLECT_UNTIL: u64 = 8;
 const APPLIED_VERSION: u8 = 1;
