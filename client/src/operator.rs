@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_open, hpke_seal};
 use prost::Message as _;
-use proto::ids::{Identity, NodeId};
+use proto::ids::{GroupId, Identity, NodeId};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
@@ -354,6 +354,18 @@ impl Region {
         Ok(reply.level)
     }
 
+    /// A digest of one group's state on one storage node, to compare replicas at an equal applied index.
+    pub async fn digest(&self, node: NodeId, group: GroupId) -> Result<v1::DigestReply, Error> {
+        let mut node = NodeOperateClient::new(self.node_channel(node)?);
+        answer(node.digest(v1::DigestRequest { group: group.0 }).await)
+    }
+
+    /// As [`Region::digest`], of one KMS replica.
+    pub async fn kms_digest(&self, replica: NodeId) -> Result<v1::KmsDigestReply, Error> {
+        let mut kms = self.kms_operate(replica)?;
+        answer(kms.digest(v1::KmsDigestRequest {}).await)
+    }
+
     fn replica(&self, id: NodeId) -> Result<Member, Error> {
         self.keys().pool().member(id).ok_or(Error::Caller {
             reason: "no-such-member".to_owned(),
@@ -375,7 +387,7 @@ impl Region {
         let patient = self.0.tuning.patient();
         self.keys()
             .pool()
-            .on_leader(proto::ids::GroupId::KMS, &patient, |_, channel| {
+            .on_leader(GroupId::KMS, &patient, |_, channel| {
                 call(KmsOperateClient::new(channel))
             })
             .await
@@ -389,7 +401,7 @@ impl Region {
         let patient = self.0.tuning.patient();
         self.0
             .nodes
-            .on_leader(proto::ids::GroupId::CATALOG, &patient, |_, channel| {
+            .on_leader(GroupId::CATALOG, &patient, |_, channel| {
                 call(NodeOperateClient::new(channel))
             })
             .await

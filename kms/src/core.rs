@@ -137,6 +137,22 @@ impl Core {
         reasons
     }
 
+    /// What an operator compares replicas by.
+    pub(crate) async fn digest(&self) -> Result<v1::KmsDigestReply, StaleError> {
+        let group = self.group.clone();
+        let read = tokio::task::spawn_blocking(move || group.digest()).await;
+        let digest = match read.map_err(|error| error.try_into_panic()) {
+            Ok(digest) => digest.map_err(StaleError::State)?,
+            // The state's readers panic when the store cannot be read: that must end the process, not this task.
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => return Err(StaleError::Read(ReadError::Stopped)),
+        };
+        Ok(v1::KmsDigestReply {
+            applied_index: digest.applied.unwrap_or_default().0,
+            blake3: digest.blake3.to_vec().into(),
+        })
+    }
+
     /// What `Status` answers. Open to every enrolled peer: a sealed replica must be able to say so.
     pub(crate) fn status(&self) -> v1::KmsStatusReply {
         let view = self.group.status();

@@ -358,6 +358,12 @@ impl KmsOperate for Services {
         )
     }
 
+    async fn digest(&self, request: Request<v1::KmsDigestRequest>) -> Answer<v1::KmsDigestReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        answer("Digest", self.0.digest().await)
+    }
+
     async fn add_replica(
         &self,
         request: Request<v1::AddReplicaRequest>,

@@ -78,6 +78,22 @@ impl Core {
         })
     }
 
+    /// What an operator compares replicas by.
+    async fn digest(&self, id: GroupId) -> Result<v1::DigestReply, CallError> {
+        let group = self.groups.group(id).ok_or(CallError::NoSuchGroup(id))?;
+        let read = tokio::task::spawn_blocking(move || group.digest()).await;
+        let digest = match read.map_err(|error| error.try_into_panic()) {
+            Ok(digest) => digest.map_err(CallError::State)?,
+            // The state's readers panic when the store cannot be read: that must end the process, not this task.
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => return Err(CallError::NoSuchGroup(id)),
+        };
+        Ok(v1::DigestReply {
+            applied_index: digest.applied.unwrap_or_default().0,
+            blake3: digest.blake3.to_vec().into(),
+        })
+    }
+
     fn node_status(&self) -> v1::NodeStatusReply {
         let space = self.disk.space();
         let age = self.enrolments.age();
@@ -203,6 +219,18 @@ impl v1::node_operate_server::NodeOperate for OperateService {
             self.0.missing(&shard, LogIndex(request.at_least_index))
         };
         metered("missing", call).await.map(Response::new)
+    }
+
+    async fn digest(
+        &self,
+        request: Request<v1::DigestRequest>,
+    ) -> Result<Response<v1::DigestReply>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        let group = GroupId(request.into_inner().group);
+        metered("digest", self.0.digest(group))
+            .await
+            .map(Response::new)
     }
 
     async fn change_group(

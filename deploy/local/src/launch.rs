@@ -3,8 +3,9 @@
 //! Owns the order in which processes come and go. Every change is in `federation.json` before it is waited for.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -14,6 +15,7 @@ use proto::ids::{Identity, NodeId, Role};
 use crate::ceremony;
 use crate::federation::{Federation, Kind, RegionEntry, Service};
 use crate::files::{self, Admission, OPERATORS};
+use crate::place::{Loopback, Places};
 use crate::plan::{FederationPlan, RegionPlan};
 use crate::process;
 
@@ -31,6 +33,7 @@ pub struct Local {
     /// What runs.
     pub federation: Federation,
     bin: PathBuf,
+    places: Arc<dyn Places>,
 }
 
 /// What `status` says of one service.
@@ -56,6 +59,16 @@ impl Local {
 
     /// As [`Local::up`], with the daemons of that folder.
     pub async fn up_with(dir: &Path, plan: &FederationPlan, bin: &Path) -> Result<Self> {
+        Self::up_in(dir, plan, bin, Arc::new(Loopback::default())).await
+    }
+
+    /// As [`Local::up_with`], with services that live in `places`.
+    pub async fn up_in(
+        dir: &Path,
+        plan: &FederationPlan,
+        bin: &Path,
+        places: Arc<dyn Places>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
         let dir = dir.canonicalize()?;
         if dir.join("federation.json").exists() {
@@ -64,13 +77,12 @@ impl Local {
                 dir.display()
             );
         }
-        let mut ports = Ports::default();
         let regions = plan
             .regions
             .iter()
-            .map(|plan| entry(&dir, plan, &mut ports))
+            .map(|plan| entry(&dir, plan, &*places))
             .collect::<Result<_>>()?;
-        drop(ports);
+        places.settled();
         let contexts = dir.join("contexts.toml");
         let federation = Federation {
             format: 1,
@@ -81,6 +93,7 @@ impl Local {
         let mut local = Self {
             federation,
             bin: bin.to_owned(),
+            places,
         };
         for (at, plan) in plan.regions.iter().enumerate() {
             let region = &mut local.federation.regions[at];
@@ -113,6 +126,7 @@ impl Local {
         Ok(Self {
             federation: Federation::load(dir)?,
             bin: process::binaries()?,
+            places: Arc::new(Loopback::default()),
         })
     }
 
@@ -158,31 +172,27 @@ impl Local {
 
     /// What runs and what it says of itself.
     pub fn status(&self) -> Vec<ServiceStatus> {
-        let one = |service: &Service| {
-            let answer = http(&service.health, "/readyz");
-            let (ready, says) = match answer {
-                Ok((200, body)) => (true, body),
-                Ok((_, body)) => (false, body),
-                Err(error) => (false, error.to_string()),
-            };
-            let running = process::is_running(service);
-            ServiceStatus {
-                name: service.name.clone(),
-                pid: service.pid,
-                running,
-                ready,
-                says,
-            }
-        };
-        self.services().map(one).collect()
+        self.services().map(ask).collect()
     }
 
     /// Kill -9.
     pub fn kill(&mut self, name: &str) -> Result<()> {
-        let service = self.federation.service(name)?.clone();
-        process::signal(&service, "KILL")?;
-        process::wait_gone(&service, END_MAX)?;
-        self.federation.service_mut(name)?.pid = 0;
+        self.kill_all_of(&[name.to_owned()])
+    }
+
+    /// Kill -9 of several, as nearly at once as signals go.
+    pub fn kill_all_of(&mut self, names: &[String]) -> Result<()> {
+        let services = names
+            .iter()
+            .map(|name| self.federation.service(name).cloned())
+            .collect::<Result<Vec<_>>>()?;
+        for service in &services {
+            process::signal(service, "KILL")?;
+        }
+        for service in &services {
+            process::wait_gone(service, END_MAX)?;
+            self.federation.service_mut(&service.name)?.pid = 0;
+        }
         self.federation.save()
     }
 
@@ -221,7 +231,14 @@ impl Local {
     }
 
     async fn add(&mut self, region_id: &str, kind: Kind) -> Result<String> {
-        let mut ports = Ports::default();
+        let name = self.enrol(region_id, kind).await?;
+        self.admit(&name).await?;
+        Ok(name)
+    }
+
+    /// The first half of adding a member: an id, keys, its enrolment by dual control, a configuration. Returns its
+    /// name.
+    pub async fn enrol(&mut self, region_id: &str, kind: Kind) -> Result<String> {
         let region = self.federation.region(region_id)?.clone();
         let prefix = prefix(kind);
         let taken = region
@@ -247,9 +264,9 @@ impl Local {
             kind,
             &short,
             id.0,
-            &mut ports,
+            &*self.places,
         )?;
-        drop(ports);
+        self.places.settled();
         let enrolment = files::make_member(&region, &service)?;
         operator
             .change_enrolment(vec![enrolment], Vec::new(), &ceremony::approvers(&region)?)
@@ -265,24 +282,41 @@ impl Local {
             Admission::Join,
         )?;
         self.federation.save()?;
-        self.start(&name)?;
-        operator.refresh().await?;
-        match kind {
+        Ok(name)
+    }
+
+    /// The second half: started, with every block, voting. Where it failed midway it can be done again.
+    pub async fn admit(&mut self, name: &str) -> Result<()> {
+        let service = self.federation.service(name)?.clone();
+        if !process::is_running(&service) {
+            self.start(name)?;
+        }
+        let region = self.region_of(name)?.clone();
+        let operator = ceremony::connect(&region, OPERATORS[0]).await?;
+        let id = NodeId(service.node_id);
+        match service.kind {
             Kind::Node => operator.add_node(id).await?,
             Kind::Kms => {
                 operator.add_kms(id, &ceremony::approvers(&region)?).await?;
-                ceremony::unseal(self.federation.region(region_id)?).await?;
+                ceremony::unseal(&region).await?;
             }
         }
-        self.write_contexts()?;
-        Ok(name)
+        self.write_contexts()
     }
 
     /// Adds a member, then removes the old one, its enrolment and its process. Returns the new one's name.
     pub async fn replace(&mut self, name: &str) -> Result<String> {
         let old = self.federation.service(name)?.clone();
+        let region = self.region_of(name)?.region.to_string();
+        let fresh = self.add(&region, old.kind).await?;
+        self.remove(name).await?;
+        Ok(fresh)
+    }
+
+    /// Removes a member, its enrolment and its process. It may be dead.
+    pub async fn remove(&mut self, name: &str) -> Result<()> {
+        let old = self.federation.service(name)?.clone();
         let region = self.region_of(name)?.clone();
-        let fresh = self.add(region.region.as_str(), old.kind).await?;
         let operator = ceremony::connect(&region, OPERATORS[0]).await?;
         let approvers = ceremony::approvers(&region)?;
         match old.kind {
@@ -296,11 +330,11 @@ impl Local {
             process::signal(&old, "TERM")?;
             process::wait_gone(&old, END_MAX)?;
         }
+        self.places.vacated(&old)?;
         let gone = self.federation.service_mut(name)?;
         (gone.pid, gone.removed) = (0, true);
         self.federation.save()?;
-        self.write_contexts()?;
-        Ok(fresh)
+        self.write_contexts()
     }
 
     /// Every service that has not been removed.
@@ -324,7 +358,12 @@ impl Local {
             .filter(|s| !process::is_running(s))
             .map(|s| s.name.clone())
             .collect();
-        for name in &names {
+        self.start_all_of(&names)
+    }
+
+    /// Starts services at once, and waits until all answer on their health ports.
+    pub fn start_all_of(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
             self.spawn(name)?;
         }
         names
@@ -337,7 +376,8 @@ impl Local {
         if process::is_running(service) {
             bail!("{name} is running already");
         }
-        let pid = process::start(service, &process::binary_in(&self.bin, service.kind)?)?;
+        let binary = process::binary_in(&self.bin, service.kind)?;
+        let pid = process::start(service, self.places.command(service, &binary))?;
         self.federation.service_mut(name)?.pid = pid;
         self.federation.save()
     }
@@ -380,34 +420,7 @@ fn prefix(kind: Kind) -> &'static str {
     }
 }
 
-/// Ports are found by binding them; the listeners are held until all are chosen, so that none is given twice.
-#[derive(Default)]
-struct Ports(Vec<TcpListener>);
-
-/// Ports of services: below those that the system gives to connections, which would take the port of a service that
-/// is down for a moment.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
-const PORT_TRIES: usize = 1_000;
-
-impl Ports {
-    fn take(&mut self) -> Result<String> {
-        for _ in 0..PORT_TRIES {
-            let port = rand::random_range(PORTS);
-            if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-                let address = listener.local_addr()?.to_string();
-                self.0.push(listener);
-                return Ok(address);
-            }
-        }
-        bail!(
-            "no free port on 127.0.0.1 from {} to {}",
-            PORTS.start,
-            PORTS.end
-        )
-    }
-}
-
-fn entry(dir: &Path, plan: &RegionPlan, ports: &mut Ports) -> Result<RegionEntry> {
+fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEntry> {
     let mut region = RegionEntry {
         region: plan.region.clone(),
         jurisdiction: plan.jurisdiction.clone(),
@@ -423,7 +436,7 @@ fn entry(dir: &Path, plan: &RegionPlan, ports: &mut Ports) -> Result<RegionEntry
             let short = format!("{}{number}", prefix(kind));
             region
                 .services
-                .push(service(dir, &region, kind, &short, number.into(), ports)?);
+                .push(service(dir, &region, kind, &short, number.into(), places)?);
         }
     }
     Ok(region)
@@ -435,7 +448,7 @@ fn service(
     kind: Kind,
     short: &str,
     node_id: u64,
-    ports: &mut Ports,
+    places: &dyn Places,
 ) -> Result<Service> {
     let role = if kind == Kind::Node {
         Role::Node
@@ -443,19 +456,37 @@ fn service(
         Role::Kms
     };
     let base: PathBuf = dir.join(region.region.as_str()).join(short);
+    let name = format!("{}/{short}", region.region);
+    let place = places.make(&name, &base)?;
     Ok(Service {
-        name: format!("{}/{short}", region.region),
+        name,
         kind,
         node_id,
         identity: Identity::new(region.region.clone(), role, short)?.to_string(),
-        endpoint: ports.take()?,
-        health: ports.take()?,
+        endpoint: place.endpoint,
+        health: place.health,
         config: base.with_extension("toml"),
-        data: base.clone(),
+        data: place.data,
         log: base.with_extension("log"),
         pid: 0,
         removed: false,
     })
+}
+
+/// Asks a service how it is.
+pub fn ask(service: &Service) -> ServiceStatus {
+    let (ready, says) = match http(&service.health, "/readyz") {
+        Ok((200, body)) => (true, body),
+        Ok((_, body)) => (false, body),
+        Err(error) => (false, error.to_string()),
+    };
+    ServiceStatus {
+        name: service.name.clone(),
+        pid: service.pid,
+        running: process::is_running(service),
+        ready,
+        says,
+    }
 }
 
 fn wait_alive(service: &Service) -> Result<()> {

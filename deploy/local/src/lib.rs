@@ -8,9 +8,11 @@ pub mod ceremony;
 pub mod federation;
 pub mod files;
 pub mod launch;
+pub mod place;
 pub mod plan;
 pub mod process;
+pub mod search;
 
 pub use federation::{Federation, Kind, RegionEntry, Service};
-pub use launch::Local;
+pub use launch::{Local, ServiceStatus};
 pub use plan::{FederationPlan, RegionPlan};

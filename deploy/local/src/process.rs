@@ -41,13 +41,13 @@ pub fn binary_in(dir: &Path, kind: Kind) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Starts a service and returns its process id.
-pub fn start(service: &Service, binary: &Path) -> Result<u32> {
+/// Starts a service by a command that becomes its daemon, and returns its process id.
+pub fn start(service: &Service, mut command: Command) -> Result<u32> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(&service.log)?;
-    let child = Command::new(binary)
+    let child = command
         .arg("--config")
         .arg(&service.config)
         .stdin(Stdio::null())
@@ -55,7 +55,7 @@ pub fn start(service: &Service, binary: &Path) -> Result<u32> {
         .stderr(log)
         .process_group(0)
         .spawn()
-        .with_context(|| format!("cannot start {}", binary.display()))?;
+        .with_context(|| format!("cannot start {}", service.name))?;
     let pid = child.id();
     // A process has no arguments for a moment after it began: until then it cannot be told from another.
     let arguments = PathBuf::from(format!("/proc/{pid}/cmdline"));

@@ -3,6 +3,7 @@
 //! Owns the words. Refuses a line it does not understand with an answer that says so, and goes on.
 
 use std::io::{self, BufRead, Write};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,11 @@ pub enum Command {
     Enospc {
         /// Whether it is full.
         full: bool,
+    },
+    /// Lets every sync take longer, and all others wait for it.
+    SlowSync {
+        /// How much longer, in milliseconds; 0 for no longer.
+        millis: u64,
     },
     /// What happened so far.
     Counts,
@@ -86,6 +92,7 @@ fn run(command: Command, volume: &Mutex<Volume>) -> io::Result<()> {
         Command::FailSync { after } => volume.fail_sync_in(after),
         Command::IgnoreSyncs { ignored } => volume.ignore_syncs(ignored),
         Command::Enospc { full } => volume.set_full(full),
+        Command::SlowSync { millis } => volume.slow_syncs(Duration::from_millis(millis)),
         Command::Counts => {}
     }
     Ok(())

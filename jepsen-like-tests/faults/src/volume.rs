@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -40,6 +40,8 @@ pub struct Counts {
     pub syncs_failed: u64,
     /// Syncs that were answered and not done, by command.
     pub syncs_ignored: u64,
+    /// Syncs that took longer by command.
+    pub syncs_slowed: u64,
     /// Writes.
     pub writes: u64,
     /// Writes refused for want of space.
@@ -94,6 +96,7 @@ pub struct Volume {
     full: bool,
     sync_fails_in: Option<u64>,
     syncs_ignored: bool,
+    syncs_take: Duration,
     counts: Counts,
 }
 
@@ -125,6 +128,7 @@ impl Volume {
             full: false,
             sync_fails_in: None,
             syncs_ignored: false,
+            syncs_take: Duration::ZERO,
             counts: Counts::default(),
         };
         volume.insert(ROOT, Node::Dir(BTreeMap::new()));
@@ -177,6 +181,11 @@ impl Volume {
     /// Lies about syncs from now on, until told not to: they are answered and not done.
     pub fn ignore_syncs(&mut self, ignored: bool) {
         self.syncs_ignored = ignored;
+    }
+
+    /// Lets every sync take that much longer from now on. Everything else waits meanwhile, as on one busy device.
+    pub fn slow_syncs(&mut self, take: Duration) {
+        self.syncs_take = take;
     }
 
     /// Cuts the power: what was not synced is gone or survives as the seed says, and nothing answers until
@@ -406,6 +415,10 @@ impl Volume {
 
     /// Counts a sync and says whether it is to be done.
     fn syncs(&mut self) -> io::Result<bool> {
+        if !self.syncs_take.is_zero() {
+            std::thread::sleep(self.syncs_take);
+            self.counts.syncs_slowed += 1;
+        }
         match self.sync_fails_in {
             Some(0) => {
                 self.sync_fails_in = None;

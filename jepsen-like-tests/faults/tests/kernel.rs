@@ -114,6 +114,29 @@ fn a_failed_sync_and_a_full_volume_reach_the_program() {
 }
 
 #[test]
+fn a_slow_volume_takes_its_time_over_syncs_and_nothing_else_changes() {
+    const SLOW: Duration = Duration::from_millis(100);
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(mounted) = mounted(dir.path(), LIVES_MAX) else {
+        return;
+    };
+    let slow = |millis| Command::SlowSync { millis };
+    mounted.send(slow(100)).expect("the volume obeys");
+    let began = Instant::now();
+    write(&mounted.path().join("f"), b"data", true);
+    assert!(
+        began.elapsed() >= SLOW,
+        "the sync took {:?}",
+        began.elapsed()
+    );
+    let counts = mounted.send(slow(0)).expect("the volume obeys");
+    assert_eq!((counts.syncs_slowed, counts.syncs), (1, 1));
+    write(&mounted.path().join("f"), b"data", true);
+    let counts = mounted.send(Command::Counts).expect("the volume obeys");
+    assert_eq!((counts.syncs_slowed, counts.syncs), (1, 2));
+}
+
+#[test]
 fn a_folder_of_many_names_is_listed_whole_and_emptied_while_it_is_listed() {
     let dir = tempfile::tempdir().expect("a folder");
     let Some(mounted) = mounted(dir.path(), LIVES_MAX) else {

@@ -18,14 +18,16 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use replica::Group;
 use replica::disk::RealDisk;
-use replica::host::Tuning;
+use replica::host::{Admission, Tuning};
 use replica::log::LogOptions;
 use sim::client::{Client, insist};
 use sim::cluster::{self, Running, Site, Store};
 use sim::judge::Judged;
 use sim::load::{self, History, Kind, Outcome};
+use sim::machine::Shard;
 use sim::net::{Net, Weather};
-use sim::{Broken, run};
+use sim::roster::Roster;
+use sim::{Broken, judge, run};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -108,17 +110,19 @@ impl Cuts {
             })?);
         }
         let groups: Vec<Group> = members.iter().map(|member| member.group.clone()).collect();
+        let roster = Roster::from(groups.clone());
         if self.boots == 0 {
-            cluster::found(members).await?;
+            cluster::found(&groups).await?;
             for command in load::founding() {
-                let founded = timeout(cluster::AGREE_MAX, insist(&groups, &command)).await;
+                let founded = timeout(cluster::AGREE_MAX, insist(&roster, &command)).await;
                 let answer =
                     founded.map_err(|_| Broken("the dataset is not founded".to_owned()))?;
                 load::outcome(&answer)?;
             }
         } else {
-            cluster::agree(members).await?;
-            let judged = run::judge_all(&groups, &self.clients, &self.history).await?;
+            cluster::agree(&groups).await?;
+            let judged = run::judge_all(&groups, &roster, &self.clients, &self.history).await?;
+            judge::invariants_hold(&groups)?;
             self.judged.acknowledged += judged.acknowledged;
             self.judged.repeated += judged.repeated;
             self.judged.unknown += judged.unknown;
@@ -130,11 +134,11 @@ impl Cuts {
                     0 => Survival::Nothing,
                     _ => Survival::Mixed,
                 };
-                self.load_until_cut(&groups, survival, 0).await
+                self.load_until_cut(&roster, survival, 0).await
             }
             End::CutAfterLies => {
                 self.command(Command::IgnoreSyncs { ignored: true })?;
-                self.load_until_cut(&groups, Survival::Nothing, 10).await?;
+                self.load_until_cut(&roster, Survival::Nothing, 10).await?;
                 self.command(Command::IgnoreSyncs { ignored: false })
             }
         }
@@ -143,15 +147,15 @@ impl Cuts {
     /// Loads the group for a while, and until `least` more requests are acknowledged; then the power goes.
     async fn load_until_cut(
         &mut self,
-        groups: &[Group],
+        roster: &Roster,
         survival: Survival,
         least: usize,
     ) -> Result<(), Broken> {
         let wanted = self.acknowledged(|_, _| true) + least;
         let mut running = JoinSet::new();
         for client in &self.clients {
-            let (client, groups) = (client.clone(), groups.to_vec());
-            running.spawn(async move { client.run(&groups).await });
+            let (client, roster) = (client.clone(), roster.clone());
+            running.spawn(async move { client.run(&roster).await });
         }
         let load = Duration::from_millis(self.rng.random_range(50..700));
         let deadline = Instant::now() + cluster::AGREE_MAX;
@@ -254,6 +258,8 @@ fn tuning(rng: &mut StdRng) -> Tuning {
 fn site(dir: &Path, node: u64) -> Site {
     Site {
         node: NodeId(node),
+        machine: Arc::new(Shard),
+        admission: Admission::Found,
         dir: dir.join(format!("n{node}")),
         disk: Arc::new(RealDisk),
         store: Store::Rocks,

@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use client::{CreateOptions, PutOptions, Region, Tuning};
 use envelope::fingerprints::{self, Fingerprint, Salt, Scanner};
-use local::{Kind, Local};
+use local::{Kind, Local, search};
 
-use crate::demo::search;
 use crate::full::with_region;
 
 /// Bytes that a key takes at least, less one: what windows have to overlap by.

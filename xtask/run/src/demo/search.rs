@@ -2,24 +2,20 @@
 //!
 //! Owns the positive controls: the same text planted in each kind of place must be found there.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use local::search::{self, WINDOW};
 use local::{Kind, Local};
 
 use super::table::Table;
-
-const WINDOW: usize = 4 << 20;
 
 pub(crate) fn run(local: &Local, canary: &str, table: &mut Table) -> Result<()> {
     let needle = canary.as_bytes();
     let (mut files, mut bytes, mut hits) = (0_u64, 0_u64, Vec::new());
     for service in local.services() {
         for place in [&service.data, &service.log, &service.config] {
-            walk(place, &mut |path| {
+            search::walk(place, &mut |path| {
                 files += 1;
                 let (read, found) = in_file(path, needle)?;
                 bytes += read;
@@ -97,99 +93,22 @@ fn controls(local: &Local, needle: &[u8], table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn walk(place: &Path, visit: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
-    if place.is_file() {
-        return visit(place);
-    }
-    for entry in std::fs::read_dir(place).with_context(|| format!("reading {}", place.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            // A folder that vanishes while a living store is walked held nothing that stays.
-            if path.exists() {
-                walk(&path, visit)
-                    .or_else(|error| if path.exists() { Err(error) } else { Ok(()) })?;
-            }
-        } else if path.is_file() {
-            visit(&path)?;
-        }
-    }
-    Ok(())
-}
-
+/// Looks for a text in a file: bytes read, and whether it is there.
 fn in_file(path: &Path, needle: &[u8]) -> Result<(u64, bool)> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((0, false)),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-    };
-    let finder = memchr::memmem::Finder::new(needle);
-    let (mut window, mut total) = (Vec::new(), 0);
-    loop {
-        let kept = window.len().min(needle.len().saturating_sub(1));
-        window.drain(..window.len() - kept);
-        let read = (&mut file)
-            .take((WINDOW - kept) as u64)
-            .read_to_end(&mut window)?;
-        total += read as u64;
-        if finder.find(&window).is_some() {
-            return Ok((total, true));
-        }
-        if read == 0 {
-            return Ok((total, false));
-        }
-    }
+    let (finder, mut found) = (memchr::memmem::Finder::new(needle), false);
+    let read = search::file(path, needle.len(), &mut |window| {
+        found = found || finder.find(window).is_some();
+    })?;
+    Ok((read, found))
 }
 
 /// Looks for a text in the writable memory of a process of ours: bytes read, and whether it is there.
 fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
     let finder = memchr::memmem::Finder::new(needle);
     let (mut total, mut found) = (0, false);
-    memory(pid, needle.len(), &mut |window| {
+    search::memory(pid, needle.len(), &mut |window| {
         total += window.len() as u64;
         found = found || finder.find(window).is_some();
     })?;
     Ok((total, found))
-}
-
-/// Hands out the writable memory of a process of ours, in windows that overlap by `overlap` bytes.
-pub(crate) fn memory(pid: u32, overlap: usize, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))
-        .with_context(|| format!("process {pid} has no memory to read"))?;
-    let memory = File::open(format!("/proc/{pid}/mem"))
-        .with_context(|| format!("memory of process {pid}"))?;
-    let mut window = vec![0; WINDOW + overlap];
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
-        let (Some(range), Some(mode)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        if !mode.starts_with("rw") {
-            continue;
-        }
-        let Some((start, end)) = range.split_once('-') else {
-            continue;
-        };
-        let (mut at, end) = (
-            u64::from_str_radix(start, 16)?,
-            u64::from_str_radix(end, 16)?,
-        );
-        while at < end {
-            let want = window.len().min((end - at) as usize);
-            // Pages that cannot be read (guard pages, memory given back meanwhile) hold nothing for us.
-            let Ok(read) = memory.read_at(&mut window[..want], at) else {
-                break;
-            };
-            if read == 0 {
-                break;
-            }
-            visit(&window[..read]);
-            // The next window starts early enough to see what lies across the edge.
-            at += if read == want && want > overlap && at + (read as u64) < end {
-                (read - overlap) as u64
-            } else {
-                read as u64
-            };
-        }
-    }
-    Ok(())
 }
