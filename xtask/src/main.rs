@@ -3,6 +3,8 @@
 //! Owns set-up and the order of cargo calls. Stays small on purpose: it is built before RocksDB is. What needs
 //! the product (demo, benchmarks) lives in `xtask/run`.
 
+mod fuzz;
+mod jepsen;
 mod promises;
 mod setup;
 
@@ -57,6 +59,10 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
     },
+    /// Faults on real daemons in namespaces, judged; `jepsen --help` has the rest.
+    Jepsen(jepsen::Arguments),
+    /// Fuzz every parser of bytes from network, disk or person; exits 1 on a crash.
+    Fuzz(fuzz::Arguments),
     /// Formatting, lints, crate graph; writes nothing.
     Check,
     /// Rewrites what `check` can mend.
@@ -75,6 +81,9 @@ enum Task {
 }
 
 fn main() -> Result<()> {
+    if let Some(error) = fuzz::as_rustc() {
+        return Err(error);
+    }
     let arguments = Arguments::parse();
     let root = root()?;
     let target = setup::target_dir()?;
@@ -131,6 +140,15 @@ fn main() -> Result<()> {
         Task::Promises { filter } => {
             setup::build_needs()?;
             promises::run(&root, &target, filter.as_deref())
+        }
+        Task::Fuzz(arguments) => {
+            setup::build_needs()?;
+            fuzz::run(&root, &target, &arguments)
+        }
+        Task::Jepsen(arguments) => {
+            setup::build_needs()?;
+            setup::jepsen_needs()?;
+            jepsen::run(&root, &target, &arguments)
         }
         Task::Check => {
             setup::build_needs()?;
@@ -208,7 +226,15 @@ fn build_benched(root: &std::path::Path, target: &std::path::Path) -> Result<()>
 }
 
 /// What end-to-end tests start.
-const DAEMONS: [&str; 4] = ["reduit-node", "reduit-kms", "reduit-local", "xtask-run"];
+const DAEMONS: [&str; 7] = [
+    "reduit-node",
+    "reduit-kms",
+    "reduit-local",
+    "reduit-faultfs",
+    "reduit-jepsen",
+    "reduit-sim",
+    "xtask-run",
+];
 /// The build before the newest feature level.
 const OLDER: &str = "reduit-node/level_0,reduit-kms-state/level_0";
 
@@ -265,7 +291,7 @@ fn check(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-fn build_daemons(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
+pub(crate) fn build_daemons(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     let mut build = cargo(root, target);
     // The whole workspace, as the tests are built: another selection would unify features otherwise and build twice.
     build.args(["build", "--workspace", "--bins"]);
@@ -288,7 +314,7 @@ pub(crate) fn cargo(root: &std::path::Path, target: &std::path::Path) -> Command
     command
 }
 
-fn call(command: &mut Command) -> Result<()> {
+pub(crate) fn call(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot start {:?}", command.get_program()))?;

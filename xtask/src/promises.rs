@@ -171,7 +171,8 @@ fn is_red(text: &str, test: &str) -> bool {
     })
 }
 
-fn build(root: &Path, target: &Path) -> Result<PathBuf> {
+/// The daemons with all switches, none of them thrown.
+pub(crate) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
     crate::daemons_with(root, target, FEATURES, "danger")
 }
 

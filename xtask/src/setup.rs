@@ -67,6 +67,32 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// What network namespaces, their faults and captures take, and wall clocks that move.
+pub(crate) fn jepsen_needs() -> Result<()> {
+    install(&[
+        Need {
+            package: "iproute2",
+            shows: || on_path("ip"),
+        },
+        Need {
+            package: "nftables",
+            shows: || on_path("nft"),
+        },
+        Need {
+            package: "iputils-ping",
+            shows: || on_path("ping"),
+        },
+        Need {
+            package: "tcpdump",
+            shows: || on_path("tcpdump"),
+        },
+        Need {
+            package: "libfaketime",
+            shows: || Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1").is_file(),
+        },
+    ])
+}
+
 /// A Python that has PyPI's `cryptography`, the other implementation that the envelope is compared with: in a folder
 /// of its own below the target folder, made once.
 pub(crate) fn python(target: &Path) -> Result<PathBuf> {

@@ -1,0 +1,88 @@
+//! `cargo xtask jepsen`: builds the daemons, and lets `reduit-jepsen` and `reduit-sim` try to break them.
+//!
+//! Owns which build serves which part: runs take the ordinary daemons, the self-test those with switches.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// `cargo xtask jepsen`.
+#[derive(clap::Args)]
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:\n  cargo xtask jepsen --minutes 10 --seed 7\n  cargo xtask jepsen --workload register \
+                  --nemesis isolate-leader\n  cargo xtask jepsen self-test\n  cargo xtask jepsen sim --seeds 10000\n  \
+                  cargo xtask jepsen ci"
+)]
+pub(crate) struct Arguments {
+    /// `self-test`, `sim`, `judge FILE`, `list`, `ci`, or the options of a run (`--help` there).
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+/// The answer of `reduit-jepsen` where a machine cannot hold a world.
+const SKIPPED: i32 = 77;
+/// What CI runs: every workload under a mixed nemesis.
+const CI_MINUTES: &str = "3";
+const CI_SEED: &str = "20";
+const CI_SIM_SEEDS: &str = "400";
+
+pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<()> {
+    let rest: Vec<&str> = arguments.rest.iter().map(String::as_str).collect();
+    match rest.as_slice() {
+        ["sim", options @ ..] => {
+            crate::build_daemons(root, target)?;
+            crate::call(Command::new(target.join("debug/reduit-sim")).args(options))
+        }
+        ["self-test", options @ ..] => self_test(root, target, options),
+        ["judge" | "list", ..] => {
+            crate::build_daemons(root, target)?;
+            program(&target.join("debug"), root, &rest)
+        }
+        ["ci"] => {
+            crate::build_daemons(root, target)?;
+            let out = target.join("jepsen-ci");
+            let out = out.to_str().context("a target folder with a plain name")?;
+            let debug = target.join("debug");
+            crate::call(Command::new(debug.join("reduit-sim")).args(["--seeds", CI_SIM_SEEDS]))?;
+            let options = [
+                "run",
+                "--minutes",
+                CI_MINUTES,
+                "--seed",
+                CI_SEED,
+                "--out",
+                out,
+            ];
+            program(&debug, root, &options)?;
+            self_test(root, target, &["--out", out])
+        }
+        options => {
+            crate::build_daemons(root, target)?;
+            let mut all = vec!["run"];
+            all.extend(options);
+            program(&target.join("debug"), root, &all)
+        }
+    }
+}
+
+fn self_test(root: &Path, target: &Path, options: &[&str]) -> Result<()> {
+    let bin = crate::promises::build(root, target)?;
+    let mut all = vec!["self-test"];
+    all.extend(options);
+    program(&bin, root, &all)
+}
+
+fn program(bin: &Path, root: &Path, options: &[&str]) -> Result<()> {
+    let mut run = Command::new(bin.join("reduit-jepsen"));
+    run.args(options).env("REDUIT_BIN", bin).current_dir(root);
+    let status = run.status().context("cannot start reduit-jepsen")?;
+    let ci = std::env::var_os("CI").is_some();
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(SKIPPED) if !ci => Ok(()),
+        Some(SKIPPED) => bail!("skipped, which CI must not"),
+        _ => bail!("reduit-jepsen ended with {status}"),
+    }
+}
