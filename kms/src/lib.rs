@@ -15,6 +15,9 @@ mod confirm;
 mod core;
 mod custody;
 mod fault;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod keys;
 mod leases;

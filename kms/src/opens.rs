@@ -85,7 +85,11 @@ pub(crate) struct OpenObjects {
 }
 
 impl OpenObjects {
-    fn parse(actor: &Identity, request: v1::OpenRequest, region: &str) -> Result<Self, OpenError> {
+    pub(crate) fn parse(
+        actor: &Identity,
+        request: v1::OpenRequest,
+        region: &str,
+    ) -> Result<Self, OpenError> {
         let malformed = |field| OpenError::Malformed { field };
         if request.items.is_empty() || request.items.len() > OPEN_ITEMS_MAX {
             return Err(OpenError::Items);

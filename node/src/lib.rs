@@ -10,6 +10,9 @@ mod core;
 mod disk;
 mod drivers;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod groups;
 mod health;
 pub mod machine;

@@ -6,6 +6,9 @@
 #[cfg(feature = "bench")]
 pub mod bench;
 pub mod disk;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod log;
 pub mod machine;

@@ -129,7 +129,7 @@ pub(crate) fn found(disk: &dyn Disk, dir: &Path, owner: &Owner<'_>) -> Result<()
     disk.sync_dir(dir).map_err(failed)
 }
 
-fn check(dir: &Path, bytes: &[u8], owner: &Owner<'_>) -> Result<(), FolderError> {
+pub(crate) fn check(dir: &Path, bytes: &[u8], owner: &Owner<'_>) -> Result<(), FolderError> {
     let record = v1::RaftFolder::decode(bytes)
         .ok()
         .filter(|record| record.format == FORMAT)

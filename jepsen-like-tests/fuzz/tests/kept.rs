@@ -1,0 +1,70 @@
+//! Every kept input, every crash that was once found, and some thousands of changed ones, through their targets.
+
+use std::time::Instant;
+
+use fuzz::{campaign, planted, targets};
+
+/// Changed inputs of each target.
+const CHANGED: u32 = 5_000;
+const SEED: u64 = 0x5EED;
+
+/// One test, because targets count what this process allocates.
+#[test]
+fn nothing_known_or_changed_breaks_a_target_and_what_is_planted_is_found() {
+    let mut failures = Vec::new();
+    for target in targets() {
+        let started = Instant::now();
+        let mut given = Vec::new();
+        for kind in ["corpus", "crashes"] {
+            let folder = campaign::folder(kind, target);
+            given.extend(campaign::inputs(&folder).expect("the folder can be read"));
+        }
+        if let Err(failure) = campaign::run(target, &given, CHANGED, SEED) {
+            failures.push(failure);
+        }
+        let kept = given.len();
+        println!(
+            "{:<20} {kept:>4} kept, {:>6.2?}",
+            target.name,
+            started.elapsed()
+        );
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+    planted_faults_are_found();
+}
+
+/// The same loop on a target that is wrong: one fault is found by chance, the other when its input is given.
+fn planted_faults_are_found() {
+    let by_chance = campaign::run(planted::target(), &[b"L\0".to_vec()], CHANGED, SEED);
+    let failure = by_chance.expect_err("a length that is believed");
+    assert!(failure.said.contains("more than"), "{failure:?}");
+    let given = campaign::run(planted::target(), &[b"BOOM".to_vec()], 0, SEED);
+    assert_eq!(given.expect_err("the word").said, "the planted fault");
+}
+
+#[test]
+fn folders_of_inputs_are_of_targets_and_small() {
+    let mut total = 0;
+    for kind in ["corpus", "crashes"] {
+        let Some(parent) = campaign::folder(kind, &targets()[0])
+            .parent()
+            .map(ToOwned::to_owned)
+        else {
+            continue;
+        };
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let known = targets().iter().any(|target| name == target.name);
+            assert!(known, "{kind}/{} is of no target", name.display());
+            for file in std::fs::read_dir(entry.path()).expect("a folder").flatten() {
+                let bytes = file.metadata().expect("a file").len();
+                assert!(bytes < 4096, "{} is large", file.path().display());
+                total += 1;
+            }
+        }
+    }
+    assert!(
+        total < 1000,
+        "{total} inputs are more than a repository should hold"
+    );
+}
