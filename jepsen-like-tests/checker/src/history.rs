@@ -119,8 +119,8 @@ pub enum F {
     Lease,
     /// Records: a key was released; `value` is a [`Release`](crate::records::Release).
     Release,
-    /// Records: one leaf was read; `value` is a [`LeafRead`](crate::records::LeafRead).
-    Leaf,
+    /// Records: leaves were read; `value` is a list of [`LeafRead`](crate::records::LeafRead).
+    Leaves,
     /// Records: size and root of the log; `value` is a [`TreeHead`](crate::records::TreeHead).
     TreeHead,
     /// Replicas: `value` is a [`Digest`](crate::replicas::Digest).
