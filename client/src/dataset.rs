@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::kms::now;
 use crate::lease::SealLease;
 use crate::opens::{Ask, Opened, Opens};
+use crate::prepared::{Prepared, Request};
 use crate::region::{Region, random};
 use crate::upload;
 
@@ -268,7 +269,8 @@ impl Dataset {
             tries += 1;
             let sealing = self.sealing(key, options).await?;
             let lease = sealing.lease.clone();
-            match self.put_inline(key, &head, options, sealing).await {
+            let put = self.prepare_inline(key, &head, options, &sealing)?;
+            match put.send().await {
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
                 {
@@ -284,13 +286,35 @@ impl Dataset {
         }
     }
 
-    async fn put_inline(
+    /// Seals a put, and stores its blocks where it has some, without committing it: [`Prepared::send`] does, any
+    /// number of times with one effect. Its lease and its upload go out of date like those of any put.
+    pub async fn prepare(
+        &self,
+        key: &ObjectKey,
+        body: impl Into<Body>,
+        options: &PutOptions,
+    ) -> Result<Prepared, Error> {
+        let mut body = body.into();
+        let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
+        let mut head = Vec::new();
+        body.fill(&mut head, inline_plain + 1).await?;
+        let sealing = self.sealing(key, options).await?;
+        if head.len() > inline_plain {
+            let request_id = self.request_id()?;
+            return self
+                .prepare_blocks(key, head, body, options, sealing, &request_id)
+                .await;
+        }
+        self.prepare_inline(key, &head, options, &sealing)
+    }
+
+    fn prepare_inline(
         &self,
         key: &ObjectKey,
         plain: &[u8],
         options: &PutOptions,
-        sealing: Sealing,
-    ) -> Result<PutOutcome, Error> {
+        sealing: &Sealing,
+    ) -> Result<Prepared, Error> {
         let stream = sealing.dek.seal_part(PartNumber::FIRST, plain)?;
         let (header, _) = StreamHeader::split(&stream).map_err(Error::NotAuthentic)?;
         let mut entry = sealing.entry(plain.len() as u64, &header)?;
@@ -300,21 +324,19 @@ impl Dataset {
             entry.sealed_bytes = plain.len() as u64;
             entry.inline = Bytes::copy_from_slice(plain);
         }
-        let request = v1::PutObjectRequest {
-            shard: self.0.shard.0,
-            request_id: self.request_id()?,
-            dataset_id: self.0.id.into(),
-            key: key.as_str().to_owned(),
-            precondition: options.precondition.wire(),
-            entry: Some(entry),
-        };
-        let done = self
-            .write(|mut shard| {
-                let request = request.clone();
-                async move { Ok(shard.put_object(request).await?.into_inner()) }
-            })
-            .await?;
-        self.outcome(&done, plain.len() as u64)
+        Ok(Prepared {
+            dataset: self.clone(),
+            version: sealing.dek.context().version,
+            bytes: plain.len() as u64,
+            request: Request::Inline(v1::PutObjectRequest {
+                shard: self.0.shard.0,
+                request_id: self.request_id()?,
+                dataset_id: self.0.id.into(),
+                key: key.as_str().to_owned(),
+                precondition: options.precondition.wire(),
+                entry: Some(entry),
+            }),
+        })
     }
 
     /// In blocks; again from the start where the upload itself was the trouble and the bytes are still at hand. A
@@ -337,7 +359,8 @@ impl Dataset {
         loop {
             let sealing = self.sealing(key, options).await?;
             let lease = sealing.lease.clone();
-            let put = self.put_blocks(key, head.clone(), body, options, sealing, &request_id);
+            let put = self.prepare_blocks(key, head.clone(), body, options, sealing, &request_id);
+            let put = async { put.await?.send().await };
             let error = match put.await {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => error,
@@ -372,7 +395,7 @@ impl Dataset {
         }
     }
 
-    async fn put_blocks(
+    async fn prepare_blocks(
         &self,
         key: &ObjectKey,
         head: Vec<u8>,
@@ -380,7 +403,7 @@ impl Dataset {
         options: &PutOptions,
         sealing: Sealing,
         request_id: &Bytes,
-    ) -> Result<PutOutcome, Error> {
+    ) -> Result<Prepared, Error> {
         let target = upload::Target {
             shard: self.0.shard,
             dataset: self.0.id,
@@ -397,22 +420,20 @@ impl Dataset {
         entry.sealed_bytes = uploaded.sealed_bytes;
         entry.blocks = uploaded.blocks;
         entry.upload_epoch = epoch.0;
-        let request = v1::FinishObjectRequest {
-            shard: self.0.shard.0,
-            request_id: request_id.clone(),
-            dataset_id: self.0.id.into(),
-            key: key.as_str().to_owned(),
-            precondition: options.precondition.wire(),
-            entry: Some(entry),
-            receipts: uploaded.receipts,
-        };
-        let done = self
-            .write(|mut shard| {
-                let request = request.clone();
-                async move { Ok(shard.finish_object(request).await?.into_inner()) }
-            })
-            .await?;
-        self.outcome(&done, uploaded.plain_bytes)
+        Ok(Prepared {
+            dataset: self.clone(),
+            version: sealing.dek.context().version,
+            bytes: uploaded.plain_bytes,
+            request: Request::Blocks(v1::FinishObjectRequest {
+                shard: self.0.shard.0,
+                request_id: request_id.clone(),
+                dataset_id: self.0.id.into(),
+                key: key.as_str().to_owned(),
+                precondition: options.precondition.wire(),
+                entry: Some(entry),
+                receipts: uploaded.receipts,
+            }),
+        })
     }
 
     /// Lease, salts, ids and sealed metadata for one new version.
@@ -747,21 +768,20 @@ impl Dataset {
         self.0.replicas.lock().clear();
     }
 
-    fn outcome(&self, done: &v1::Done, bytes: u64) -> Result<PutOutcome, Error> {
-        Ok(PutOutcome {
-            version: ObjectVersionId::try_from(&done.version_id[..])?,
-            replaced: ObjectVersionId::try_from(&done.replaced_version_id[..]).ok(),
-            bytes,
-        })
-    }
-
     /// A write to the shard: its answer is an answer of apply.
-    async fn write<F, Fut>(&self, call: F) -> Result<v1::Done, Error>
+    pub(crate) async fn write<F, Fut>(&self, call: F) -> Result<v1::Done, Error>
     where
         F: Fn(ShardClient<Channel>) -> Fut,
         Fut: Future<Output = Result<v1::ShardAnswer, Status>>,
     {
-        match self.ask_shard(call).await?.answer {
+        let region = &self.0.region.0;
+        let answer = region
+            .nodes
+            .change(self.0.shard, &region.tuning, |_, channel| {
+                call(shard_client(channel))
+            })
+            .await?;
+        match answer.answer {
             Some(Answer::Done(done)) => {
                 self.0
                     .upload_epoch
@@ -786,10 +806,14 @@ impl Dataset {
         region
             .nodes
             .on_leader(self.0.shard, &region.tuning, |_, channel| {
-                call(ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+                call(shard_client(channel))
             })
             .await
     }
+}
+
+fn shard_client(channel: Channel) -> ShardClient<Channel> {
+    ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// What one new version is sealed with.

@@ -169,8 +169,8 @@ impl Keys {
             claim: None,
             request_id: random_id()?,
         };
-        self.call(move |mut kms| {
-            let request = request.clone();
+        let call = |_, channel| {
+            let (mut kms, request) = (KmsClient::new(channel), request.clone());
             async move {
                 let reply = match change {
                     KeyChange::Rotate => kms.rotate_key(request).await?,
@@ -179,8 +179,8 @@ impl Keys {
                 };
                 Ok(reply.into_inner())
             }
-        })
-        .await
+        };
+        self.pool.change(GroupId::KMS, &self.tuning, call).await
     }
 
     /// The lease this process seals a dataset's objects with; asked for when there is none or it runs out.

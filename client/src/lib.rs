@@ -13,6 +13,7 @@ mod lease;
 mod listing;
 mod opens;
 pub mod operator;
+mod prepared;
 mod region;
 mod route;
 mod session;
@@ -29,6 +30,7 @@ pub use download::ObjectReader;
 pub use error::Error;
 pub use kms::{KeyChange, Keys, LeafReader};
 pub use listing::{ListOptions, Page, VersionsPage};
+pub use prepared::Prepared;
 pub use region::{CreateOptions, Region, RegionStatus};
 pub use settings::{Context, ContextFile, SettingsError, Tuning};
 

@@ -34,6 +34,26 @@ pub(crate) struct Member {
     pub(crate) endpoint: String,
 }
 
+/// Why there is no answer that counts.
+struct Unanswered {
+    /// One of the tries may have had effect.
+    maybe: bool,
+    /// What the last one came to.
+    last: Error,
+}
+
+impl Unanswered {
+    fn of_change(self) -> Error {
+        match self.last {
+            kept @ (Error::PreconditionFailed { .. } | Error::NoSuchObject) => kept,
+            last if self.maybe => Error::Unknown {
+                message: format!("an earlier try was not answered, and then: {last}"),
+            },
+            last => last,
+        }
+    }
+}
+
 /// Who can be asked: storage nodes or KMS replicas.
 pub(crate) struct Pool {
     role: Role,
@@ -154,18 +174,52 @@ impl Pool {
         F: Fn(Member, Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
+        let answer = self.ask(group, tuning, call).await;
+        answer.map_err(|unanswered| unanswered.last)
+    }
+
+    /// As [`Self::on_leader`], for what has effect: a refusal says nothing of an earlier try whose outcome is not
+    /// known, unless it is one that is kept under the request id, which is the same for all tries.
+    pub(crate) async fn change<T, F, Fut>(
+        &self,
+        group: GroupId,
+        tuning: &Tuning,
+        call: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Member, Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let answer = self.ask(group, tuning, call).await;
+        answer.map_err(Unanswered::of_change)
+    }
+
+    async fn ask<T, F, Fut>(
+        &self,
+        group: GroupId,
+        tuning: &Tuning,
+        call: F,
+    ) -> Result<T, Unanswered>
+    where
+        F: Fn(Member, Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let mut maybe = false;
         let deadline = Instant::now() + tuning.deadline;
         let mut backoff = BACKOFF_FIRST;
         let mut avoid = None;
         loop {
+            let unanswered = |maybe, last| Unanswered { maybe, last };
             let Some(member) = self.pick(group, avoid) else {
-                return Err(Error::Unavailable {
+                let last = Error::Unavailable {
                     reason: "no-members".to_owned(),
                     message: format!("no {} of this region is known", self.role.as_str()),
-                });
+                };
+                return Err(unanswered(maybe, last));
             };
             let id = member.id;
-            let channel = self.channel(&member, Lane::Control, 0)?;
+            let channel = self.channel(&member, Lane::Control, 0);
+            let channel = channel.map_err(|error| unanswered(maybe, error))?;
             let limit = tuning
                 .try_timeout
                 .min(deadline.saturating_duration_since(Instant::now()));
@@ -180,9 +234,10 @@ impl Pool {
             avoid = Some(id);
             let fault = Fault::of(&status);
             let hint = transport::fault::leader_hint(&status);
+            maybe |= fault == Fault::Unknown;
             let may = fault.retriable() || fault == Fault::Unknown;
             if !may {
-                return Err(Error::from_status(&status));
+                return Err(unanswered(maybe, Error::from_status(&status)));
             }
             tracing::debug!(group = group.0, member = id.0, code = ?status.code(), "trying again");
             let pause = match hint {
@@ -210,7 +265,7 @@ impl Pool {
                 }
             };
             if Instant::now() + pause >= deadline {
-                return Err(Error::from_status(&status));
+                return Err(unanswered(maybe, Error::from_status(&status)));
             }
             tokio::time::sleep(pause).await;
         }
@@ -221,5 +276,44 @@ impl Pool {
         if leaders.get(&group) == Some(&id) {
             leaders.remove(&group);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(reason: &str) -> Error {
+        Error::Caller {
+            reason: reason.to_owned(),
+            message: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_refusal_after_a_try_without_answer_leaves_the_outcome_open() {
+        let late = |last| Unanswered { maybe: true, last }.of_change();
+        for reason in ["key-disabled", "disk-full", "request-too-old"] {
+            assert_eq!(late(refused(reason)).fault(), Fault::Unknown, "{reason}");
+        }
+        let unavailable = Error::Unavailable {
+            reason: "not-leader".to_owned(),
+            message: String::new(),
+        };
+        assert_eq!(late(unavailable).fault(), Fault::Unknown);
+    }
+
+    #[test]
+    fn a_refusal_that_is_kept_under_the_request_id_holds_for_all_tries() {
+        let late = |last| Unanswered { maybe: true, last }.of_change();
+        let failed = Error::PreconditionFailed { current: None };
+        assert_eq!(late(failed).reason(), "precondition-failed");
+        assert_eq!(late(Error::NoSuchObject).reason(), "no-such-object");
+    }
+
+    #[test]
+    fn a_refusal_of_the_only_try_is_what_it_says() {
+        let only = |last| Unanswered { maybe: false, last }.of_change();
+        assert_eq!(only(refused("disk-full")).reason(), "disk-full");
     }
 }
