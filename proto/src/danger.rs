@@ -20,6 +20,10 @@ pub enum Switch {
     RetryTwice,
     /// P5: one receipt counts as a majority.
     OneReceipt,
+    /// P5: receipts count whoever votes at the command's position.
+    ReceiptsOfAnyone,
+    /// P5: a member that lost its disk comes back under its old id.
+    ReuseNodeId,
     /// P3, P6: a verdict counts although what it was given on has changed.
     UnboundVerdict,
     /// P2: no approval is missed.
@@ -34,12 +38,14 @@ pub enum Switch {
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
         Self::RetryTwice,
         Self::OneReceipt,
+        Self::ReceiptsOfAnyone,
+        Self::ReuseNodeId,
         Self::UnboundVerdict,
         Self::IgnoreApprovals,
         Self::ReleaseBeforeRecord,
@@ -55,6 +61,8 @@ impl Switch {
             Self::IgnorePrecondition => "ignore_precondition",
             Self::RetryTwice => "retry_twice",
             Self::OneReceipt => "one_receipt",
+            Self::ReceiptsOfAnyone => "receipts_of_anyone",
+            Self::ReuseNodeId => "reuse_node_id",
             Self::UnboundVerdict => "unbound_verdict",
             Self::IgnoreApprovals => "ignore_approvals",
             Self::ReleaseBeforeRecord => "release_before_record",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use proto::danger::{Switch, broken};
 use proto::ids::{FeatureLevel, GroupId, NodeId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use self::core::GroupCore;
 use self::failure::Failure;
 use self::folder::Owner;
 use self::reads::Reads;
+use crate::blocking::away;
 use crate::log::{LogError, RaftLog};
 use crate::machine::Machine;
 use crate::net::attend::Attendance;
@@ -423,6 +425,9 @@ impl Host {
                 }
             };
             known = true;
+            if broken(Switch::ReuseNodeId) {
+                continue;
+            }
             if joining && answer.ever_member {
                 return Err(OpenError::Reused {
                     node: inner.options.node_id,
@@ -490,7 +495,7 @@ impl Host {
         }
         self.inner.watcher.abort();
         let log = self.inner.log.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || log.close()).await {
+        if let Ok(Err(error)) = away(move || log.close()).await {
             tracing::warn!(%error, "raft log not closed in order");
         }
     }

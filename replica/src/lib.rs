@@ -5,6 +5,7 @@
 
 #[cfg(feature = "bench")]
 pub mod bench;
+pub(crate) mod blocking;
 pub mod disk;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

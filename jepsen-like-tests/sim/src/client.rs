@@ -3,21 +3,21 @@
 //! Owns what the client knows: of objects it alone writes it can foretell every answer. Refuses to go on with an
 //! object while a request on it is unsettled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use proto::ids::ObjectVersionId;
+use proto::ids::{NodeId, ObjectVersionId};
 use proto::v1;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use replica::Group;
 use replica::host::ProposeError;
 use tokio::time::sleep;
 
 use crate::load::{self, Condition, DATASET, History, Kind, Outcome};
+use crate::roster::Roster;
 use crate::{Broken, hold};
 
 /// Objects a client writes alone.
@@ -25,7 +25,13 @@ const OWN_KEYS: u64 = 5;
 /// Objects all clients write.
 const SHARED_KEYS: u64 = 3;
 /// Pause after an answer that says to ask elsewhere.
-const TURN_TO_ANOTHER: Duration = Duration::from_millis(5);
+pub(crate) const TURN_TO_ANOTHER: Duration = Duration::from_millis(5);
+/// Requests of one client in one era; after them it only reads, so that a long era costs little.
+const REQUESTS_MAX: u32 = 120;
+/// Pause between the reads of an idle client.
+const IDLE: Duration = Duration::from_millis(20);
+/// One finish of so many is first sent with receipts that are no majority.
+const POOR_RECEIPTS: u32 = 12;
 
 /// One client. Clones are handles on the same one: what it knows outlives the boot it ran in.
 #[derive(Clone)]
@@ -74,7 +80,7 @@ impl Client {
     }
 
     /// Settles what is unsettled: sends it again, under its id, until there is an answer.
-    pub async fn settle(&self, members: &[Group]) -> Result<(), Broken> {
+    pub async fn settle(&self, members: &Roster) -> Result<(), Broken> {
         let unsettled = self.mind.lock().unsettled;
         match unsettled {
             Some(number) => self.send(members, number).await,
@@ -83,8 +89,9 @@ impl Client {
     }
 
     /// Settles, then asks for one thing after the other until dropped or until a promise is broken.
-    pub async fn run(&self, members: &[Group]) -> Result<(), Broken> {
+    pub async fn run(&self, members: &Roster) -> Result<(), Broken> {
         self.settle(members).await?;
+        let mut left = REQUESTS_MAX;
         loop {
             let (pause, dice) = {
                 let mut mind = self.mind.lock();
@@ -94,9 +101,14 @@ impl Client {
             };
             sleep(pause).await;
             match dice {
+                _ if left == 0 => {
+                    sleep(IDLE).await;
+                    self.read(members).await?;
+                }
                 0..15 => self.read(members).await?,
                 15..17 if self.number == 0 => self.advance(members).await?,
                 _ => {
+                    left -= 1;
                     let number = self.invent();
                     self.send(members, number).await?;
                 }
@@ -139,16 +151,37 @@ impl Client {
         number
     }
 
-    async fn send(&self, members: &[Group], number: usize) -> Result<(), Broken> {
-        let mut at = self.mind.lock().rng.random_range(0..members.len());
-        let answer = loop {
-            let command = self.history.send(number);
-            match ask(members, &mut at, command).await {
-                Some(answer) => break answer,
+    /// Whose receipts the object comes with: the voters', as someone sees them; now and then too few or others'.
+    fn signers(&self, members: &Roster, first: bool) -> BTreeSet<NodeId> {
+        let rng = &mut self.mind.lock().rng;
+        let voters = members.voters(rng);
+        if first && rng.random_ratio(1, POOR_RECEIPTS) {
+            let nobody = (900..903).map(NodeId);
+            let few = voters.iter().copied().take(voters.len() / 2);
+            return if rng.random() {
+                few.chain(nobody).collect()
+            } else {
+                few.collect()
+            };
+        }
+        voters
+    }
+
+    async fn send(&self, members: &Roster, number: usize) -> Result<(), Broken> {
+        let mut at = None;
+        let mut first = true;
+        let outcome = loop {
+            let command = self.history.send(number, &self.signers(members, first));
+            first = false;
+            match self.ask(members, &mut at, command).await {
+                Some(answer) => match load::outcome(&answer)? {
+                    Some(outcome) => break outcome,
+                    // Not on a majority of whoever votes there: with others' receipts, then.
+                    None => sleep(TURN_TO_ANOTHER).await,
+                },
                 None => sleep(TURN_TO_ANOTHER).await,
             }
         };
-        let outcome = load::outcome(&answer)?;
         self.history.settle(number, outcome.clone());
         let request = self.history.request(number);
         let mut mind = self.mind.lock();
@@ -185,20 +218,36 @@ impl Client {
         Ok(())
     }
 
+    async fn ask(
+        &self,
+        members: &Roster,
+        at: &mut Option<NodeId>,
+        command: Bytes,
+    ) -> Option<Bytes> {
+        if at.is_none() {
+            let any = members.pick(&mut self.mind.lock().rng);
+            *at = any.map(|member| member.node_id());
+        }
+        ask(members, at, command).await
+    }
+
     /// Reads an object of its own on any member, linearizably.
-    async fn read(&self, members: &[Group]) -> Result<(), Broken> {
-        let (at, key) = {
+    async fn read(&self, members: &Roster) -> Result<(), Broken> {
+        let (member, key) = {
             let mut mind = self.mind.lock();
             let key = mind.rng.random_range(0..OWN_KEYS);
             (
-                mind.rng.random_range(0..members.len()),
+                members.pick(&mut mind.rng),
                 format!("c{}/{key}", self.number),
             )
         };
-        if members[at].read_index().await.is_err() {
+        let Some(member) = member else {
+            return Ok(());
+        };
+        if member.read_index().await.is_err() {
             return Ok(());
         }
-        let Ok(reader) = members[at].reader() else {
+        let Ok(reader) = member.reader() else {
             return Ok(());
         };
         let held = node_state::read::head(reader.as_ref(), &DATASET, &key, None);
@@ -213,16 +262,13 @@ impl Client {
         Ok(())
     }
 
-    async fn advance(&self, members: &[Group]) -> Result<(), Broken> {
-        let (at, from) = {
-            let mut mind = self.mind.lock();
-            (mind.rng.random_range(0..members.len()), mind.epoch)
-        };
+    async fn advance(&self, members: &Roster) -> Result<(), Broken> {
+        let from = self.mind.lock().epoch;
         let Some(command) = load::advance(from) else {
             return Ok(());
         };
-        let mut at = at;
-        if ask(members, &mut at, command).await.is_some() {
+        let mut at = None;
+        if self.ask(members, &mut at, command).await.is_some() {
             // Done or overtaken by its own earlier try: in both cases the epoch is past `from`.
             self.mind.lock().epoch = from + 1;
         }
@@ -249,23 +295,27 @@ fn foretell(
 }
 
 /// Proposes once at the member `at`; without an answer, turns to another.
-pub async fn ask(members: &[Group], at: &mut usize, command: Bytes) -> Option<Bytes> {
-    match members[*at].propose(command).await {
+pub async fn ask(members: &Roster, at: &mut Option<NodeId>, command: Bytes) -> Option<Bytes> {
+    let first = NodeId(0);
+    let member = match at {
+        Some(node) => members.of(*node).or_else(|| members.after(*node)),
+        None => members.after(first),
+    };
+    let member = member?;
+    let node = member.node_id();
+    match member.propose(command).await {
         Ok(answer) => return Some(answer),
         Err(ProposeError::NotLeader {
             leader: Some(leader),
-        }) => {
-            let found = members.iter().position(|member| member.node_id() == leader);
-            *at = found.unwrap_or((*at + 1) % members.len());
-        }
-        Err(_) => *at = (*at + 1) % members.len(),
+        }) if members.of(leader).is_some() => *at = Some(leader),
+        Err(_) => *at = members.after(node).map(|next| next.node_id()),
     }
     None
 }
 
 /// Proposes until there is an answer.
-pub async fn insist(members: &[Group], command: &Bytes) -> Bytes {
-    let mut at = 0;
+pub async fn insist(members: &Roster, command: &Bytes) -> Bytes {
+    let mut at = None;
     loop {
         if let Some(answer) = ask(members, &mut at, command.clone()).await {
             return answer;

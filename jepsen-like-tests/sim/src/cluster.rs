@@ -1,6 +1,6 @@
 //! Members of one group in this process, started and started again.
 //!
-//! Owns what a boot takes. Refuses an orderly stop: a boot ends with its runtime or with the power.
+//! Owns what a boot takes. Refuses an orderly stop: a boot ends with its runtime, with a kill or with the power.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use proto::ids::{GroupId, NodeId};
 use replica::disk::Disk;
 use replica::host::{Admission, Host, HostOptions, OpenError, Tuning};
 use replica::log::{Driver, LogOptions};
+use replica::machine::Machine;
 use replica::state::{StateOptions, TwinMedium, TwinState};
 use replica::{Group, host::HostFailure};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::machine::Shard;
 use crate::net::{Net, identity};
 use crate::{Broken, hold};
 
@@ -34,6 +34,10 @@ pub enum Store {
 pub struct Site {
     /// Its id.
     pub node: NodeId,
+    /// What it runs.
+    pub machine: Arc<dyn Machine>,
+    /// How it is let in.
+    pub admission: Admission,
     /// Its folder.
     pub dir: PathBuf,
     /// The disk of its log.
@@ -52,8 +56,17 @@ pub struct Running {
     pub host: Host,
     /// Its part of the group.
     pub group: Group,
-    turner: Option<JoinHandle<()>>,
-    _presence: Presence,
+    turner: Option<Turner>,
+    presence: Presence,
+}
+
+/// Turns a log until dropped.
+struct Turner(JoinHandle<()>);
+
+impl Drop for Turner {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A member that can be reached, until dropped.
@@ -68,11 +81,20 @@ impl Drop for Presence {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(turner) = &self.turner {
-            turner.abort();
-        }
+impl Running {
+    /// Ends the process, whose disk is dead or about to be. Whatever it still does reaches nobody.
+    pub async fn kill(self) {
+        let Self {
+            host,
+            group,
+            turner,
+            presence,
+        } = self;
+        drop(presence);
+        drop(group);
+        // The log is turned on until the engine has noticed that nothing of it works any more.
+        host.abandon().await;
+        drop(turner);
     }
 }
 
@@ -100,7 +122,7 @@ pub async fn start(net: &Net, site: Site, tuning: &Tuning) -> Result<Running, Op
         identity: identity(site.node),
         jurisdiction: "CH".parse().expect("a valid jurisdiction"),
         cluster: [0x51; 16],
-        admission: Admission::Found,
+        admission: site.admission,
         dir: site.dir.clone(),
         disk: Arc::clone(&site.disk),
         dialer: net.dialer(site.node),
@@ -114,21 +136,28 @@ pub async fn start(net: &Net, site: Site, tuning: &Tuning) -> Result<Running, Op
         net: net.clone(),
         node: site.node,
     };
-    let turner = manual.then(|| tokio::spawn(turn(host.clone(), site.sync_takes)));
-    let group = match site.store {
+    let turner = manual.then(|| Turner(tokio::spawn(turn(host.clone(), site.sync_takes))));
+    let opened = match site.store {
         Store::Twin(medium) => {
             let state = TwinState::open(&medium, &site.dir.join("state"), site.disk);
-            host.open_group_on(GROUP, Arc::new(Shard), Arc::new(state))
-                .await?
+            host.open_group_on(GROUP, site.machine, Arc::new(state))
+                .await
         }
-        Store::Rocks => host.open_group(GROUP, Arc::new(Shard)).await?,
+        Store::Rocks => host.open_group(GROUP, site.machine).await,
     };
-    Ok(Running {
-        host,
-        group,
-        turner,
-        _presence: presence,
-    })
+    match opened {
+        Ok(group) => Ok(Running {
+            host,
+            group,
+            turner,
+            presence,
+        }),
+        Err(error) => {
+            drop(presence);
+            host.abandon().await;
+            Err(error)
+        }
+    }
 }
 
 /// Does the log's work in simulated time.
@@ -145,30 +174,29 @@ async fn turn(host: Host, sync_takes: Duration) {
 }
 
 /// Founds the group with every member.
-pub async fn found(members: &[Running]) -> Result<(), Broken> {
-    let founders: Vec<NodeId> = members.iter().map(|m| m.group.node_id()).collect();
-    let founded = members[0].group.initialize(founders).await;
+pub async fn found(members: &[Group]) -> Result<(), Broken> {
+    let founders: Vec<NodeId> = members.iter().map(Group::node_id).collect();
+    let founded = members[0].initialize(founders).await;
     founded.map_err(|e| Broken(format!("not founded: {e}")))
 }
 
 /// How long members may take to agree once nothing fails any more.
 pub const AGREE_MAX: Duration = Duration::from_secs(60);
 
-/// Waits until every member answers linearizable reads.
-pub async fn agree(members: &[Running]) -> Result<(), Broken> {
+/// Waits until every one of `members` answers linearizable reads.
+pub async fn agree(members: &[Group]) -> Result<(), Broken> {
     for member in members {
         let read = async {
-            while member.group.read_index().await.is_err() {
+            while member.read_index().await.is_err() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
         let agreed = timeout(AGREE_MAX, read).await.is_ok();
         hold!(
             agreed,
-            "member {} does not come back: {:?}, failure {:?}",
-            member.group.node_id(),
-            member.group.status(),
-            failure(member).await
+            "member {} does not come back: {:?}",
+            member.node_id(),
+            member.status()
         );
     }
     Ok(())

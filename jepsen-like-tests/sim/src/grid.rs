@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use replica::disk::{DirLock, Disk, DiskFile, SimDisk, SimFaults};
 use replica::state::TwinMedium;
 use tokio::sync::watch;
@@ -24,7 +25,10 @@ pub struct Grid {
 }
 
 struct Inner {
-    supplies: Vec<(SimDisk, TwinMedium)>,
+    supplies: Mutex<Vec<(SimDisk, TwinMedium)>>,
+    /// Faults of devices that were thrown away.
+    gone: Mutex<Vec<SimDisk>>,
+    seed: u64,
     /// Calls to any disk so far.
     calls: AtomicU64,
     /// The voltage drops with this call.
@@ -37,12 +41,10 @@ struct Inner {
 impl Grid {
     /// A supply for `members` members whose disks follow `seed`.
     pub fn new(members: u64, seed: u64) -> Self {
-        let supply = |member: u64| {
-            let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ member;
-            (SimDisk::new(seed), TwinMedium::new(seed ^ 0x5EED))
-        };
         let inner = Inner {
-            supplies: (0..members).map(supply).collect(),
+            supplies: Mutex::new((0..members).map(|member| supply(seed, member)).collect()),
+            gone: Mutex::default(),
+            seed,
             calls: AtomicU64::new(0),
             drop_at: AtomicU64::new(NEVER),
             low: AtomicBool::new(false),
@@ -56,19 +58,48 @@ impl Grid {
     /// The disk of the member at `at`, as the process of the present boot sees it.
     pub fn disk(&self, at: usize) -> Arc<dyn Disk> {
         Arc::new(Powered {
-            inner: self.inner.supplies[at].0.boot(),
+            inner: self.device(at).boot(),
             grid: self.clone(),
         })
     }
 
     /// The device under [`Grid::disk`], to inject faults.
-    pub fn device(&self, at: usize) -> &SimDisk {
-        &self.inner.supplies[at].0
+    pub fn device(&self, at: usize) -> SimDisk {
+        self.inner.supplies.lock()[at].0.clone()
     }
 
     /// The state medium of the member at `at`.
-    pub fn medium(&self, at: usize) -> &TwinMedium {
-        &self.inner.supplies[at].1
+    pub fn medium(&self, at: usize) -> TwinMedium {
+        self.inner.supplies.lock()[at].1.clone()
+    }
+
+    /// One more member's disk and medium, empty. Answers where they are.
+    pub fn add(&self) -> usize {
+        let mut supplies = self.inner.supplies.lock();
+        let at = supplies.len();
+        supplies.push(supply(self.inner.seed, at as u64));
+        at
+    }
+
+    /// Kills the process at `at`: its handles are dead, what it wrote is still in the machine's cache.
+    pub fn kill(&self, at: usize) {
+        self.device(at).kill();
+        self.medium(at).power_cut();
+    }
+
+    /// Cuts the power of the member at `at` alone.
+    pub fn cut_one(&self, at: usize) {
+        self.device(at).power_cut();
+        self.medium(at).power_cut();
+    }
+
+    /// The disk at `at` is lost; an empty one takes its place.
+    pub fn wipe(&self, at: usize) {
+        self.cut_one(at);
+        let mut supplies = self.inner.supplies.lock();
+        let fresh = supply(self.inner.seed ^ 0xE4A5ED, at as u64);
+        let (lost, _) = std::mem::replace(&mut supplies[at], fresh);
+        self.inner.gone.lock().push(lost);
     }
 
     /// From now on no sync succeeds at any member.
@@ -96,7 +127,7 @@ impl Grid {
     /// Cuts the power at every member now. What is booted after it has power again.
     pub fn cut(&self) {
         self.inner.drop_at.store(NEVER, Ordering::SeqCst);
-        for (disk, medium) in &self.inner.supplies {
+        for (disk, medium) in &*self.inner.supplies.lock() {
             disk.power_cut();
             medium.power_cut();
         }
@@ -105,18 +136,22 @@ impl Grid {
 
     /// Faults of all disks together.
     pub fn faults(&self) -> SimFaults {
-        let each = self.inner.supplies.iter().map(|(disk, _)| disk.faults());
-        each.fold(SimFaults::default(), |a, b| SimFaults {
-            power_cuts: a.power_cuts + b.power_cuts,
-            sectors_kept: a.sectors_kept + b.sectors_kept,
-            sectors_lost: a.sectors_lost + b.sectors_lost,
-            sectors_torn: a.sectors_torn + b.sectors_torn,
-            names_lost: a.names_lost + b.names_lost,
-            syncs_failed: a.syncs_failed + b.syncs_failed,
-            writes_full: a.writes_full + b.writes_full,
-            io_failed: a.io_failed + b.io_failed,
-            bits_flipped: a.bits_flipped + b.bits_flipped,
-        })
+        let supplies = self.inner.supplies.lock();
+        let gone = self.inner.gone.lock();
+        let disks = supplies.iter().map(|(disk, _)| disk).chain(gone.iter());
+        disks
+            .map(SimDisk::faults)
+            .fold(SimFaults::default(), |a, b| SimFaults {
+                power_cuts: a.power_cuts + b.power_cuts,
+                sectors_kept: a.sectors_kept + b.sectors_kept,
+                sectors_lost: a.sectors_lost + b.sectors_lost,
+                sectors_torn: a.sectors_torn + b.sectors_torn,
+                names_lost: a.names_lost + b.names_lost,
+                syncs_failed: a.syncs_failed + b.syncs_failed,
+                writes_full: a.writes_full + b.writes_full,
+                io_failed: a.io_failed + b.io_failed,
+                bits_flipped: a.bits_flipped + b.bits_flipped,
+            })
     }
 
     fn call(&self) {
@@ -134,6 +169,12 @@ impl Grid {
         }
         Ok(())
     }
+}
+
+/// An empty disk and medium whose faults follow the seed.
+fn supply(seed: u64, member: u64) -> (SimDisk, TwinMedium) {
+    let seed = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ member;
+    (SimDisk::new(seed), TwinMedium::new(seed ^ 0x5EED))
 }
 
 /// A disk whose every changing call may be the one with which the power goes.

@@ -1,18 +1,28 @@
-//! One shard's members in one process, on disks, state stores and a network that fail by seed.
+//! The thinking of a region in one process, from seeds: its machines alone, and on replicas whose disks, network and
+//! power fail.
 //!
-//! Owns the world around the code that ships: power, wires, clients and the judgement of what they were promised.
-//! Refuses to imitate the product: log, host, engine and shard machine are the crates that ship. The seed fixes
-//! faults, delays and load; the engine's own election jitter comes from the system, so a seed replays the world and
-//! nearly always, but not provably, the interleaving.
+//! Owns the world around the code that ships, and the judgement of what that code promised. Refuses to imitate the
+//! product: log, host, engine and machines are the crates that ship; what they are compared with are models of a few
+//! maps. README.md says how to run it.
 
 pub mod client;
 pub mod cluster;
+mod fleet;
 pub mod grid;
 pub mod judge;
+pub mod kinds;
+pub mod kms;
 pub mod load;
+pub mod logbook;
 pub mod machine;
+mod nemesis;
 pub mod net;
+pub mod node;
+pub mod records;
+pub mod roster;
 pub mod run;
+mod stored;
+mod work;
 
 /// Something the product promised and did not keep. Says what, in ids and keys of the test's own making.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

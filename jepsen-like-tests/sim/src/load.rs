@@ -3,14 +3,14 @@
 //! Owns the bytes of every request and the record of what became of it. Refuses to ask the same twice under two
 //! request ids: a retry is the same request under its own id.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use node_state::limits::EPOCHS_KEPT;
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{DatasetId, ObjectVersionId, RequestId, UploadEpoch};
+use proto::ids::{DatasetId, NodeId, ObjectVersionId, RequestId, UploadEpoch};
 use proto::v1;
 use proto::v1::shard_command::Command;
 
@@ -27,7 +27,7 @@ const NOW_MS: u64 = 1000;
 pub enum Kind {
     /// An inline object.
     Put(ObjectVersionId),
-    /// An object in two blocks that every voter holds.
+    /// An object in two blocks that every node of the receipts holds.
     Finish(ObjectVersionId),
     /// Removes the current version.
     Delete,
@@ -81,8 +81,8 @@ pub struct Request {
     pub kind: Kind,
     /// On what condition.
     pub condition: Condition,
-    /// What is sent, each time.
-    pub command: Bytes,
+    /// What is sent each time, but for the receipts.
+    pub command: v1::ShardCommand,
     /// What became of it.
     pub outcome: Outcome,
     /// Times it was sent.
@@ -101,11 +101,16 @@ impl History {
         requests.len() - 1
     }
 
-    /// Records that `number` is sent once more, and gives its bytes.
-    pub fn send(&self, number: usize) -> Bytes {
+    /// Records that `number` is sent once more, and gives its bytes: with receipts of `signers`, where the object is
+    /// in blocks.
+    pub fn send(&self, number: usize, signers: &BTreeSet<NodeId>) -> Bytes {
         let mut requests = self.0.lock();
         requests[number].sent += 1;
-        requests[number].command.clone()
+        let mut command = requests[number].command.clone();
+        if let Some(Command::FinishObject(finish)) = &mut command.command {
+            finish.receipts = signers.iter().copied().map(receipt).collect();
+        }
+        command.encode_to_vec().into()
     }
 
     /// Records what became of `number`.
@@ -213,14 +218,16 @@ pub fn founding() -> Vec<Bytes> {
     ];
     steps
         .into_iter()
-        .map(|(kind, authority, key_state)| encode(Bytes::new(), authority, key_state, kind))
+        .map(|(kind, authority, key_state)| command(Bytes::new(), authority, key_state, kind))
+        .map(|command| command.encode_to_vec().into())
         .collect()
 }
 
 /// The advance from upload epoch `from`, while the window still holds every request id of the run.
 pub fn advance(from: u64) -> Option<Bytes> {
     let kind = Command::AdvanceUploadEpoch(v1::AdvanceUploadEpoch { from });
-    (from + 1 < EPOCHS_KEPT).then(|| encode(Bytes::new(), 1, 1, kind))
+    let advance = command(Bytes::new(), 1, 1, kind).encode_to_vec();
+    (from + 1 < EPOCHS_KEPT).then(|| advance.into())
 }
 
 /// A request, not yet sent.
@@ -243,7 +250,7 @@ pub fn request(nonce: u64, epoch: u64, key: String, kind: Kind, condition: Condi
         }),
     };
     let holder = Bytes::copy_from_slice(&HOLDER);
-    let command = match kind {
+    let asked = match kind {
         Kind::Put(version) => Command::PutObject(v1::PutObject {
             dataset_id: DATASET.into(),
             key: key.clone(),
@@ -257,7 +264,7 @@ pub fn request(nonce: u64, epoch: u64, key: String, kind: Kind, condition: Condi
             precondition,
             entry: Some(entry(version, true, epoch)),
             holder,
-            receipts: (1..=5).map(receipt).collect(),
+            receipts: Vec::new(),
         }),
         Kind::Delete => Command::DeleteObject(v1::DeleteObject {
             dataset_id: DATASET.into(),
@@ -272,7 +279,7 @@ pub fn request(nonce: u64, epoch: u64, key: String, kind: Kind, condition: Condi
         key,
         kind,
         condition,
-        command: encode(id_bytes, 1, 1, command),
+        command: command(id_bytes, 1, 1, asked),
         outcome: Outcome::Unknown,
         sent: 0,
     }
@@ -319,16 +326,16 @@ pub fn entry(version: ObjectVersionId, in_blocks: bool, epoch: u64) -> v1::Objec
     }
 }
 
-fn receipt(node_id: u64) -> v1::ReceiptClaim {
+fn receipt(node: NodeId) -> v1::ReceiptClaim {
     v1::ReceiptClaim {
-        node_id,
+        node_id: node.0,
         begun_at_ms: NOW_MS,
         held: vec![v1::BlockRange { first: 0, count: 2 }],
     }
 }
 
-fn encode(request_id: Bytes, authority: u64, key_state: u64, kind: Command) -> Bytes {
-    let command = v1::ShardCommand {
+fn command(request_id: Bytes, authority: u64, key_state: u64, kind: Command) -> v1::ShardCommand {
+    v1::ShardCommand {
         now_ms: NOW_MS,
         verdict: Some(v1::Verdict {
             authority_version: authority,
@@ -336,23 +343,24 @@ fn encode(request_id: Bytes, authority: u64, key_state: u64, kind: Command) -> B
         }),
         request_id,
         command: Some(kind),
-    };
-    command.encode_to_vec().into()
+    }
 }
 
-/// What an answer says; an error is no answer of a shard or one the load cannot lead to.
-pub fn outcome(answer: &Bytes) -> Result<Outcome, crate::Broken> {
+/// What an answer says, `None` if it is to be asked again with other receipts; an error is no answer of a shard or
+/// one the load cannot lead to.
+pub fn outcome(answer: &Bytes) -> Result<Option<Outcome>, crate::Broken> {
     use v1::shard_answer::Answer;
     let decoded = v1::ShardAnswer::decode(answer.clone());
     match decoded.map(|answer| answer.answer) {
-        Ok(Some(Answer::Done(done))) => Ok(Outcome::Done {
+        Ok(Some(Answer::Done(done))) => Ok(Some(Outcome::Done {
             index: done.log_index,
             replaced: ObjectVersionId::try_from(done.replaced_version_id.as_ref()).ok(),
-        }),
+        })),
         Ok(Some(Answer::Refused(refused))) => match refused.reason() {
             reason @ (v1::Refusal::PreconditionFailed | v1::Refusal::NoSuchObject) => {
-                Ok(Outcome::Refused(reason))
+                Ok(Some(Outcome::Refused(reason)))
             }
+            v1::Refusal::NotOnMajority => Ok(None),
             reason => Err(crate::Broken(format!("refused for {reason:?}"))),
         },
         _ => Err(crate::Broken("an answer that is none".to_owned())),

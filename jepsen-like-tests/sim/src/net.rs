@@ -1,8 +1,9 @@
 //! The wires between members: the messages of `replica`'s links, carried in memory.
 //!
-//! Owns delays, broken connections and silence between members, all drawn from the seed. Refuses to lose, repeat or
-//! reorder single messages of one connection: what is carried here is what TCP carries, so a fault is a connection
-//! that breaks or stands still.
+//! Owns delays, broken connections, silence in one direction or both, and what can happen to a call that is a
+//! message of its own: lost, answered into the void, delivered twice or late. All of it is drawn from the seed.
+//! Refuses to lose or reorder single messages of one stream: those are what TCP carries, so a fault there is a
+//! connection that breaks or stands still.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,7 +21,13 @@ use replica::Member;
 use replica::net::handler::{Caller, PeerHandler, Refusal};
 use replica::net::link::{Dialer, Inbound, Lane, Link, LinkError, LinkFault, LinkResult, Outbound};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
+
+use crate::logbook::Logbook;
+
+const FAULTS: &str = "faults";
+/// Longest time a late copy of a call, or a message whose packet was lost on a stream, is under way.
+const LATE_MAX: Duration = Duration::from_millis(900);
 
 /// How the wires behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,10 @@ pub struct Weather {
     pub delay_max: Duration,
     /// One message of so many breaks its connection; 0 for none.
     pub breaks_one_in: u32,
+    /// One message of so many is lost: a call hangs, a stream waits for it to be sent again; 0 for none.
+    pub loses_one_in: u32,
+    /// One call of so many is delivered twice, the second time late; 0 for none.
+    pub doubles_one_in: u32,
 }
 
 impl Weather {
@@ -36,33 +47,52 @@ impl Weather {
     pub const CALM: Self = Self {
         delay_max: Duration::ZERO,
         breaks_one_in: 0,
+        loses_one_in: 0,
+        doubles_one_in: 0,
     };
 }
 
-/// The wires between members 1 to n. Clones are handles on the same ones.
+/// The wires between members. Clones are handles on the same ones.
 #[derive(Clone)]
 pub struct Net {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    roster: Vec<NodeId>,
-    weather: Weather,
+    weather: Mutex<Weather>,
     rng: Mutex<StdRng>,
+    enrolled: Mutex<BTreeSet<NodeId>>,
     present: Mutex<BTreeMap<NodeId, Arc<PeerHandler>>>,
-    /// Members that nothing reaches and that reach nobody.
-    silent: watch::Sender<BTreeSet<NodeId>>,
+    /// Counts the lives of each member: what an earlier life sends or answers reaches nobody.
+    lives: watch::Sender<BTreeMap<NodeId, u64>>,
+    /// From whom nothing reaches whom.
+    silent: watch::Sender<BTreeSet<(NodeId, NodeId)>>,
+    book: Logbook,
+    since: Instant,
 }
 
 impl Net {
-    /// Wires between members 1 to `members`.
+    /// Wires between members 1 to `members`. Needs a running tokio runtime.
     pub fn new(members: u64, weather: Weather, seed: u64) -> Self {
+        Self::between((1..=members).map(NodeId), weather, seed, Logbook::default())
+    }
+
+    /// Wires between `members` whose messages are noted in `book`. Needs a running tokio runtime.
+    pub fn between(
+        members: impl IntoIterator<Item = NodeId>,
+        weather: Weather,
+        seed: u64,
+        book: Logbook,
+    ) -> Self {
         let inner = Inner {
-            roster: (1..=members).map(NodeId).collect(),
-            weather,
+            weather: Mutex::new(weather),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
+            enrolled: Mutex::new(members.into_iter().collect()),
             present: Mutex::default(),
+            lives: watch::Sender::new(BTreeMap::new()),
             silent: watch::Sender::new(BTreeSet::new()),
+            book,
+            since: Instant::now(),
         };
         Self {
             inner: Arc::new(inner),
@@ -74,26 +104,55 @@ impl Net {
         self.inner.present.lock().insert(node, handler);
     }
 
-    /// `node` is gone. A handler reaches its group, whose dialer reaches these wires: a member that ends has to leave,
-    /// or none of it is ever freed.
+    /// `node` is gone, with everything it has under way. A handler reaches its group, whose dialer reaches these
+    /// wires: a member that ends has to leave, or none of it is ever freed.
     pub fn leave(&self, node: NodeId) {
+        self.inner
+            .lives
+            .send_modify(|lives| *lives.entry(node).or_default() += 1);
         // Dropped outside the lock: what goes with it may reach for these wires.
         let left = self.inner.present.lock().remove(&node);
         drop(left);
     }
 
-    /// How `node` reaches the others.
+    /// `node` may be a member from now on.
+    pub fn enrol(&self, node: NodeId) {
+        self.inner.enrolled.lock().insert(node);
+    }
+
+    /// `node` is no member any more.
+    pub fn expel(&self, node: NodeId) {
+        self.inner.enrolled.lock().remove(&node);
+    }
+
+    /// How `node` reaches the others in its present life.
     pub fn dialer(&self, node: NodeId) -> Arc<dyn Dialer> {
         Arc::new(Wires {
             net: self.clone(),
-            me: node,
+            me: self.life(node),
         })
+    }
+
+    /// Changes how the wires behave.
+    pub fn set_weather(&self, weather: Weather) {
+        *self.inner.weather.lock() = weather;
     }
 
     /// Connections of `node` stand still until [`Net::heal`].
     pub fn isolate(&self, node: NodeId) {
+        let others: Vec<NodeId> = self.inner.enrolled.lock().iter().copied().collect();
         self.inner.silent.send_modify(|silent| {
-            silent.insert(node);
+            for other in others {
+                silent.insert((node, other));
+                silent.insert((other, node));
+            }
+        });
+    }
+
+    /// Nothing that `from` sends reaches `to`, until [`Net::heal`]; the other way is open.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.inner.silent.send_modify(|silent| {
+            silent.insert((from, to));
         });
     }
 
@@ -101,6 +160,25 @@ impl Net {
     pub fn heal(&self) {
         self.inner.silent.send_modify(BTreeSet::clear);
     }
+
+    fn life(&self, node: NodeId) -> Life {
+        let number = self.inner.lives.borrow().get(&node).copied();
+        Life {
+            node,
+            number: number.unwrap_or(0),
+        }
+    }
+
+    fn lives(&self, life: Life) -> bool {
+        self.life(life.node).number == life.number
+    }
+}
+
+/// One life of one member: from a start to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Life {
+    node: NodeId,
+    number: u64,
 }
 
 /// Who a member is: the same name on every boot.
@@ -119,7 +197,7 @@ fn record(node: NodeId) -> Member {
 
 struct Wires {
     net: Net,
-    me: NodeId,
+    me: Life,
 }
 
 impl Dialer for Wires {
@@ -132,16 +210,12 @@ impl Dialer for Wires {
     }
 
     fn own(&self) -> Member {
-        record(self.me)
+        record(self.me.node)
     }
 
     fn peers(&self) -> Vec<(NodeId, Member)> {
-        let others = self
-            .net
-            .inner
-            .roster
-            .iter()
-            .filter(|node| **node != self.me);
+        let enrolled = self.net.inner.enrolled.lock();
+        let others = enrolled.iter().filter(|node| **node != self.me.node);
         others.map(|node| (*node, record(*node))).collect()
     }
 }
@@ -149,61 +223,195 @@ impl Dialer for Wires {
 #[derive(Clone)]
 struct Wire {
     net: Net,
-    from: NodeId,
+    from: Life,
     to: NodeId,
 }
 
-impl Wire {
-    /// The way of one message.
-    async fn carry(&self) -> LinkResult<()> {
-        let inner = &self.net.inner;
-        let mut silent = inner.silent.subscribe();
-        let open = silent.wait_for(|s| !s.contains(&self.from) && !s.contains(&self.to));
-        if open.await.is_err() {
-            return Err(LinkError::new(LinkFault::Unreachable, "the wires are gone"));
+/// A way from one life to another.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    from: Life,
+    to: Life,
+}
+
+impl Way {
+    fn back(self) -> Self {
+        Self {
+            from: self.to,
+            to: self.from,
         }
-        let (delay, breaks) = {
-            let mut rng = inner.rng.lock();
-            let longest = u64::try_from(inner.weather.delay_max.as_micros()).unwrap_or(u64::MAX);
-            let delay = Duration::from_micros(rng.random_range(0..=longest));
-            let one_in = inner.weather.breaks_one_in;
-            (delay, one_in > 0 && rng.random_ratio(1, one_in))
+    }
+}
+
+/// What happens to one message.
+struct Fate {
+    delay: Duration,
+    breaks: bool,
+    lost: bool,
+    doubled: bool,
+    late: Duration,
+}
+
+fn broke() -> LinkError {
+    LinkError::new(LinkFault::Broken, "the connection broke")
+}
+
+impl Net {
+    fn fate(&self) -> Fate {
+        let weather = *self.inner.weather.lock();
+        let mut rng = self.inner.rng.lock();
+        let mut micros = |longest: Duration| {
+            let longest = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+            Duration::from_micros(rng.random_range(0..=longest))
         };
-        if !delay.is_zero() {
-            sleep(delay).await;
+        let (delay, late) = (micros(weather.delay_max), micros(LATE_MAX));
+        let mut one_in = |many: u32| many > 0 && rng.random_ratio(1, many);
+        Fate {
+            delay,
+            breaks: one_in(weather.breaks_one_in),
+            lost: one_in(weather.loses_one_in),
+            doubled: one_in(weather.doubles_one_in),
+            late,
         }
-        if breaks {
-            return Err(LinkError::new(LinkFault::Broken, "the connection broke"));
+    }
+
+    /// Waits until `way` is open and both its ends live.
+    async fn open(&self, way: Way) -> LinkResult<()> {
+        let inner = &self.inner;
+        let mut silent = inner.silent.subscribe();
+        let open = silent.wait_for(|silent| !silent.contains(&(way.from.node, way.to.node)));
+        if open.await.is_err() || !self.lives(way.from) || !self.lives(way.to) {
+            return Err(LinkError::new(LinkFault::Unreachable, "nobody there"));
         }
         Ok(())
     }
 
-    async fn reach(&self) -> LinkResult<(Arc<PeerHandler>, Caller)> {
-        self.carry().await?;
+    /// Ends when one end's process has ended and the other end can know.
+    async fn ended(self, way: Way) {
+        let mut lives = self.inner.lives.subscribe();
+        let over = |lives: &BTreeMap<NodeId, u64>, life: Life| {
+            lives.get(&life.node).copied().unwrap_or(0) != life.number
+        };
+        let ended = lives.wait_for(|lives| over(lives, way.from) || over(lives, way.to));
+        // An error means that the wires are gone.
+        let _ = ended.await;
+        let mut silent = self.inner.silent.subscribe();
+        let open = silent.wait_for(|silent| !silent.contains(&(way.from.node, way.to.node)));
+        let _ = open.await;
+    }
+
+    /// The way of one message of a stream.
+    async fn carry(&self, way: Way, what: &str) -> LinkResult<()> {
+        self.open(way).await?;
+        let fate = self.fate();
+        let mut delay = fate.delay;
+        if fate.lost {
+            self.inner.book.count(FAULTS, "packet of a stream lost");
+            delay += fate.late;
+        }
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        self.open(way).await?;
+        if fate.breaks {
+            self.inner.book.count(FAULTS, "connection broken");
+            return Err(broke());
+        }
+        self.note(way, what);
+        Ok(())
+    }
+
+    fn note(&self, way: Way, what: &str) {
+        let at = self.inner.since.elapsed().as_micros();
+        self.inner.book.note(format_args!(
+            "{at} {}>{} {what}",
+            way.from.node, way.to.node
+        ));
+    }
+}
+
+impl Wire {
+    fn way(&self) -> Way {
+        Way {
+            from: self.from,
+            to: self.net.life(self.to),
+        }
+    }
+
+    fn peer(&self) -> LinkResult<(Arc<PeerHandler>, Caller)> {
         let peer = self.net.inner.present.lock().get(&self.to).cloned();
         let peer = peer.ok_or_else(|| LinkError::new(LinkFault::Unreachable, "nobody there"))?;
         let caller = Caller {
-            node: self.from,
-            identity: identity(self.from),
+            node: self.from.node,
+            identity: identity(self.from.node),
         };
         Ok((peer, caller))
     }
 
-    fn stream<T: Send + 'static>(self, items: BoxStream<'static, LinkResult<T>>) -> Inbound<T> {
-        let carried = futures::stream::unfold(Some((self, items)), |held| async move {
-            let (wire, mut items) = held?;
-            let item = items.next().await?;
-            match wire.carry().await {
-                Ok(()) => Some((item, Some((wire, items)))),
-                Err(error) => Some((Err(error), None)),
-            }
-        });
-        carried.boxed()
+    async fn reach(&self, way: Way, what: &str) -> LinkResult<(Arc<PeerHandler>, Caller)> {
+        self.net.carry(way, what).await?;
+        self.peer()
     }
 
-    fn outbound<T: Send + 'static>(&self, items: Outbound<T>) -> Inbound<T> {
-        self.clone().stream(items.map(Ok).boxed())
+    /// Sends a call that is a message of its own, and waits for its answer.
+    async fn call<T, Q, F>(self, what: &'static str, request: Q, deliver: F) -> LinkResult<T>
+    where
+        T: Send + 'static,
+        Q: Clone + Send + 'static,
+        F: Fn(Arc<PeerHandler>, Caller, Q) -> BoxFuture<'static, Result<T, Refusal>>
+            + Send
+            + Sync
+            + 'static,
+    {
+        let (net, way) = (self.net.clone(), self.way());
+        net.open(way).await?;
+        let fate = net.fate();
+        let deliver = Arc::new(deliver);
+        if fate.doubled {
+            net.inner.book.count(FAULTS, "call delivered twice");
+            let (wire, request, deliver) = (self.clone(), request.clone(), Arc::clone(&deliver));
+            tokio::spawn(async move {
+                sleep(fate.late).await;
+                let arrived = wire.net.open(way).await.and_then(|()| wire.peer());
+                if let Ok((peer, caller)) = arrived {
+                    wire.net.note(way, "again");
+                    // Whoever asked has its answer from the first copy.
+                    drop(deliver(peer, caller, request).await);
+                }
+            });
+        }
+        if fate.lost {
+            net.inner.book.count(FAULTS, "call lost");
+            return std::future::pending().await;
+        }
+        let (peer, caller) = self.reach(way, what).await?;
+        let answer = deliver(peer, caller, request).await.map_err(refused)?;
+        if net.fate().lost {
+            net.inner.book.count(FAULTS, "answer lost");
+            return std::future::pending().await;
+        }
+        net.carry(way.back(), "answer").await?;
+        Ok(answer)
     }
+}
+
+/// Carries what comes one way, until the connection breaks or a process at one end of it ends.
+fn stream<T: Send + 'static>(
+    net: Net,
+    way: Way,
+    what: &'static str,
+    items: BoxStream<'static, LinkResult<T>>,
+) -> Inbound<T> {
+    let ended = Box::pin(net.clone().ended(way));
+    let carried = futures::stream::unfold(Some((net, items)), move |held| async move {
+        let (net, mut items) = held?;
+        let item = items.next().await?;
+        match net.carry(way, what).await {
+            Ok(()) => Some((item, Some((net, items)))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    carried.take_until(ended).boxed()
 }
 
 fn refused(refusal: Refusal) -> LinkError {
@@ -213,13 +421,11 @@ fn refused(refusal: Refusal) -> LinkError {
 macro_rules! unary {
     ($name:ident, $request:ty, $answer:ty) => {
         fn $name(&self, request: $request) -> BoxFuture<'static, LinkResult<$answer>> {
-            let wire = self.clone();
-            Box::pin(async move {
-                let (peer, caller) = wire.reach().await?;
-                let answer = peer.$name(&caller, request).await.map_err(refused)?;
-                wire.carry().await?;
-                Ok(answer)
-            })
+            let deliver = |peer: Arc<PeerHandler>, caller: Caller, request: $request| {
+                Box::pin(async move { peer.$name(&caller, request).await })
+                    as BoxFuture<'static, Result<$answer, Refusal>>
+            };
+            Box::pin(self.clone().call(stringify!($name), request, deliver))
         }
     };
 }
@@ -229,11 +435,14 @@ impl Link for Wire {
         &self,
         requests: Outbound<v1::RaftAppend>,
     ) -> BoxFuture<'static, LinkResult<Inbound<v1::RaftAppended>>> {
-        let wire = self.clone();
+        let (wire, way) = (self.clone(), self.way());
         Box::pin(async move {
-            let (peer, caller) = wire.reach().await?;
-            let answers = peer.append(caller, wire.outbound(requests));
-            Ok(wire.stream(answers.map(|answer| answer.map_err(refused)).boxed()))
+            let (peer, caller) = wire.reach(way, "open").await?;
+            let requests = requests.map(Ok).boxed();
+            let requests = stream(wire.net.clone(), way, "append", requests);
+            let answers = peer.append(caller, requests);
+            let answers = answers.map(|answer| answer.map_err(refused)).boxed();
+            Ok(stream(wire.net, way.back(), "appended", answers))
         })
     }
 
@@ -241,11 +450,13 @@ impl Link for Wire {
         &self,
         frames: Outbound<v1::RaftSnapshotFrame>,
     ) -> BoxFuture<'static, LinkResult<v1::RaftSnapshotResult>> {
-        let wire = self.clone();
+        let (wire, way) = (self.clone(), self.way());
         Box::pin(async move {
-            let (peer, caller) = wire.reach().await?;
-            let answer = peer.snapshot(&caller, wire.outbound(frames)).await;
-            wire.carry().await?;
+            let (peer, caller) = wire.reach(way, "snapshot").await?;
+            let frames = frames.map(Ok).boxed();
+            let frames = stream(wire.net.clone(), way, "frame", frames);
+            let answer = peer.snapshot(&caller, frames).await;
+            wire.net.carry(way.back(), "answer").await?;
             answer.map_err(refused)
         })
     }
@@ -254,11 +465,12 @@ impl Link for Wire {
         &self,
         request: v1::RaftAttend,
     ) -> BoxFuture<'static, LinkResult<Inbound<v1::RaftBeat>>> {
-        let wire = self.clone();
+        let (wire, way) = (self.clone(), self.way());
         Box::pin(async move {
-            let (peer, caller) = wire.reach().await?;
+            let (peer, caller) = wire.reach(way, "attend").await?;
             let beats = peer.attend(&caller, &request).map_err(refused)?;
-            Ok(wire.stream(beats.map(|beat| beat.map_err(refused)).boxed()))
+            let beats = beats.map(|beat| beat.map_err(refused)).boxed();
+            Ok(stream(wire.net, way.back(), "beat", beats))
         })
     }
 
@@ -266,13 +478,11 @@ impl Link for Wire {
         &self,
         request: v1::RaftSurvey,
     ) -> BoxFuture<'static, LinkResult<v1::RaftSurveyResult>> {
-        let wire = self.clone();
-        Box::pin(async move {
-            let (peer, caller) = wire.reach().await?;
-            let answer = peer.survey(&caller, &request).map_err(refused)?;
-            wire.carry().await?;
-            Ok(answer)
-        })
+        let deliver = |peer: Arc<PeerHandler>, caller: Caller, request: v1::RaftSurvey| {
+            Box::pin(async move { peer.survey(&caller, &request) })
+                as BoxFuture<'static, Result<v1::RaftSurveyResult, Refusal>>
+        };
+        Box::pin(self.clone().call("survey", request, deliver))
     }
 
     unary!(vote, v1::RaftBallot, v1::RaftBallotResult);

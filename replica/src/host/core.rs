@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
+use proto::danger::{Switch, broken};
 use proto::ids::{FeatureLevel, GroupId, NodeId, Term};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -144,7 +145,7 @@ impl GroupCore {
 
     /// Whether this disk still holds what a peer has seen of it.
     pub(crate) fn has_kept(&self, seen: &Seen) -> Result<bool, Refusal> {
-        if *seen == Seen::default() {
+        if *seen == Seen::default() || broken(Switch::ReuseNodeId) {
             return Ok(true);
         }
         // A snapshot is in the state before the log says so.

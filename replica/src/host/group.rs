@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::core::{GroupCore, GroupRole, GroupView};
 use super::propose::{self, Applied, Gate, ProposeError};
 use super::reads::{self, ReadError};
+use crate::blocking::away;
 use crate::machine::Voters;
 use crate::net::link::{Lane, LinkResult};
 use crate::raft::codec::Order;
@@ -449,7 +450,7 @@ impl Group {
             task.abort();
         }
         let shared = Arc::clone(&core.shared);
-        match tokio::task::spawn_blocking(move || shared.flush()).await {
+        match away(move || shared.flush()).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(group = %core.id, %error, "state not flushed at stop"),
             Err(_) => {}

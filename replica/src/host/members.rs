@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use proto::danger::{Switch, broken};
 use proto::ids::{LogIndex, NodeId};
 use tokio::time::{Instant, sleep};
 
@@ -125,7 +126,8 @@ impl Group {
         if view.learners.contains(&node) {
             return Ok(());
         }
-        if view.voters.all().contains(&node) || core.shared.ever_member(node) {
+        let was = core.shared.ever_member(node) && !broken(Switch::ReuseNodeId);
+        if view.voters.all().contains(&node) || was {
             return Err(MemberError::Reused(node));
         }
         let member = self

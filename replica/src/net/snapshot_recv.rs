@@ -11,6 +11,7 @@ use proto::v1;
 
 use super::handler::Refusal;
 use super::link::Inbound;
+use crate::blocking::away;
 use crate::disk::DiskFile;
 use crate::raft::codec::AppliedState;
 use crate::raft::snapshot::{SnapshotDir, SnapshotFiles};
@@ -148,7 +149,7 @@ impl Target {
         if !in_order || end > expected.bytes || chunk.data.is_empty() {
             return Err(Refusal::Malformed("snapshot piece"));
         }
-        let filling = tokio::task::spawn_blocking(move || {
+        let filling = away(move || {
             filling.hasher.update(&chunk.data);
             filling.file.write_at(&chunk.data, filling.offset)?;
             filling.offset = end;

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::link::{Link, LinkError, LinkFault, LinkResult};
+use crate::blocking::away;
 use crate::disk::DiskFile;
 use crate::raft::snapshot::SnapshotFiles;
 use crate::state::Checkpoint;
@@ -112,11 +113,10 @@ async fn feed(
             let length = (file.bytes - offset).min(CHUNK_BYTES as u64);
             pace.take(length as usize).await;
             let source = Arc::clone(&opened);
-            let data =
-                tokio::task::spawn_blocking(move || read(source.as_ref(), offset, length as usize))
-                    .await
-                    .map_err(|e| LinkError::new(LinkFault::Broken, e.to_string()))?
-                    .map_err(|e| unreadable(&e))?;
+            let data = away(move || read(source.as_ref(), offset, length as usize))
+                .await
+                .map_err(|e| LinkError::new(LinkFault::Broken, e.to_string()))?
+                .map_err(|e| unreadable(&e))?;
             let file = u32::try_from(number)
                 .map_err(|_| LinkError::new(LinkFault::Broken, "too many files"))?;
             put(

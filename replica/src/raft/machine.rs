@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::codec::{AppliedState, Order};
 use super::snapshot::{Flusher, SnapshotData, SnapshotDir};
 use super::types::{Config, Entry, LogId, Membership, StoredMembership, position, voters};
+use crate::blocking::away;
 use crate::machine::{Machine, Position, Voters};
 use crate::reserved::{self, GuardedReader, GuardedWriter};
 use crate::state::{Batch, StateError, StateStore, View};
@@ -445,7 +446,7 @@ impl RaftStateMachine<Config> for StateMachine {
             ));
         };
         let shared = Arc::clone(&self.shared);
-        let progress = tokio::task::spawn_blocking(move || {
+        let progress = away(move || {
             let machine = Arc::clone(&shared.machine);
             let machine_level = machine.level_max();
             let mut in_line = |index: LogIndex, state: &dyn Reader, local: &mut dyn Writer| {
@@ -464,8 +465,7 @@ impl RaftStateMachine<Config> for StateMachine {
             }
             Ok::<_, io::Error>(guard.clone())
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         if progress.last != meta.last_log_id {
             return Err(io::Error::other(
                 "the snapshot does not hold the log id it states",
@@ -490,7 +490,7 @@ impl RaftStateMachine<Config> for StateMachine {
             return Ok(None);
         }
         let shared = Arc::clone(&self.shared);
-        let (applied, data) = tokio::task::spawn_blocking(move || {
+        let (applied, data) = away(move || {
             if !shared.running.load(Ordering::Acquire) {
                 return Ok((shared.flush()?, SnapshotData::Flushed));
             }
@@ -505,8 +505,7 @@ impl RaftStateMachine<Config> for StateMachine {
             let files = shared.snapshots.files(dir, checkpoint);
             Ok::<_, io::Error>((applied, SnapshotData::Files(files)))
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         Ok(Some(SnapshotOf::<Config, SnapshotData> {
             meta: SnapshotMetaOf::<Config> {
                 last_log_id: applied.last,

@@ -11,6 +11,7 @@ use openraft::alias::SnapshotOf;
 
 use super::machine::Shared;
 use super::types::{Config, SnapshotMeta};
+use crate::blocking::away;
 use crate::disk::Disk;
 use crate::state::Checkpoint;
 
@@ -110,9 +111,7 @@ impl RaftSnapshotBuilder<Config> for Flusher {
         &mut self,
     ) -> Result<SnapshotOf<Config, Self::SnapshotData>, std::io::Error> {
         let shared = Arc::clone(&self.shared);
-        let applied = tokio::task::spawn_blocking(move || shared.flush())
-            .await
-            .map_err(std::io::Error::other)??;
+        let applied = away(move || shared.flush()).await??;
         let meta = SnapshotMeta {
             last_log_id: applied.last,
             last_membership: applied.membership,

@@ -58,6 +58,10 @@ impl Apply<'_> {
         if broken(Switch::OneReceipt) {
             return !nodes.is_empty();
         }
+        if broken(Switch::ReceiptsOfAnyone) {
+            // A majority of three, whoever they are and whoever votes by now.
+            return nodes.len() >= 2;
+        }
         self.voters.majority(nodes)
     }
 }

@@ -1,0 +1,255 @@
+//! What becomes of uses of keys: leases, metadata leases and opens, their retries and how long they are remembered.
+//!
+//! Owns the rule that a use has one leaf, and that a retry within a minute finds it again.
+
+use bytes::Bytes;
+use prost::Message as _;
+use proto::ids::{DatasetId, LeaseId, Role};
+use proto::v1::record::Kind as Asked;
+use proto::v1::{KeyState, KmsRefusal, LeaseIssue, OpenedItem, Record, RecordAnswer, RecordBatch};
+use tlog::{Kind, Purpose};
+
+use super::model::{Judging, Key, Model, Ruled, Stop, dataset_id, moved, stated};
+
+/// For how long a request id finds its leaf again.
+const REMEMBERED_MS: u64 = 60_000;
+const HUMAN: [&str; 4] = [
+    "investigation",
+    "third-party-request",
+    "legal-request",
+    "support",
+];
+
+/// What a request id was used for.
+#[derive(Debug, Clone)]
+pub(super) struct Memory {
+    asked: Vec<u8>,
+    pub(super) leaf: u64,
+    pub(super) time: u64,
+    lease: Bytes,
+}
+
+/// A key about to be used.
+pub(super) struct Use {
+    dataset: DatasetId,
+    key: Option<Key>,
+}
+
+impl Use {
+    pub(super) fn new(dataset: DatasetId, key: Option<Key>) -> Self {
+        Self { dataset, key }
+    }
+}
+
+/// One use that nothing speaks against but its past.
+struct Checked {
+    dataset: DatasetId,
+    kind: Kind,
+    purpose: Purpose,
+    actor: String,
+    /// Id and expiry.
+    lease: Option<(LeaseId, u64)>,
+}
+
+impl Model {
+    /// Forgets what has run out, as every accepted command does.
+    pub(super) fn forget(&mut self) {
+        let time = self.time;
+        self.leases.retain(|_, expires| *expires > time);
+        self.memory
+            .retain(|_, held| held.time + REMEMBERED_MS > time);
+    }
+}
+
+impl Judging<'_> {
+    pub(super) fn records(&mut self, batch: &RecordBatch) -> Ruled<Vec<RecordAnswer>> {
+        if batch.records.len() > 1024 {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        if batch.records.iter().any(|record| record.kind.is_none()) {
+            return Err(Stop::Unknown);
+        }
+        let alone = batch.records.len() == 1;
+        let mut answers = Vec::new();
+        for record in &batch.records {
+            answers.push(match self.record(record, alone) {
+                Ok(answer) => answer,
+                Err(Stop::Refused(refused)) => RecordAnswer {
+                    refused: refused.reason,
+                    ..RecordAnswer::default()
+                },
+                Err(Stop::Unknown) => return Err(Stop::Unknown),
+            });
+        }
+        Ok(answers)
+    }
+
+    fn record(&mut self, record: &Record, alone: bool) -> Ruled<RecordAnswer> {
+        let checked = self.checked(record)?;
+        let asked = without_attempt(record);
+        let lease = checked.lease.map(|(id, _)| Bytes::from(id));
+        let memory = self.model.memory.get(&record.request_id).cloned();
+        if let Some(memory) = memory.filter(|m| m.time + REMEMBERED_MS > self.model.time) {
+            if memory.asked != asked {
+                return Err(KmsRefusal::RequestIdReused.into());
+            }
+            // A lease key is kept nowhere: a retry that brings another lease is another lease.
+            if lease.is_none() || lease.as_ref() == Some(&memory.lease) {
+                return Ok(self.found(&memory, true));
+            }
+        }
+        if let Some((id, expires)) = checked.lease {
+            let place = (checked.dataset, id);
+            if self.model.leases.contains_key(&place) {
+                return Err(KmsRefusal::Malformed.into());
+            }
+            self.model.leases.insert(place, expires);
+        }
+        let human = HUMAN.contains(&checked.purpose.as_str());
+        let released = match (human, alone) {
+            (false, _) => Ok(()),
+            (true, false) => Err(KmsRefusal::Malformed.into()),
+            (true, true) => self.human(),
+        };
+        if let Err(refused) = released {
+            // Nothing of a refused use stays.
+            if let Some((id, _)) = checked.lease {
+                self.model.leases.remove(&(checked.dataset, id));
+            }
+            return Err(refused);
+        }
+        let Checked {
+            dataset,
+            kind,
+            purpose,
+            actor,
+            ..
+        } = checked;
+        let leaf = self.append(kind, purpose, Some(&dataset), actor);
+        let memory = Memory {
+            asked,
+            leaf,
+            time: self.model.time,
+            lease: lease.unwrap_or_default(),
+        };
+        let answer = self.found(&memory, false);
+        self.model.memory.insert(record.request_id.clone(), memory);
+        Ok(answer)
+    }
+
+    fn found(&self, memory: &Memory, reused: bool) -> RecordAnswer {
+        RecordAnswer {
+            refused: 0,
+            leaf_index: memory.leaf,
+            leaf_hash: Bytes::new(),
+            reused,
+            time_ms: memory.time,
+        }
+    }
+
+    fn checked(&self, record: &Record) -> Ruled<Checked> {
+        if record.request_id.len() != 16 {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let dataset = dataset_id(&record.dataset_id)?;
+        let (actor, purpose) = stated(record.claim.as_ref())?;
+        if actor.region().as_str() != "ch-zrh" {
+            return Err(KmsRefusal::WrongJurisdiction.into());
+        }
+        let human = HUMAN.contains(&purpose.as_str());
+        let may = match actor.role() {
+            Role::Gateway | Role::Client => !human,
+            Role::Auditor => human,
+            _ => false,
+        };
+        if !may {
+            return Err(KmsRefusal::NotGranted.into());
+        }
+        let Use { dataset, key } = self.use_of(dataset);
+        let key = key.ok_or(KmsRefusal::NoSuchKey)?;
+        if key.state_version != record.state_version {
+            return Err(moved(KmsRefusal::KeyStateMoved, key.state_version));
+        }
+        let (kind, lease) = match record.kind.as_ref().ok_or(Stop::Unknown)? {
+            Asked::Lease(issue) => (Kind::Lease, Some(self.lease(&key, issue)?)),
+            Asked::MetadataLease(issue) => (Kind::MetadataLease, Some(self.lease(&key, issue)?)),
+            Asked::Opens(opens) => {
+                let usable = match key.state {
+                    KeyState::Enabled => true,
+                    KeyState::Compromised => purpose.as_str() == "reseal",
+                    _ => false,
+                };
+                if !usable {
+                    return Err(KmsRefusal::KeyDisabled.into());
+                }
+                if !(1..=256).contains(&opens.items.len()) {
+                    return Err(KmsRefusal::Malformed.into());
+                }
+                if !["", "ch-zrh"].contains(&opens.recipient_region.as_str()) {
+                    return Err(KmsRefusal::WrongJurisdiction.into());
+                }
+                let whole = |item: &OpenedItem| {
+                    let lengths = (
+                        item.version_id.len(),
+                        item.name_commitment.len(),
+                        item.lease_id.len(),
+                    );
+                    lengths == (16, 32, 16)
+                };
+                let bytes = opens.items.iter().try_fold(0_u64, |sum, item| {
+                    sum.checked_add(item.bytes).filter(|_| whole(item))
+                });
+                bytes.ok_or(KmsRefusal::Malformed)?;
+                (Kind::Open, None)
+            }
+        };
+        Ok(Checked {
+            dataset,
+            kind,
+            purpose,
+            actor: actor.to_string(),
+            lease,
+        })
+    }
+
+    fn lease(&self, key: &Key, issue: &LeaseIssue) -> Ruled<(LeaseId, u64)> {
+        let id = LeaseId::try_from(&issue.lease_id[..]).map_err(|_| KmsRefusal::Malformed)?;
+        if issue.holder.len() != 32 {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        if key.state != KeyState::Enabled {
+            return Err(KmsRefusal::KeyDisabled.into());
+        }
+        if issue.kek_version < key.versions {
+            return Err(KmsRefusal::VersionTooOld.into());
+        }
+        let (from, to, now) = (issue.issued_at_ms, issue.expires_at_ms, self.model.time);
+        let an_hour = 3_600_000;
+        let good = issue.kek_version == key.versions
+            && to > now
+            && to - now <= an_hour
+            && to > from
+            && to - from <= an_hour;
+        if good {
+            Ok((id, to))
+        } else {
+            Err(KmsRefusal::Malformed.into())
+        }
+    }
+}
+
+/// A record without what the leader makes anew for each attempt.
+fn without_attempt(record: &Record) -> Vec<u8> {
+    let mut bare = Record {
+        state_version: 0,
+        ..record.clone()
+    };
+    if let Some(Asked::Lease(issue) | Asked::MetadataLease(issue)) = &mut bare.kind {
+        let holder = std::mem::take(&mut issue.holder);
+        *issue = LeaseIssue {
+            holder,
+            ..LeaseIssue::default()
+        };
+    }
+    bare.encode_to_vec()
+}
