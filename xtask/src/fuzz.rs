@@ -150,7 +150,7 @@ impl Places {
         if output.status.success() || !text.contains("the planted fault") {
             bail!("the planted fault was not found: the fuzzer does not see branches\n{text}");
         }
-        println!("the planted fault was found");
+        println!("the planted fault was found\n{}", report::head());
         Ok(())
     }
 

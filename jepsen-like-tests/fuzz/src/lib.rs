@@ -100,10 +100,10 @@ impl Target {
     }
 }
 
-/// The target of a name; of [`planted::NAME`] too.
+/// The target of a name; of the [`planted`] ones too.
 #[cfg(feature = "private")]
 pub fn target(name: &str) -> Option<&'static Target> {
-    let planted = std::iter::once(planted::target());
+    let planted = [&planted::WORD, &planted::GREEDY];
     targets()
         .iter()
         .chain(planted)

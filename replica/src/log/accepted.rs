@@ -10,7 +10,7 @@ use bytes::Bytes;
 use proto::ids::{GroupId, LogIndex, Term};
 
 use super::header::{GROUPS_MAX, GroupMeta, Purged};
-use super::record::{Kind, RecordHeader, record_bytes};
+use super::record::{INDEX_MAX, Kind, RecordHeader, record_bytes};
 use super::spares::Spare;
 use super::{Done, LogEntry, LogError};
 use crate::disk::DiskFile;
@@ -41,6 +41,14 @@ pub(super) struct Group {
     pub(super) tail: VecDeque<Bytes>,
     /// Record bytes of `entries`.
     pub(super) bytes: u64,
+}
+
+/// There is always a next index.
+pub(super) fn check_index(group: GroupId, index: LogIndex) -> Result<(), Arc<LogError>> {
+    match index.0 {
+        ..=INDEX_MAX => Ok(()),
+        _ => Err(Arc::new(LogError::NoNextIndex { group, index })),
+    }
 }
 
 /// A segment that holds records.
@@ -180,6 +188,7 @@ impl State {
         let last = self.groups.get(&group).and_then(|group| group.meta.last);
         let mut expected = last.map(|(_, index)| LogIndex(index.0 + 1));
         for entry in entries {
+            check_index(group, entry.index)?;
             if let Some(expected) = expected.filter(|expected| *expected != entry.index) {
                 let got = entry.index;
                 return Err(Arc::new(LogError::NotContiguous {

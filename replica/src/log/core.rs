@@ -11,7 +11,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use proto::ids::{GroupId, LogIndex, Term};
 use tokio::sync::watch;
 
-use super::accepted::{Effect, Group, Item, Plan, Point, Rotation, Segment, State, Supply, Work};
+use super::accepted::{
+    Effect, Group, Item, Plan, Point, Rotation, Segment, State, Supply, Work, check_index,
+};
 use super::header::{GroupMeta, HEADER_REGION_BYTES, META_BYTES_MAX, SegmentHeader};
 use super::record::{Kind, RecordHeader, record_bytes};
 use super::writer::Writer;
@@ -175,6 +177,7 @@ impl Shared {
         done: Done,
     ) {
         self.accept_meta(group, log_id.len(), done, |state| {
+            check_index(group, index)?;
             let group = state.group(group);
             let purged = group.meta.purged.as_ref();
             let already = purged.is_some_and(|purged| index <= purged.index);

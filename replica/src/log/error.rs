@@ -85,6 +85,14 @@ pub enum LogError {
         /// The index offered.
         got: LogIndex,
     },
+    /// An index that has no next one. Nothing was accepted.
+    #[error("group {group} cannot have an entry at index {index}: none could follow it")]
+    NoNextIndex {
+        /// Whose log.
+        group: GroupId,
+        /// The index offered.
+        index: LogIndex,
+    },
     /// A truncation below what was purged. Nothing was accepted.
     #[error(
         "group {group} cannot truncate after {after}, which is below the purged index {purged}"

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proto::ids::{GroupId, LogIndex, Term};
 
-use super::record::{u32_at, u64_at};
+use super::record::{INDEX_MAX, u32_at, u64_at};
 
 /// Groups a process may have.
 pub const GROUPS_MAX: usize = 32;
@@ -146,13 +146,13 @@ impl SegmentHeader {
                 false => None,
                 true => Some(Purged {
                     term: Term(cursor.u64()?),
-                    index: LogIndex(cursor.u64()?),
+                    index: cursor.index()?,
                     log_id: cursor.bytes()?.ok_or(MALFORMED)?,
                 }),
             };
             let last = match cursor.flag()? {
                 false => None,
-                true => Some((Term(cursor.u64()?), LogIndex(cursor.u64()?))),
+                true => Some((Term(cursor.u64()?), cursor.index()?)),
             };
             groups.insert(
                 group,
@@ -192,6 +192,13 @@ impl Cursor<'_> {
 
     fn u64(&mut self) -> Result<u64, HeaderError> {
         Ok(u64_at(self.take(8)?, 0))
+    }
+
+    fn index(&mut self) -> Result<LogIndex, HeaderError> {
+        match self.u64()? {
+            index @ ..=INDEX_MAX => Ok(LogIndex(index)),
+            _ => Err(MALFORMED),
+        }
     }
 
     fn flag(&mut self) -> Result<bool, HeaderError> {
@@ -282,7 +289,7 @@ mod tests {
     fn meta() -> impl Strategy<Value = GroupMeta> {
         let bytes =
             || proptest::collection::vec(any::<u8>(), 0..META_BYTES_MAX).prop_map(Bytes::from);
-        let position = || (any::<u64>(), any::<u64>());
+        let position = || (any::<u64>(), 0..=INDEX_MAX);
         (
             proptest::option::of(bytes()),
             proptest::option::of(bytes()),

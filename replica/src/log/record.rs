@@ -25,6 +25,11 @@ pub(super) const RECORD_HEADER_BYTES: usize = 48;
 pub(super) const RECORD_ALIGN: usize = 8;
 /// The record format this build writes.
 const RECORD_VERSION: u8 = 1;
+/// Bytes that a record's payload can have in any segment. A header that claims more is none, whatever its checksum
+/// says: offsets are counted in 32 bits.
+const PAYLOAD_BYTES_MAX: u32 = 1 << 31;
+/// The last index an entry can have: there is always a next one.
+pub(super) const INDEX_MAX: u64 = u64::MAX - 1;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,13 +115,17 @@ impl RecordHeader {
         if bytes[14..16] != [0; 2] || bytes[20..24] != [0; 4] {
             return None;
         }
+        let (payload_bytes, index) = (u32_at(bytes, 8), u64_at(bytes, 40));
+        if payload_bytes > PAYLOAD_BYTES_MAX || index > INDEX_MAX {
+            return None;
+        }
         Some(Self {
             kind,
             group: GroupId(u64_at(bytes, 24)),
             term: Term(u64_at(bytes, 32)),
-            index: LogIndex(u64_at(bytes, 40)),
+            index: LogIndex(index),
             synced: u32_at(bytes, 16),
-            payload_bytes: u32_at(bytes, 8),
+            payload_bytes,
             payload_crc: u32_at(bytes, 4),
         })
     }
@@ -201,11 +210,29 @@ mod tests {
     const GOLDEN_RECORD: &str = "3ab452ea935862e10600000001010000001000000000000010000000000000000300000000000000\
         07000000000000007265647569740000";
 
+    /// With a checksum that fits, as a confused build or a hostile disk would leave it.
+    #[test]
+    fn a_length_or_index_that_no_record_has_is_no_header() {
+        let whole = header(b"reduit");
+        for impossible in [
+            RecordHeader {
+                payload_bytes: u32::MAX,
+                ..whole
+            },
+            RecordHeader {
+                index: LogIndex(u64::MAX),
+                ..whole
+            },
+        ] {
+            assert_eq!(RecordHeader::parse(PLACE, &impossible.encode(PLACE)), None);
+        }
+    }
+
     proptest! {
         #[test]
         fn a_record_parses_only_where_it_was_written(
             salt: u64, other_salt: u64, offset: u32, other_offset: u32,
-            group: u64, term: u64, index: u64, synced: u32,
+            group: u64, term: u64, index in 0..=INDEX_MAX, synced: u32,
             payload in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let header = RecordHeader {

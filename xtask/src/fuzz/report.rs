@@ -63,12 +63,17 @@ impl Outcome {
     }
 }
 
+/// What the numbers of a line are.
+pub(super) fn head() -> String {
+    format!(
+        "{:<20} {:>11} {:>9} {:>9} {:>9} {:>6} {:>7}",
+        "target", "executions", "a second", "branches", "features", "new", "crashes"
+    )
+}
+
 /// All of them, and their sum.
 pub(super) fn table(outcomes: &[Outcome]) {
-    println!(
-        "\n{:<20} {:>11} {:>9} {:>9} {:>9} {:>6} {:>7}",
-        "target", "executions", "a second", "branches", "features", "new", "crashes"
-    );
+    println!("\n{}", head());
     for outcome in outcomes {
         println!("{}", outcome.line());
     }

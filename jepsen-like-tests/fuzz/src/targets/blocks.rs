@@ -41,7 +41,8 @@ pub(super) const BLOCK_DRAFT: Target = Target {
     shape: Shape::Bytes,
     len_max: 256,
     memory: Memory {
-        fixed: 4 << 20,
+        // A block of 8 MiB, and what its digest was made of.
+        fixed: 10 << 20,
         per_byte: 1024,
     },
     check: draft,

@@ -161,7 +161,7 @@ fn established() -> &'static Session {
             sender.send_root(&keys.root, AAD),
         ]
         .map(|sent| sent.expect("sends").as_bytes().to_vec());
-        let own = HpkePrivateKey::from_seed(&[5; 32]).expect("room");
+        let own = HpkePrivateKey::generate().expect("room");
         let message = hpke_seal(&own.public(), &hpke_info(), AAD, b"a share").expect("seals");
         Session {
             sender,

@@ -204,13 +204,11 @@ fn contents(log: &RaftLog) -> Contents {
 fn goes_on(log: &RaftLog) {
     for id in log.groups() {
         let group = log.group(id);
-        let Some(next) = group
-            .state()
-            .last
-            .map_or(Some(1), |(_, at)| at.0.checked_add(1))
-        else {
+        let next = group.state().last.map_or(1, |(_, at)| at.0 + 1);
+        if next == u64::MAX {
+            // The last one has no next.
             continue;
-        };
+        }
         let durable = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&durable);
         let entry = LogEntry {

@@ -318,6 +318,15 @@ fn what_cannot_be_accepted_is_refused_and_changes_nothing() {
         inner_gap.error().as_deref(),
         Some(LogError::NotContiguous { .. })
     ));
+    let last = LogIndex(u64::MAX);
+    let fresh = log.group(GroupId(99));
+    let without_next = append_now(&log, &fresh, vec![entry(1, last.0, vec![])]);
+    let purged = Answer::default();
+    fresh.purge(Term(1), last, Bytes::new(), purged.done());
+    for refused in [without_next, purged] {
+        let error = refused.error();
+        assert!(matches!(error.as_deref(), Some(LogError::NoNextIndex { .. })));
+    }
     let long = append_now(&log, &group, vec![entry(1, 7, vec![0; 5000])]);
     assert!(matches!(
         long.error().as_deref(),
