@@ -324,15 +324,20 @@ fn perfect_root(reader: &dyn HashReader, height: u32, index: u64) -> Result<Hash
         level,
         index: first.index,
     };
-    let mut row = reader.stored(first, count).ok_or(missing.clone())?;
+    let row = reader.stored(first, count).ok_or(missing.clone())?;
     if row.len() as u64 != count {
         return Err(missing);
     }
+    Ok(row_root(row))
+}
+
+/// Root over hashes whose number is a power of two.
+pub(crate) fn row_root(mut row: Vec<Hash>) -> Hash {
     while row.len() > 1 {
         row = row
             .chunks_exact(2)
             .map(|pair| node_hash(&pair[0], &pair[1]))
             .collect();
     }
-    Ok(row[0])
+    row[0]
 }
