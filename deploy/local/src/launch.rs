@@ -281,8 +281,23 @@ impl Local {
             &service,
             Admission::Join,
         )?;
+        self.give_enrolments(region_id, &service)?;
         self.federation.save()?;
         Ok(name)
+    }
+
+    /// Gives a new member the newest enrolment set that a living one holds. From the first set alone it can follow no
+    /// further than the replicas that signed then: with all of them replaced it would know nobody.
+    fn give_enrolments(&self, region_id: &str, to: &Service) -> Result<()> {
+        let region = self.federation.region(region_id)?;
+        let mut replicas = region.living(Kind::Kms);
+        if let Some(from) = replicas.find(|replica| process::is_running(replica)) {
+            let fresh = to.data.join("enrolments");
+            std::fs::copy(from.data.join("enrolments"), &fresh)
+                .with_context(|| format!("the enrolments of {}", from.name))?;
+            std::fs::File::open(&fresh)?.sync_all()?;
+        }
+        Ok(())
     }
 
     /// The second half: started, with every block, voting. Where it failed midway it can be done again.
@@ -304,13 +319,18 @@ impl Local {
         self.write_contexts()
     }
 
-    /// Adds a member, then removes the old one, its enrolment and its process. Returns the new one's name.
+    /// Adds a member and removes the old one, its enrolment and its process. Returns the new one's name.
     pub async fn replace(&mut self, name: &str) -> Result<String> {
         let old = self.federation.service(name)?.clone();
         let region = self.region_of(name)?.region.to_string();
-        let fresh = self.add(&region, old.kind).await?;
+        if process::is_running(&old) {
+            let fresh = self.add(&region, old.kind).await?;
+            self.remove(name).await?;
+            return Ok(fresh);
+        }
+        // A learner is promoted on the word of all voters, so one that cannot give it any more has to go first.
         self.remove(name).await?;
-        Ok(fresh)
+        self.add(&region, old.kind).await
     }
 
     /// Removes a member, its enrolment and its process. It may be dead.

@@ -349,10 +349,11 @@ impl Filesystem for FaultFs {
         let mut volume = self.0.lock();
         let done = volume.handle(fh.0).and_then(|()| match mode {
             // Room is not reserved: the volume is as large as what backs it.
-            KEEP_SIZE => Ok(()),
+            KEEP_SIZE => volume.room(),
             PUNCH => volume.zero(ino.0, offset, length),
             0 => {
                 let bytes = volume.file(ino.0)?.bytes().max(offset + length);
+                volume.room()?;
                 volume.resize(ino.0, bytes)
             }
             _ => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),

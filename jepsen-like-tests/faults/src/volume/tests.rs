@@ -209,13 +209,18 @@ fn handles_of_an_earlier_boot_are_dead() {
 }
 
 #[test]
-fn a_full_volume_refuses_writes_and_still_removes() {
+fn a_full_volume_refuses_to_grow_and_still_overwrites_and_removes() {
     let (_dir, mut volume) = volume();
     let file = volume.create(ROOT, "f", false).expect("room");
+    let held = volume.create(ROOT, "h", false).expect("room");
+    volume.write(held, 0, b"before").expect("room");
     volume.set_full(true);
+    volume.write(held, 0, b"behind").expect("its own room");
     let full =
         |result: io::Result<()>| result.is_err_and(|e| e.raw_os_error() == Some(libc::ENOSPC));
     assert!(full(volume.write(file, 0, b"x")));
+    assert!(full(volume.write(held, 3, b"longer")));
+    assert_eq!(read(&volume, held), b"behind");
     assert!(full(volume.create(ROOT, "g", false).map(drop)));
     volume.remove(ROOT, "f", false).expect("frees room");
     volume.set_full(false);

@@ -1,0 +1,268 @@
+//! Who is a member: added, removed, replaced; and disks that their member may not come back from.
+//!
+//! Owns the check that a member whose disk lost or changed what it had promised to keep is refused under its old id.
+//! One that starts all the same is a promise broken. Healed, it is replaced under a new id.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use local::{Kind, Service, process};
+use rand::rngs::StdRng;
+
+use super::damage::{self, Damage};
+use super::process::any_kind;
+use super::{Done, Fault, one};
+use crate::world::{LOOK, Lost, World, until};
+
+/// How long a process that must not start may take to end.
+const REFUSES_MAX: Duration = Duration::from_secs(30);
+/// How long a member may take to apply what the others have applied.
+const CAUGHT_UP_MAX: Duration = Duration::from_secs(60);
+/// Writes between a copy of a disk and its return.
+const WRITES_BETWEEN: usize = 8;
+/// Tries of one step of a change of members: the group may be electing.
+const CHANGE_MAX: Duration = Duration::from_secs(120);
+
+pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
+    if !world.lost.is_empty() || world.leaving.is_some() || !world.damaged.is_empty() {
+        return Ok(Done::not_now("another member is lost, damaged or leaving"));
+    }
+    let kind = any_kind(rng);
+    let members = world.living(Some(kind));
+    let Some(victim) = one(&members, rng) else {
+        return Ok(Done::not_now("nobody runs"));
+    };
+    if members.len() < world.services(Some(kind)).len() {
+        return Ok(Done::not_now("a member is down"));
+    }
+    // A member that is lost must leave a majority behind, which alone can replace it.
+    if fault != Fault::AddRemove && fault != Fault::Replace && members.len() < 3 {
+        return Ok(Done::not_now("a member less is no majority"));
+    }
+    match fault {
+        Fault::AddRemove => add_one(world, kind, rng).await,
+        Fault::Replace => {
+            world.lose(&victim.name, "replaced");
+            let fresh = heal(world).await?.join("; ");
+            Ok(Done::to(vec![victim.name], fresh))
+        }
+        Fault::WipedDisk => wiped(world, &victim).await,
+        Fault::RolledBackDisk => rolled_back(world, &victim).await,
+        _ => flipped_log(world, &victim, rng).await,
+    }
+}
+
+async fn add_one(world: &mut World, kind: Kind, rng: &mut StdRng) -> Result<Done> {
+    let region = world.home()?.region.to_string();
+    let fresh = world.local.enrol(&region, kind).await?;
+    // Known before it is admitted: whatever fails from here, somebody leaves and the number is right again.
+    world.leaving = Some(fresh.clone());
+    admit(world, &fresh).await?;
+    let leaving = one(&world.living(Some(kind)), rng).context("no members")?;
+    let says = format!("added {fresh}; {} is to leave", leaving.name);
+    world.leaving = Some(leaving.name);
+    Ok(Done::to(vec![fresh], says))
+}
+
+async fn wiped(world: &mut World, victim: &Service) -> Result<Done> {
+    tokio::task::block_in_place(|| -> Result<()> {
+        world.local.kill(&victim.name)?;
+        empty(&victim.data)
+    })?;
+    must_refuse(world, victim, "its disk was wiped", "").await
+}
+
+async fn flipped_log(world: &mut World, victim: &Service, rng: &mut StdRng) -> Result<Done> {
+    tokio::task::block_in_place(|| world.local.kill(&victim.name))?;
+    let log = victim.data.join("raft/log");
+    let Some(says) = damage::below(&log, "log", Damage::Bit, rng)? else {
+        world.local.restart(&victim.name).await?;
+        return Ok(Done::not_now("nothing is in the log yet"));
+    };
+    must_refuse(world, victim, "its log was damaged", &says).await
+}
+
+async fn rolled_back(world: &mut World, victim: &Service) -> Result<Done> {
+    let name = &victim.name;
+    let copy = world.local.federation.dir.join("rolled-back");
+    tokio::task::block_in_place(|| -> Result<()> {
+        world.local.kill(name)?;
+        if copy.exists() {
+            fs::remove_dir_all(&copy)?;
+        }
+        copy_folder(&victim.data, &copy)
+    })?;
+    world.local.restart(name).await?;
+    world.whole().await?;
+    for _ in 0..WRITES_BETWEEN {
+        world.probe().await?;
+    }
+    caught_up(world, victim).await?;
+    tokio::task::block_in_place(|| -> Result<()> {
+        world.local.kill(name)?;
+        empty(&victim.data)?;
+        copy_folder(&copy, &victim.data)?;
+        Ok(fs::remove_dir_all(&copy)?)
+    })?;
+    must_refuse(world, victim, "its disk was rolled back", "").await
+}
+
+/// The member has applied everything that any other had applied at the call, so that its acknowledgement was seen.
+async fn caught_up(world: &World, victim: &Service) -> Result<()> {
+    let claims = world.claims().await?;
+    let groups = claims.groups.into_iter();
+    let groups = groups.filter(|(group, _)| group.kind == victim.kind);
+    let target: Vec<_> = groups
+        .map(|(group, said)| (group, said.iter().map(|claim| claim.applied_index).max()))
+        .collect();
+    until("the member is level", CAUGHT_UP_MAX, async || {
+        let claims = world.claims().await?;
+        let level = target.iter().all(|(group, target)| {
+            let mut own = claims.of(victim).filter(|claim| claim.group == *group);
+            own.any(|claim| Some(claim.applied_index) >= *target)
+        });
+        Ok(level.then_some(()))
+    })
+    .await
+}
+
+/// Starts a member that must not start, and sees it refuse.
+async fn must_refuse(
+    world: &mut World,
+    victim: &Service,
+    why: &'static str,
+    detail: &str,
+) -> Result<Done> {
+    let name = &victim.name;
+    let started = tokio::task::block_in_place(|| world.local.start(name)).is_ok();
+    let service = world.local.federation.service(name)?.clone();
+    let end = Instant::now() + REFUSES_MAX;
+    while started && process::is_running(&service) && Instant::now() < end {
+        tokio::time::sleep(LOOK).await;
+    }
+    let mut done = Done::to(vec![name.clone()], String::new());
+    let words = world.last_words(name);
+    let last = words.lines().last().unwrap_or_default();
+    if process::is_running(&service) {
+        tokio::task::block_in_place(|| world.local.kill(name))?;
+        done.broken = Some(format!("{name} runs under its old id although {why}"));
+        done.says = format!("{name}: {why} {detail}; it RUNS under its old id");
+    } else {
+        done.says = format!("{name}: {why} {detail}; it refused: {last}");
+    }
+    world.lose(name, why);
+    Ok(done)
+}
+
+impl World {
+    fn lose(&mut self, name: &str, why: &'static str) {
+        self.damaged.remove(name);
+        let lost = Lost {
+            why,
+            removed: false,
+            fresh: None,
+            admitted: false,
+        };
+        self.lost.insert(name.to_owned(), lost);
+    }
+}
+
+/// Nobody is lost, nobody is leaving.
+pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
+    let mut healed = Vec::new();
+    if let Some(name) = world.leaving.clone() {
+        remove(world, &name).await?;
+        world.leaving = None;
+        healed.push(format!("{name} left"));
+    }
+    for (name, lost) in world.lost.clone() {
+        // A learner is promoted on the word of all voters, so one that cannot give it any more has to go first.
+        let dead = !process::is_running(world.local.federation.service(&name)?);
+        if dead && !lost.removed {
+            remove(world, &name).await?;
+            progress(world, &name, |lost| lost.removed = true);
+        }
+        let fresh = match lost.fresh {
+            Some(fresh) => fresh,
+            None => {
+                let region = world.home()?.region.to_string();
+                let kind = world.local.federation.service(&name)?.kind;
+                let fresh = world.local.enrol(&region, kind).await?;
+                progress(world, &name, |lost| lost.fresh = Some(fresh.clone()));
+                fresh
+            }
+        };
+        if !lost.admitted {
+            admit(world, &fresh).await?;
+            progress(world, &name, |lost| lost.admitted = true);
+        }
+        if !dead && !lost.removed {
+            remove(world, &name).await?;
+        }
+        world.lost.remove(&name);
+        world.damaged.remove(&name);
+        healed.push(format!("{name} ({}) replaced by {fresh}", lost.why));
+    }
+    Ok(healed)
+}
+
+fn progress(world: &mut World, name: &str, change: impl FnOnce(&mut Lost)) {
+    if let Some(lost) = world.lost.get_mut(name) {
+        change(lost);
+    }
+}
+
+async fn admit(world: &mut World, name: &str) -> Result<()> {
+    let end = Instant::now() + CHANGE_MAX;
+    loop {
+        world.members_changed();
+        match world.local.admit(name).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("admitting {name}")));
+            }
+            Err(error) => tracing::warn!(%name, error = format!("{error:#}"), "not admitted yet"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn remove(world: &mut World, name: &str) -> Result<()> {
+    let end = Instant::now() + CHANGE_MAX;
+    loop {
+        world.members_changed();
+        match world.local.remove(name).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("removing {name}")));
+            }
+            Err(error) => tracing::warn!(%name, error = format!("{error:#}"), "not removed yet"),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn empty(data: &Path) -> Result<()> {
+    fs::remove_dir_all(data)?;
+    fs::create_dir(data)?;
+    let parent = data.parent().context("a data folder at the root")?;
+    Ok(File::open(parent)?.sync_all()?)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)
+                .with_context(|| format!("copying {}", entry.path().display()))?;
+            File::open(&target)?.sync_all()?;
+        }
+    }
+    Ok(File::open(to)?.sync_all()?)
+}

@@ -1,0 +1,175 @@
+//! Rooms: where the world puts each service.
+//!
+//! Owns, a service, its namespace and address, its volume where disks are to fail, and its clock where clocks are to
+//! move; and how its daemon is started in all three. Refuses to know what a service is.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use faults::control::Command as ToVolume;
+use faults::mount::Mounted;
+use faults::volume::Counts;
+use local::Service;
+use local::place::{Place, Places};
+use parking_lot::Mutex;
+
+use crate::net::{Net, namespace_file};
+
+/// Services' ports; every service has an address of its own.
+const PORT: u16 = 7_000;
+const HEALTH_PORT: u16 = 7_001;
+/// No volume outlives this: longer than any run.
+const VOLUME_LIVES_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Where Debian puts libfaketime for programs with threads.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// The offset of a clock that is right.
+pub(crate) const RIGHT: f64 = 0.0;
+
+/// What every room has.
+#[derive(Debug, Clone, Default)]
+pub struct Furniture {
+    /// The program `reduit-faultfs`: data folders are on volumes of it.
+    pub volumes: Option<PathBuf>,
+    /// Daemons run under libfaketime.
+    pub clocks: bool,
+    /// Their environment, besides this process's own.
+    pub environment: Vec<(String, String)>,
+}
+
+/// The places of a world's services.
+pub struct Rooms {
+    pub(crate) net: Net,
+    dir: PathBuf,
+    furniture: Furniture,
+    volumes: Mutex<BTreeMap<String, Arc<Mounted>>>,
+}
+
+impl fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rooms").field("dir", &self.dir).finish()
+    }
+}
+
+impl Rooms {
+    /// Rooms on `net`; volumes and clocks lie below `dir`.
+    pub(crate) fn new(net: Net, dir: &Path, furniture: Furniture) -> Result<Self> {
+        if furniture.clocks && !Path::new(FAKETIME).is_file() {
+            bail!("{FAKETIME} is missing: apt-get install --no-install-recommends libfaketime");
+        }
+        std::fs::create_dir_all(dir.join("clocks"))?;
+        Ok(Self {
+            net,
+            dir: dir.to_owned(),
+            furniture,
+            volumes: Mutex::default(),
+        })
+    }
+
+    /// Whether clocks can be moved.
+    pub(crate) fn has_clocks(&self) -> bool {
+        self.furniture.clocks
+    }
+
+    /// Whether disks can fail.
+    pub(crate) fn has_volumes(&self) -> bool {
+        self.furniture.volumes.is_some()
+    }
+
+    /// Moves a service's wall clock to `seconds` beside the real one.
+    pub(crate) fn set_clock(&self, name: &str, seconds: f64) -> Result<()> {
+        let path = self.clock(name);
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, format!("{seconds:+.3}\n"))?;
+        // Replaced whole: it is read at any moment.
+        std::fs::rename(fresh, path).with_context(|| format!("moving the clock of {name}"))
+    }
+
+    /// Has a service's volume do something.
+    pub(crate) fn volume(&self, name: &str, command: ToVolume) -> Result<Counts> {
+        let volume = self.volumes.lock().get(name).cloned();
+        let volume = volume.with_context(|| format!("{name} has no volume"))?;
+        volume
+            .send(command)
+            .with_context(|| format!("{command:?} to the volume of {name}"))
+    }
+
+    /// What is on the platter of a service's volume.
+    pub(crate) fn backing(&self, name: &str) -> PathBuf {
+        self.room(name).join("backing")
+    }
+
+    fn room(&self, name: &str) -> PathBuf {
+        self.dir.join("volumes").join(name.replace('/', "."))
+    }
+
+    fn clock(&self, name: &str) -> PathBuf {
+        self.dir.join("clocks").join(name.replace('/', "."))
+    }
+
+    /// What stands before the daemon's own name.
+    pub(crate) fn before(&self, name: &str) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["nsenter".into()];
+        words.push(format!("--net={}", namespace_file(name).display()).into());
+        words.push("env".into());
+        for (key, value) in &self.furniture.environment {
+            words.push(format!("{key}={value}").into());
+        }
+        if self.furniture.clocks {
+            words.push(format!("LD_PRELOAD={FAKETIME}").into());
+            let mut file = OsString::from("FAKETIME_TIMESTAMP_FILE=");
+            file.push(self.clock(name));
+            words.push(file);
+            words.push("FAKETIME_NO_CACHE=1".into());
+            words.push("FAKETIME_DONT_FAKE_MONOTONIC=1".into());
+            words.push("DONT_FAKE_MONOTONIC=1".into());
+        }
+        words
+    }
+}
+
+impl Places for Rooms {
+    fn make(&self, name: &str, base: &Path) -> Result<Place> {
+        let address = self.net.attach(name)?;
+        self.set_clock(name, RIGHT)?;
+        let mut data = base.to_owned();
+        if let Some(faultfs) = &self.furniture.volumes {
+            let room = self.room(name);
+            std::fs::create_dir_all(&room)?;
+            let Some(volume) = Mounted::or_skip(faultfs, &room, VOLUME_LIVES_MAX)? else {
+                bail!("volumes cannot be mounted here");
+            };
+            data = volume.path().join("data");
+            std::fs::create_dir(&data)?;
+            // Who makes a folder makes its name durable: the daemon that is given it does not.
+            std::fs::File::open(volume.path())?.sync_all()?;
+            self.volumes
+                .lock()
+                .insert(name.to_owned(), Arc::new(volume));
+        }
+        Ok(Place {
+            endpoint: format!("{address}:{PORT}"),
+            health: format!("{address}:{HEALTH_PORT}"),
+            data,
+        })
+    }
+
+    fn settled(&self) {}
+
+    fn command(&self, service: &Service, binary: &Path) -> Command {
+        let words = self.before(&service.name);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg(binary);
+        command
+    }
+
+    fn vacated(&self, service: &Service) -> Result<()> {
+        self.volumes.lock().remove(&service.name);
+        self.net.detach(&service.name)
+    }
+}
