@@ -237,10 +237,16 @@ impl Network {
     }
 
     /// Starts a replication session.
-    async fn replicate<S>(&mut self, input: S) -> Rpc<BoxStream<'_, AppendResult>>
+    async fn replicate<S>(&mut self, mut input: S) -> Rpc<BoxStream<'_, AppendResult>>
     where
         S: Stream<Item = AppendEntriesRequest<Config>> + Send + Unpin + 'static,
     {
+        // The engine waits inside its requests before it tries a peer again that was not reached. Dialled before the
+        // first one, a peer that refuses at once would be dialled again at once, for as long as it is away.
+        let Some(first) = input.next().await else {
+            return Ok(futures::stream::empty().boxed());
+        };
+        let input = futures::stream::iter([first]).chain(input);
         let flight = Arc::new(Mutex::new(Flight::default()));
         let mut header = Some(self.context.header(self.to));
         let outstanding = Arc::clone(&flight);
