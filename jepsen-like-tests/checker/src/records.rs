@@ -27,9 +27,10 @@ pub struct Release {
     pub purpose: String,
 }
 
-/// A leaf as an auditor read it, its openings checked against its commitments.
+/// A leaf as an auditor read it, its openings checked against its commitments. In the file it is a list of its fields
+/// in this order: a long run reads hundreds of thousands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(from = "Row", into = "Row")]
 pub struct LeafRead {
     /// Where it stands.
     pub index: u64,
@@ -38,13 +39,40 @@ pub struct LeafRead {
     /// What it records.
     pub kind: String,
     /// Who, where it says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
     /// What for.
     pub purpose: String,
     /// Object versions whose keys it records as released.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub versions: Vec<String>,
+}
+
+type Row = (u64, String, String, Option<String>, String, Vec<String>);
+
+impl From<Row> for LeafRead {
+    fn from((index, hash, kind, principal, purpose, versions): Row) -> Self {
+        Self {
+            index,
+            hash,
+            kind,
+            principal,
+            purpose,
+            versions,
+        }
+    }
+}
+
+impl From<LeafRead> for Row {
+    fn from(leaf: LeafRead) -> Self {
+        let LeafRead {
+            index,
+            hash,
+            kind,
+            principal,
+            purpose,
+            versions,
+        } = leaf;
+        (index, hash, kind, principal, purpose, versions)
+    }
 }
 
 /// Size and root of the log: as a replica answered, or (in final operations) as recomputed from all leaves.

@@ -1,0 +1,272 @@
+//! Large objects: put whole or not at all, read whole or in part, to the byte.
+//!
+//! Owns sizes and the comparison of bytes as they come. Nothing is kept: an object's bytes follow from the number of
+//! its write. A key is a register, so that what a read sees can be judged.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as Poll1, Poll};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use checker::{F, Workload};
+use client::ids::ObjectKey;
+use client::{Body, Dataset, Error, GetOptions, Precondition};
+use local::files::CLIENTS;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::Value;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::content::{Content, HEAD_BYTES};
+use super::ended;
+use super::keys::{Keys, touched};
+use super::register::{number_of, numbered};
+use super::session::LAST_LOOK_MAX;
+use super::{Access, Stop};
+use crate::recorder::{Client, Ended, Recorder};
+
+const DATASET: &str = "blocks";
+const CLIENTS_MAX: u64 = 3;
+const KEYS: usize = 3;
+const OPERATIONS_MAX: u32 = 24;
+const PAUSE: Duration = Duration::from_millis(150);
+const REST: Duration = Duration::from_millis(250);
+/// An upload waits up to 30 s for a majority, a download's block 20 s for a replica.
+const OPERATION_MAX: Duration = Duration::from_secs(45);
+
+const SMALL: std::ops::Range<u64> = (40 << 10)..(200 << 10);
+const MIDDLE: std::ops::Range<u64> = (1 << 20)..(4 << 20);
+const LARGE: std::ops::Range<u64> = (8 << 20)..(20 << 20);
+/// Plaintext of one run: disks hold three sealed copies, and what is replaced goes late.
+const RUN_BYTES_MAX: u64 = 2 << 30;
+
+pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
+    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
+        return Ok(());
+    };
+    let Some(dataset) = access.dataset(&region, DATASET, false, &mut stop).await? else {
+        return Ok(());
+    };
+    let shared = Arc::new(Shared {
+        keys: Keys::new("b", KEYS, OPERATIONS_MAX),
+        numbers: AtomicU64::new(1),
+        bytes: AtomicU64::new(0),
+    });
+    let mut tasks = JoinSet::new();
+    for client in 0..CLIENTS_MAX {
+        let task = Task {
+            dataset: dataset.clone(),
+            shared: shared.clone(),
+            client: recorder.client(Workload::Blocks),
+            rng: SmallRng::seed_from_u64(access.seed ^ (0xb10 + client)),
+        };
+        tasks.spawn(task.run(stop.clone()));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a client of the blocks panicked")??;
+    }
+    Ok(())
+}
+
+struct Shared {
+    keys: Keys,
+    numbers: AtomicU64,
+    bytes: AtomicU64,
+}
+
+struct Task {
+    dataset: Dataset,
+    shared: Arc<Shared>,
+    client: Client,
+    rng: SmallRng,
+}
+
+impl Task {
+    async fn run(mut self, mut stop: Stop) -> Result<()> {
+        while !stop.is_now() {
+            let name = self.shared.keys.pick(&mut self.rng);
+            let rests = match self.rng.random_range(0..20) {
+                0..9 => self.put(&name).await?,
+                9 => self.delete(&name).await?,
+                _ => {
+                    let part = self.rng.random_range(0..3) == 0;
+                    let (dataset, client) = (&self.dataset, &mut self.client);
+                    read(dataset, client, &name, part.then_some(&mut self.rng)).await?
+                }
+            };
+            stop.pause(if rests { REST } else { PAUSE }).await;
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self) -> u64 {
+        let spent = self.shared.bytes.load(Ordering::Relaxed) >= RUN_BYTES_MAX;
+        let range = match self.rng.random_range(0..20) {
+            _ if spent => SMALL,
+            0 => LARGE,
+            1..4 => MIDDLE,
+            _ => SMALL,
+        };
+        self.rng.random_range(range)
+    }
+
+    async fn put(&mut self, name: &str) -> Result<bool> {
+        let key: ObjectKey = name.parse()?;
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
+        let content = Content::new(number, self.bytes());
+        self.shared
+            .bytes
+            .fetch_add(content.bytes, Ordering::Relaxed);
+        // A stream goes by once; bytes at hand are sent again.
+        let body = match self.rng.random_range(0..3) {
+            0 => Body::stream(Stream { content, at: 0 }),
+            _ => content.body().into(),
+        };
+        let options = numbered(number, Precondition::Any);
+        let asked = self.client.begin(name, F::Write).value(number);
+        let put = self.dataset.put(&key, body, &options);
+        let ended = match timeout(OPERATION_MAX, put).await {
+            Ok(Ok(_)) => Ended::Ok(None),
+            Ok(Err(error)) => ended::of_write(&error),
+            Err(_) => Ended::Info(ended::late()),
+        };
+        Ok(self.end(name, asked, ended))
+    }
+
+    async fn delete(&mut self, name: &str) -> Result<bool> {
+        let key: ObjectKey = name.parse()?;
+        let asked = self.client.begin(name, F::Delete);
+        let delete = self.dataset.delete(&key, None, Precondition::Any);
+        let ended = match timeout(OPERATION_MAX, delete).await {
+            Ok(Ok(_)) => Ended::Ok(None),
+            Ok(Err(error)) => ended::of_write(&error),
+            Err(_) => Ended::Info(ended::late()),
+        };
+        Ok(self.end(name, asked, ended))
+    }
+
+    fn end(&mut self, name: &str, asked: crate::recorder::Asked, ended: Ended) -> bool {
+        let rests = !matches!(ended, Ended::Ok(_));
+        if matches!(ended, Ended::Info(_)) {
+            self.shared.keys.doubt(name);
+        }
+        self.client.end(asked, ended);
+        rests
+    }
+}
+
+/// Whether it went wrong. With `part`, only a range by chance is read.
+async fn read(
+    dataset: &Dataset,
+    client: &mut Client,
+    name: &str,
+    part: Option<&mut SmallRng>,
+) -> Result<bool> {
+    let key: ObjectKey = name.parse()?;
+    let asked = client.begin(name, F::Read);
+    let read = timeout(OPERATION_MAX, compare(dataset, &key, part)).await;
+    let ended = ended_read(read);
+    let failed = matches!(ended, Ended::Fail(_));
+    client.end(asked, ended);
+    Ok(failed)
+}
+
+fn ended_read(
+    read: Result<Result<Option<Result<u64, String>>, Error>, tokio::time::error::Elapsed>,
+) -> Ended {
+    match read {
+        Ok(Ok(Some(Ok(number)))) => Ended::Ok(Some(number.into())),
+        Ok(Ok(Some(Err(broken)))) => Ended::Fail(broken),
+        Ok(Ok(None)) => Ended::Ok(Some(Value::Null)),
+        Ok(Err(error)) => ended::of_read(&error),
+        Err(_) => Ended::Fail(ended::late()),
+    }
+}
+
+/// Which write's bytes are there, what is wrong with them, or nothing.
+async fn compare(
+    dataset: &Dataset,
+    key: &ObjectKey,
+    part: Option<&mut SmallRng>,
+) -> Result<Option<Result<u64, String>>, Error> {
+    let wrong = |what: &str| Ok(Some(Err(ended::broken(what))));
+    let range = part.map(|rng| {
+        let start = rng.random_range(0..SMALL.start);
+        (start, start + rng.random_range(1..LARGE.end))
+    });
+    let options = GetOptions {
+        range,
+        ..GetOptions::default()
+    };
+    let mut object = match dataset.get(key, &options).await {
+        Ok(object) => object,
+        Err(Error::NoSuchObject) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(number) = number_of(&object.info) else {
+        return wrong("wrong-metadata");
+    };
+    let content = Content::new(number, object.info.bytes);
+    let (start, end) = range.unwrap_or((0, content.bytes));
+    let mut at = start;
+    while let Some(piece) = object.body.chunk().await? {
+        if !content.stands_at(at, &piece) {
+            return wrong("wrong-bytes");
+        }
+        at += piece.len() as u64;
+    }
+    if content.bytes < HEAD_BYTES || at != end.min(content.bytes) {
+        return wrong("wrong-length");
+    }
+    Ok(Some(Ok(number)))
+}
+
+/// A body that is made as it is read.
+struct Stream {
+    content: Content,
+    at: u64,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Poll1<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let end = self.at + out.remaining() as u64;
+        let piece = self.content.slice(self.at, end);
+        self.at += piece.len() as u64;
+        out.put_slice(&piece);
+        Poll::Ready(Ok(()))
+    }
+}
+
+pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
+    let keys = touched(&recorder.recall(Workload::Blocks)?, |op| op.f != F::Read);
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let region = access.last_connect(CLIENTS[0]).await?;
+    let dataset = access.last_dataset(&region, DATASET).await?;
+    let mut client = recorder.client(Workload::Blocks);
+    for name in keys {
+        let key: ObjectKey = name.parse()?;
+        let end = Instant::now() + LAST_LOOK_MAX;
+        loop {
+            let asked = client.begin(&name, F::Read).last();
+            let read = timeout(OPERATION_MAX, compare(&dataset, &key, None)).await;
+            let ended = ended_read(read);
+            let again = matches!(&ended, Ended::Fail(why) if !why.starts_with(checker::BROKEN));
+            client.end(asked, ended);
+            if !again || Instant::now() > end {
+                break;
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Requests that are sent again: at the same time from several tasks, and long after they were answered.
+//!
+//! Owns the memory of requests to send again. Between the sends others append to the same key, so that an effect
+//! that comes twice, or late, stands in the wrong place.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use checker::{F, Workload};
+use client::ids::{ObjectKey, ObjectVersionId};
+use client::{Dataset, Precondition, Prepared};
+use local::files::CLIENTS;
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::append::{append, list};
+use super::content::Content;
+use super::ended::{self, OPERATION_MAX};
+use super::keys::Keys;
+use super::register::numbered;
+use super::{Access, Stop};
+use crate::recorder::{Client, Ended, Recorder};
+
+const CLIENTS_MAX: u64 = 3;
+const KEYS: usize = 2;
+const OPERATIONS_MAX: u32 = 90;
+const PAUSE: Duration = Duration::from_millis(25);
+/// Sends of one request at one time.
+const AT_ONCE: usize = 3;
+/// Requests of one client that are sent again later.
+const REMEMBERED_MAX: usize = 24;
+/// One in so many requests goes in blocks.
+const BLOCKS_ONE_IN: u32 = 6;
+
+/// A refusal of an exact copy of a request that is known: the copies were taken for different requests, or the window
+/// for shorter than it is.
+const NEVER: [&str; 2] = ["request-id-reused", "request-too-old"];
+
+pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
+    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
+        return Ok(());
+    };
+    let name = Workload::Retry.name();
+    let Some(dataset) = access.dataset(&region, name, true, &mut stop).await? else {
+        return Ok(());
+    };
+    let shared = Arc::new((Keys::new("t", KEYS, OPERATIONS_MAX), AtomicU64::new(1)));
+    let mut tasks = JoinSet::new();
+    for client in 0..CLIENTS_MAX {
+        let senders = (0..AT_ONCE).map(|_| recorder.client(Workload::Retry));
+        let task = Task {
+            dataset: dataset.clone(),
+            shared: shared.clone(),
+            senders: senders.collect(),
+            rng: SmallRng::seed_from_u64(access.seed ^ (0x4e7 + client)),
+            remembered: VecDeque::new(),
+            saw: None,
+        };
+        tasks.spawn(task.run(stop.clone()));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a client of the retries panicked")??;
+    }
+    Ok(())
+}
+
+struct Request {
+    key: String,
+    number: u64,
+    prepared: Prepared,
+}
+
+struct Task {
+    dataset: Dataset,
+    shared: Arc<(Keys, AtomicU64)>,
+    /// Of one request's sends at one time; each a client of the history.
+    senders: Vec<Client>,
+    rng: SmallRng,
+    remembered: VecDeque<Request>,
+    saw: Option<(String, ObjectVersionId)>,
+}
+
+impl Task {
+    async fn run(mut self, mut stop: Stop) -> Result<()> {
+        while !stop.is_now() {
+            let name = self.shared.0.pick(&mut self.rng);
+            match self.rng.random_range(0..10) {
+                0..3 => self.fresh(&name).await?,
+                3..6 => self.again().await,
+                6..8 => {
+                    let number = self.shared.1.fetch_add(1, Ordering::Relaxed);
+                    let (dataset, client) = (&self.dataset, &mut self.senders[0]);
+                    let done = append(dataset, client, &name, number, Precondition::Any).await?;
+                    self.saw = done.map(|version| (name, version));
+                }
+                _ => drop(list(&self.dataset, &mut self.senders[0], &name, false).await),
+            }
+            stop.pause(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// A new request, sent more than once at the same time.
+    async fn fresh(&mut self, name: &str) -> Result<()> {
+        let number = self.shared.1.fetch_add(1, Ordering::Relaxed);
+        let key: ObjectKey = name.parse()?;
+        let seen = self.saw.take().filter(|(key, _)| key == name);
+        let precondition = match seen {
+            Some((_, version)) if self.rng.random() => Precondition::Is(version),
+            _ => Precondition::Any,
+        };
+        let bytes = match self.rng.random_range(0..BLOCKS_ONE_IN) {
+            0 => 40_000,
+            _ => 64,
+        };
+        let options = numbered(number, precondition);
+        let body = Content::new(number, bytes).body();
+        let prepare = self.dataset.prepare(&key, body, &options);
+        // One that was not made was not sent.
+        let Ok(Ok(prepared)) = timeout(OPERATION_MAX, prepare).await else {
+            return Ok(());
+        };
+        let request = Request {
+            key: name.to_owned(),
+            number,
+            prepared,
+        };
+        let times = self.rng.random_range(1..=AT_ONCE);
+        self.send(&request, times).await;
+        if self.remembered.len() == REMEMBERED_MAX {
+            self.remembered.pop_front();
+        }
+        self.remembered.push_back(request);
+        Ok(())
+    }
+
+    /// One that was sent before, whatever its answer was.
+    async fn again(&mut self) {
+        if self.remembered.is_empty() {
+            return;
+        }
+        let at = self.rng.random_range(0..self.remembered.len());
+        let Some(request) = self.remembered.remove(at) else {
+            return;
+        };
+        let times = self.rng.random_range(1..=AT_ONCE);
+        self.send(&request, times).await;
+        self.remembered.push_back(request);
+    }
+
+    async fn send(&mut self, request: &Request, times: usize) {
+        let sends = self.senders.iter_mut().take(times);
+        futures::future::join_all(sends.map(|client| send(request, client))).await;
+    }
+}
+
+async fn send(request: &Request, client: &mut Client) {
+    let asked = client.begin(&request.key, F::Send).old(request.number);
+    let ended = match timeout(OPERATION_MAX, request.prepared.send()).await {
+        Ok(Ok(done)) => {
+            let replaced = done.replaced.map(|version| version.to_string());
+            let answer = format!("{} for {}", done.version, replaced.unwrap_or_default());
+            Ended::Ok(Some(answer.into()))
+        }
+        Ok(Err(error)) if NEVER.contains(&error.reason()) => {
+            Ended::Fail(ended::broken(error.reason()))
+        }
+        Ok(Err(error)) => ended::of_write(&error),
+        Err(_) => Ended::Info(ended::late()),
+    };
+    client.end(asked, ended);
+}
