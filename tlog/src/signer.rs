@@ -23,6 +23,19 @@ const PREFIX: &str = "PRIVATE+KEY+";
 const SECRET_TEXT_BYTES: usize = 44;
 
 /// A private key with its name and signature type.
+///
+/// ```compile_fail
+/// // It is not copied, ...
+/// fn copies(key: &tlog::SignerKey) -> tlog::SignerKey {
+///     key.clone()
+/// }
+/// ```
+/// ```compile_fail
+/// // ... nor printed.
+/// fn prints(key: &tlog::SignerKey) -> String {
+///     format!("{key:?}")
+/// }
+/// ```
 pub struct SignerKey {
     verifier: VerifierKey,
     pair: Pair,
@@ -117,10 +130,14 @@ impl SignerKey {
         bytes[0] = kind.byte();
         bytes[1..].copy_from_slice(seed);
         let public = format!("{PREFIX}{name}+{id}+");
-        // Never grown, so that no copy of the secret is left behind.
-        let mut text = Zeroizing::new(String::with_capacity(public.len() + 2 * SECRET_TEXT_BYTES));
+        // Neither grown nor encoded piece by piece, so that no copy of the secret is left behind.
+        let mut secret = Zeroizing::new([0; SECRET_TEXT_BYTES]);
+        STANDARD
+            .encode_slice(bytes.as_slice(), secret.as_mut_slice())
+            .expect("33 bytes are 44 characters");
+        let mut text = Zeroizing::new(String::with_capacity(public.len() + SECRET_TEXT_BYTES));
         text.push_str(&public);
-        STANDARD.encode_string(&*bytes, &mut text);
+        text.push_str(std::str::from_utf8(secret.as_slice()).expect("base64 is ASCII"));
         Ok(text)
     }
 

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use proto::ids::LeafIndex;
 
@@ -57,13 +57,15 @@ pub enum TileRefused {
     Prove(ProveError),
 }
 
+type Row = Arc<Vec<Hash>>;
+
 /// A tree of known size and root whose hashes come from tiles.
 pub struct TileTree<S> {
     size: u64,
     source: S,
     /// By level, the hashes of its partial tile; none where it has none.
-    edge: Vec<Rc<Vec<Hash>>>,
-    full: RefCell<BTreeMap<(u8, u64), Rc<Vec<Hash>>>>,
+    edge: Vec<Row>,
+    full: RefCell<BTreeMap<(u8, u64), Row>>,
     /// What was refused last: [`HashReader`] has no room for a reason.
     refused: RefCell<Option<TileRefused>>,
 }
@@ -84,7 +86,7 @@ impl<S: TileSource> TileTree<S> {
             } else {
                 fetch(&source, level, rest / TILE_WIDTH, width)?
             };
-            edge.push(Rc::new(hashes));
+            edge.push(Arc::new(hashes));
             rest >>= TILE_HEIGHT;
         }
         let peaks: Vec<Hash> = edge.iter().rev().flat_map(|row| peaks_of(row)).collect();
@@ -149,7 +151,7 @@ impl<S: TileSource> TileTree<S> {
     }
 
     /// All hashes that the tree has of one tile, each a hash of the tree.
-    fn verified(&self, level: u8, index: u64) -> Result<Rc<Vec<Hash>>, TileRefused> {
+    fn verified(&self, level: u8, index: u64) -> Result<Row, TileRefused> {
         let width = width_at(level, index, self.size);
         if width == 0 {
             return Err(self.outside(level, index));
@@ -166,7 +168,7 @@ impl<S: TileSource> TileTree<S> {
         if row_root(hashes.clone()) != above[(index % TILE_WIDTH) as usize] {
             return Err(TileRefused::NotInTree(hash_tile(level, index, width)?));
         }
-        let hashes = Rc::new(hashes);
+        let hashes = Arc::new(hashes);
         let mut full = self.full.borrow_mut();
         if full.len() >= CACHED_TILES_MAX {
             full.clear();
