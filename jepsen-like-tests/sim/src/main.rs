@@ -90,9 +90,11 @@ fn replay(args: &Args, seed: u64) -> Result<bool> {
     };
     entropy::seed(seed);
     let panics = batch::Panics::watch();
-    let (report, result) = batch::here(kind, seed, Logbook::new(copy));
+    let book = Logbook::new(copy);
+    let (_, result) = batch::here(kind, seed, &book);
     // One in a task ends the task alone, and the run goes on around it.
-    let outcome = (report, result.and(panics.none()));
+    let result = result.and(panics.none(&book));
+    let outcome = (book.report(), result);
     let green = outcome.1.is_ok();
     if args.lines {
         print!("{}", child::lines(&outcome));

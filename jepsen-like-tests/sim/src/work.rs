@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::{Client, insist};
-use crate::cluster::AGREE_MAX;
+use crate::cluster::{self, AGREE_MAX};
 use crate::load::{self, History, Outcome};
 use crate::logbook::Logbook;
 use crate::machine::Which;
 use crate::roster::Roster;
-use crate::{Broken, hold, judge, records};
+use crate::{Broken, judge, records};
 
 const LOAD: &str = "replica load";
 /// Clients of a run.
@@ -153,12 +153,8 @@ impl Work {
                 let late = |_| Broken("uses of keys are not answered".to_owned());
                 timeout(AGREE_MAX, settled).await.map_err(late)??;
                 judge::same_everywhere(voters).await?;
+                cluster::agree(voters).await?;
                 for member in voters {
-                    hold!(
-                        member.read_index().await.is_ok(),
-                        "member {} is gone again",
-                        member.node_id()
-                    );
                     let reader = reader(member)?;
                     let judged = records::judge(member, reader.as_ref(), told)?;
                     book.count_by(LOAD, "leaves that were told of, found", judged.found);
