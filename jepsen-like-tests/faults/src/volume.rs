@@ -269,13 +269,14 @@ impl Volume {
         }
     }
 
-    /// Counts an open handle.
+    /// Counts an open handle. What was renamed over between the look-up and the opening is stale: the kernel looks the
+    /// name up again.
     pub fn opened(&mut self, inode: u64) -> io::Result<()> {
         self.powered()?;
         let held = self
             .inodes
             .get_mut(&inode)
-            .ok_or_else(|| errno(libc::ENOENT))?;
+            .ok_or_else(|| errno(libc::ESTALE))?;
         held.opens += 1;
         Ok(())
     }
