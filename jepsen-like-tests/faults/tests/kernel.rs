@@ -153,28 +153,6 @@ fn a_folder_of_many_names_is_listed_whole_and_emptied_while_it_is_listed() {
 }
 
 #[test]
-fn a_name_that_is_renamed_over_is_always_there() {
-    const TURNS: usize = 500;
-    let dir = tempfile::tempdir().expect("a folder");
-    let Some(mounted) = mounted(dir.path(), LIVES_MAX) else {
-        return;
-    };
-    let (name, fresh) = (mounted.path().join("f"), mounted.path().join("f.new"));
-    fs::write(&name, b"first").expect("room");
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for turn in 0..TURNS {
-                fs::write(&fresh, turn.to_string()).expect("room");
-                fs::rename(&fresh, &name).expect("there");
-            }
-        });
-        while !writer.is_finished() {
-            fs::read(&name).expect("one or the other is there");
-        }
-    });
-}
-
-#[test]
 fn a_dropped_mount_is_gone_though_a_file_in_it_is_open() {
     let dir = tempfile::tempdir().expect("a folder");
     let Some(mounted) = mounted(dir.path(), LIVES_MAX) else {
