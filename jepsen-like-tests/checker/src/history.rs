@@ -179,6 +179,9 @@ pub struct Op {
 /// does not open, an answer no server may give.
 pub const BROKEN: &str = "broken:";
 
+/// An error of this prefix says that nobody could serve the request in time, and nothing of the request.
+pub const UNAVAILABLE: &str = "unavailable:";
+
 impl Op {
     /// When it ended; for an unknown outcome the end of time.
     pub fn end(&self) -> u64 {

@@ -25,7 +25,7 @@ pub mod verdict;
 #[cfg(test)]
 mod testing;
 
-pub use history::{BROKEN, F, HistoryError, Op, Outcome, Reader, Workload};
+pub use history::{BROKEN, F, HistoryError, Op, Outcome, Reader, UNAVAILABLE, Workload};
 pub use verdict::{Anomaly, Needed, Verdict};
 
 /// What the workload's judge says of its operations; others must not be among them.

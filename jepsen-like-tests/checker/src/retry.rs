@@ -1,34 +1,40 @@
 //! Requests that were sent more than once, at the same time or long after: one effect, one answer.
 //!
 //! Owns what sends of one request have to do with each other. That the effect is there, once, and at a time between
-//! the first send and the first answer is what [`append`] judges of it as an append.
+//! the first send and the first answer is what [`append`] judges of it as an append, and [`blocks`] as a write on keys
+//! that hold one version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::append;
-use crate::history::{F, Op, Outcome};
-use crate::number;
+use crate::history::{F, Op, Outcome, UNAVAILABLE};
 use crate::verdict::Anomaly;
+use crate::{append, blocks, number};
 
 /// Refusals that are kept under the request id and so are an answer for ever.
 const FINAL: [&str; 2] = ["precondition-failed", "no-such-object"];
+/// Of an answered request these may still be said: they are about the one who sends, or the disk, and come first.
+const BEFORE_ALL: [&str; 3] = ["disk-full", "not-granted", "unauthenticated"];
 
-/// Every anomaly in the operations of one workload. Each `send` names its request in `old`, which is also the value
-/// that the request appends.
+/// Every anomaly in the operations of one workload. Each `send` names its request in `old`, which is also the number
+/// that the request appends, or writes where its key is read and not listed.
 pub fn judge(ops: &[Op]) -> Vec<Anomaly> {
     let mut anomalies = Vec::new();
     let mut requests: BTreeMap<(&str, u64), Vec<&Op>> = BTreeMap::new();
-    let mut appends = Vec::new();
+    let plain = |op: &&Op| matches!(op.f, F::Read | F::Write);
+    let plain: BTreeSet<&str> = ops.iter().filter(plain).map(|op| op.key.as_str()).collect();
+    let (mut appends, mut registers) = (Vec::new(), Vec::new());
     for op in ops {
-        if op.f != F::Send {
+        if op.f == F::Send {
+            match number(&op.old) {
+                Some(request) => requests.entry((&op.key, request)).or_default().push(op),
+                None => anomalies.push(Anomaly::new(format!("{}: no request", op.key), [op])),
+            }
+        } else if plain.contains(op.key.as_str()) {
+            registers.push(op.clone());
+        } else {
             appends.push(op.clone());
-            continue;
-        }
-        match number(&op.old) {
-            Some(request) => requests.entry((&op.key, request)).or_default().push(op),
-            None => anomalies.push(Anomaly::new(format!("{}: no request", op.key), [op])),
         }
     }
     for ((key, request), sends) in requests {
@@ -36,28 +42,41 @@ pub fn judge(ops: &[Op]) -> Vec<Anomaly> {
             let what = format!("{key}: request {request} {what}");
             anomalies.push(Anomaly::new(what, sends.iter().copied()));
         }
-        appends.extend(as_append(request, &sends));
+        if plain.contains(key) {
+            registers.extend(as_one(request, F::Write, &sends));
+        } else {
+            appends.extend(as_one(request, F::Append, &sends));
+        }
     }
     anomalies.extend(append::judge(&appends));
+    anomalies.extend(blocks::judge(&registers));
     anomalies
 }
 
 fn contradiction(sends: &[&Op]) -> Option<&'static str> {
     let mut answers = sends.iter().filter(|send| send.is_ok());
-    let refused = sends.iter().any(|send| is_final(send));
-    let first = answers.next()?;
+    let first = answers.clone().min_by_key(|send| send.end())?;
     if answers.any(|other| other.value != first.value) {
         return Some("was answered in two ways");
     }
-    refused.then_some("was both done and refused")
+    if sends.iter().any(|send| is_final(send)) {
+        return Some("was both done and refused");
+    }
+    let forgotten = |send: &&&Op| {
+        let error = send.error.as_deref().unwrap_or_default();
+        let refused = send.outcome == Outcome::Fail && first.before(send);
+        refused && !error.starts_with(UNAVAILABLE) && !BEFORE_ALL.contains(&error)
+    };
+    let forgotten = sends.iter().any(|send| forgotten(&send));
+    forgotten.then_some("was refused after it had been answered")
 }
 
 fn is_final(send: &Op) -> bool {
     FINAL.iter().any(|reason| send.refused(reason))
 }
 
-/// All sends of a request as the one append they are.
-fn as_append(request: u64, sends: &[&Op]) -> Option<Op> {
+/// All sends of a request as the one operation they are.
+fn as_one(request: u64, f: F, sends: &[&Op]) -> Option<Op> {
     let first = sends.iter().min_by_key(|send| send.call)?;
     let answered = sends.iter().filter(|send| send.is_ok());
     let answered = answered.filter_map(|send| send.ret).min();
@@ -70,7 +89,7 @@ fn as_append(request: u64, sends: &[&Op]) -> Option<Op> {
         (None, None) => (Outcome::Info, None),
     };
     Some(Op {
-        f: F::Append,
+        f,
         value: request.into(),
         old: Value::Null,
         ret,
@@ -163,5 +182,42 @@ mod tests {
             listed(6, &[], 40, 50),
         ];
         assert!(judge(&ops)[0].what.contains("missing"));
+    }
+
+    #[test]
+    fn an_answered_request_that_is_then_refused_is_found() {
+        let late = |reason| {
+            let ops = [
+                given(1, ok(1, F::Send, "v1", 0, 10)),
+                because(reason, given(1, fail(2, F::Send, "", 20, 30))),
+                listed(6, &[1], 40, 50),
+            ];
+            judge(&ops)
+        };
+        assert!(
+            late("version-id-reused")[0]
+                .what
+                .contains("had been answered")
+        );
+        for excused in ["unavailable:not-leader", "disk-full"] {
+            assert_eq!(late(excused), [], "{excused}");
+        }
+    }
+
+    /// On a key of one version an effect that comes again brings back what was replaced.
+    #[test]
+    fn a_late_retry_that_writes_again_is_found() {
+        let seen = |number: u64| {
+            let read = ok(7, F::Read, number, 40, 50);
+            let ops = [
+                given(1, ok(1, F::Send, "v1", 0, 10)),
+                ok(4, F::Write, 2, 11, 12),
+                given(1, ok(5, F::Send, "v1", 20, 30)),
+                Op { last: true, ..read },
+            ];
+            judge(&ops)
+        };
+        assert_eq!(seen(2), []);
+        assert_eq!(seen(1).len(), 1);
     }
 }

@@ -60,9 +60,9 @@ pub async fn finish(workload: Workload, access: &Access, recorder: Recorder) -> 
     match workload {
         Workload::Register => register::finish(access, recorder).await,
         Workload::Set => set::finish(access, recorder).await,
-        Workload::Append => append::finish(access, recorder, Workload::Append).await,
+        Workload::Append => append::finish(access, recorder).await,
         Workload::Blocks => blocks::finish(access, recorder).await,
-        Workload::Retry => append::finish(access, recorder, Workload::Retry).await,
+        Workload::Retry => retry::finish(access, recorder).await,
         Workload::KeyStates => key_states::finish(access, recorder).await,
         Workload::Records => records::finish(access, recorder).await,
         Workload::Replicas => Ok(()),
@@ -88,7 +88,13 @@ pub fn needed(workload: Workload) -> &'static [(F, u64)] {
         Workload::Set => &[(F::Add, 30), (F::Remove, 3), (F::List, 15)],
         Workload::Append => &[(F::Append, 30), (F::Versions, 15)],
         Workload::Blocks => &[(F::Write, 5), (F::Read, 5)],
-        Workload::Retry => &[(F::Send, 30), (F::Append, 5), (F::Versions, 5)],
+        Workload::Retry => &[
+            (F::Send, 30),
+            (F::Append, 4),
+            (F::Versions, 4),
+            (F::Write, 2),
+            (F::Read, 2),
+        ],
         Workload::KeyStates => &[
             (F::Disable, 2),
             (F::Enable, 2),

@@ -35,17 +35,15 @@ const REST: Duration = Duration::from_millis(100);
 const PAGE: u32 = 1_000;
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
-    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
-        return Ok(());
-    };
-    let name = Workload::Append.name();
-    let Some(dataset) = access.dataset(&region, name, true, &mut stop).await? else {
-        return Ok(());
-    };
     let shared = Arc::new((Keys::new("a", KEYS, OPERATIONS_MAX), AtomicU64::new(1)));
     let mut tasks = JoinSet::new();
     for client in 0..CLIENTS_MAX {
-        let (dataset, shared, mut stop) = (dataset.clone(), shared.clone(), stop.clone());
+        let name = Workload::Append.name();
+        let contact = access.contact(CLIENTS[0], name, true, &mut stop);
+        let Some(dataset) = contact.await? else {
+            break;
+        };
+        let (shared, mut stop) = (shared.clone(), stop.clone());
         let mut client_of = recorder.client(Workload::Append);
         let mut rng = SmallRng::seed_from_u64(access.seed ^ (0xa99 + client));
         tasks.spawn(async move {
@@ -62,8 +60,9 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
                         }
                         _ => Precondition::Any,
                     };
-                    let done =
-                        append(&dataset, &mut client_of, &name, number, precondition).await?;
+                    let client = &mut client_of;
+                    let put = put(&dataset, client, &name, F::Append, number, precondition);
+                    let done = put.await?;
                     saw = done.map(|version| (name, version));
                     done.is_none()
                 } else {
@@ -81,16 +80,17 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
 }
 
 /// Puts one version; the version it became, where that is known.
-pub(super) async fn append(
+pub(super) async fn put(
     dataset: &Dataset,
     client: &mut Client,
     name: &str,
+    f: F,
     number: u64,
     precondition: Precondition,
 ) -> Result<Option<ObjectVersionId>> {
     let key: ObjectKey = name.parse()?;
     let options = numbered(number, precondition);
-    let asked = client.begin(name, F::Append).value(number);
+    let asked = client.begin(name, f).value(number);
     let put = dataset.put(&key, Content::new(number, 64).body(), &options);
     let (ended, version) = match timeout(OPERATION_MAX, put).await {
         Ok(Ok(done)) => (Ended::Ok(None), Some(done.version)),
@@ -132,20 +132,29 @@ pub(super) async fn list(dataset: &Dataset, client: &mut Client, name: &str, las
     failed
 }
 
-/// Lists the versions of every key of `workload`, whose dataset bears its name.
-pub(super) async fn finish(access: &Access, recorder: Recorder, workload: Workload) -> Result<()> {
-    let keys = touched(&recorder.recall(workload)?, |op| op.f != F::Versions);
+/// Lists the versions of every key once more.
+pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
+    let keys = touched(&recorder.recall(Workload::Append)?, |op| {
+        op.f != F::Versions
+    });
     if keys.is_empty() {
         return Ok(());
     }
     let region = access.last_connect(CLIENTS[0]).await?;
-    let dataset = access.last_dataset(&region, workload.name()).await?;
-    let mut client = recorder.client(workload);
+    let dataset = access
+        .last_dataset(&region, Workload::Append.name())
+        .await?;
+    let mut client = recorder.client(Workload::Append);
     for name in keys {
-        let end = Instant::now() + LAST_LOOK_MAX;
-        while list(&dataset, &mut client, &name, true).await && Instant::now() < end {
-            tokio::time::sleep(REST).await;
-        }
+        last_list(&dataset, &mut client, &name).await;
     }
     Ok(())
+}
+
+/// The last look at one key.
+pub(super) async fn last_list(dataset: &Dataset, client: &mut Client, name: &str) {
+    let end = Instant::now() + LAST_LOOK_MAX;
+    while list(dataset, client, name, true).await && Instant::now() < end {
+        tokio::time::sleep(REST).await;
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use checker::BROKEN;
+use checker::{BROKEN, UNAVAILABLE};
 use client::{Error, Fault};
 
 use crate::recorder::Ended;
@@ -36,6 +36,7 @@ pub(super) fn late() -> String {
 fn reason(error: &Error) -> String {
     let reason = error.reason();
     match error {
+        Error::Unavailable { .. } => format!("{UNAVAILABLE}{reason}"),
         // A block that no replica gave: they may be out of reach, as the message says.
         Error::Damaged { message } if message.starts_with("block ") => reason.to_owned(),
         Error::Damaged { .. }
@@ -51,7 +52,6 @@ fn reason(error: &Error) -> String {
         | Error::PreconditionFailed { .. }
         | Error::Caller { .. }
         | Error::Denied { .. }
-        | Error::Unavailable { .. }
         | Error::Unknown { .. } => reason.to_owned(),
     }
 }

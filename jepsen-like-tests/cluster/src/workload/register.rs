@@ -19,6 +19,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 use tokio::task::JoinSet;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 
 use super::content::Content;
@@ -30,6 +31,8 @@ use crate::recorder::{Client, Ended, Recorder};
 
 const DATASET: &str = "register";
 const CLIENTS_MAX: u64 = 6;
+/// Of these, how many only read: no write tells them that their leader is one no more.
+const READERS: u64 = 2;
 const KEYS: usize = 3;
 const OPERATIONS_MAX: u32 = 250;
 /// Between operations: a run of an hour must fit into memory.
@@ -47,22 +50,21 @@ const LAST_AT_ONCE: usize = 8;
 type Seen = (u64, ObjectVersionId);
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
-    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
-        return Ok(());
-    };
-    let Some(dataset) = access.dataset(&region, DATASET, false, &mut stop).await? else {
-        return Ok(());
-    };
     let shared = Arc::new(Shared {
         keys: Keys::new("r", KEYS, OPERATIONS_MAX),
         numbers: AtomicU64::new(1),
     });
     let mut tasks = JoinSet::new();
     for client in 0..CLIENTS_MAX {
+        let contact = access.contact(CLIENTS[0], DATASET, false, &mut stop);
+        let Some(dataset) = contact.await? else {
+            break;
+        };
         let task = Task {
-            dataset: dataset.clone(),
+            dataset,
             shared: shared.clone(),
             client: recorder.client(Workload::Register),
+            reads_only: client < READERS,
             rng: SmallRng::seed_from_u64(access.seed ^ (client + 1)),
             seen: HashMap::new(),
         };
@@ -84,6 +86,7 @@ struct Task {
     shared: Arc<Shared>,
     client: Client,
     rng: SmallRng,
+    reads_only: bool,
     seen: HashMap<String, Seen>,
 }
 
@@ -97,16 +100,22 @@ impl Task {
             if self.seen.len() > Self::SEEN_MAX {
                 self.seen.clear();
             }
-            let seen = self.seen.get(&key).copied();
+            let mut seen = self.seen.get(&key).copied();
             let f = match (self.rng.random_range(0..100_u32), seen) {
-                (0..42, _) => F::Read,
-                (42..64, _) => F::Write,
+                _ if self.reads_only => F::Read,
+                (0..20, _) => F::Read,
+                (20..64, _) => F::Write,
                 (64..72, _) => F::Create,
                 (72..88, Some(_)) => F::Cas,
                 (88..94, Some(_)) => F::DeleteIf,
                 (94.., _) => F::Delete,
                 (_, None) => F::Read,
             };
+            // Half of the conditions are on what was there a moment ago, half on what may long be gone.
+            if f == F::Cas && self.rng.random() {
+                self.read(&key).await?;
+                seen = self.seen.get(&key).copied();
+            }
             let rests = match f {
                 F::Read => self.read(&key).await?,
                 F::Delete | F::DeleteIf => self.delete(&key, f, seen).await?,
@@ -128,17 +137,10 @@ impl Task {
                 _ => head(&self.dataset, &key).await,
             }
         };
-        let read = timeout(OPERATION_MAX, read).await;
-        let ended = match read {
-            Ok(Ok(Some(Ok(seen)))) => {
-                self.seen.insert(name.to_owned(), seen);
-                Ended::Ok(Some(seen.0.into()))
-            }
-            Ok(Ok(Some(Err(broken)))) => Ended::Fail(broken),
-            Ok(Ok(None)) => Ended::Ok(Some(Value::Null)),
-            Ok(Err(error)) => ended::of_read(&error),
-            Err(_) => Ended::Fail(ended::late()),
-        };
+        let (ended, seen) = ended_read(timeout(OPERATION_MAX, read).await);
+        if let Some(seen) = seen {
+            self.seen.insert(name.to_owned(), seen);
+        }
         let rests = matches!(ended, Ended::Fail(_));
         self.client.end(asked, ended);
         Ok(rests)
@@ -261,8 +263,8 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
     let region = access.last_connect(CLIENTS[0]).await?;
     let dataset = access.last_dataset(&region, DATASET).await?;
     let reads = keys.into_iter().map(|name| {
-        let (dataset, client) = (dataset.clone(), recorder.client(Workload::Register));
-        async move { last_read(&dataset, client, &name).await }
+        let (dataset, mut client) = (dataset.clone(), recorder.client(Workload::Register));
+        async move { last_read(&dataset, &mut client, &name).await }
     });
     let mut reads = futures::stream::iter(reads).buffer_unordered(LAST_AT_ONCE);
     while let Some(read) = reads.next().await {
@@ -271,23 +273,37 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
     Ok(())
 }
 
-async fn last_read(dataset: &Dataset, mut client: Client, name: &str) -> Result<()> {
-    let key: ObjectKey = name.parse()?;
+/// The last look at one register.
+pub(super) async fn last_read(dataset: &Dataset, client: &mut Client, name: &str) -> Result<()> {
     let end = Instant::now() + LAST_LOOK_MAX;
-    loop {
-        let asked = client.begin(name, F::Read).last();
-        let ended = match timeout(OPERATION_MAX, get(dataset, &key)).await {
-            Ok(Ok(Some(Ok((number, _))))) => Ended::Ok(Some(number.into())),
-            Ok(Ok(Some(Err(broken)))) => Ended::Fail(broken),
-            Ok(Ok(None)) => Ended::Ok(Some(Value::Null)),
-            Ok(Err(error)) => ended::of_read(&error),
-            Err(_) => Ended::Fail(ended::late()),
-        };
-        let again = matches!(&ended, Ended::Fail(why) if !why.starts_with(checker::BROKEN));
-        client.end(asked, ended);
-        if !again || Instant::now() > end {
-            return Ok(());
-        }
+    while read(dataset, client, name, true).await? && Instant::now() < end {
         tokio::time::sleep(REST).await;
+    }
+    Ok(())
+}
+
+/// Reads an object whole; whether that failed and may be tried again.
+pub(super) async fn read(
+    dataset: &Dataset,
+    client: &mut Client,
+    name: &str,
+    last: bool,
+) -> Result<bool> {
+    let key: ObjectKey = name.parse()?;
+    let asked = client.begin(name, F::Read);
+    let asked = if last { asked.last() } else { asked };
+    let (ended, _) = ended_read(timeout(OPERATION_MAX, get(dataset, &key)).await);
+    let again = matches!(&ended, Ended::Fail(why) if !why.starts_with(checker::BROKEN));
+    client.end(asked, ended);
+    Ok(again)
+}
+
+fn ended_read(read: Result<Result<Read, Error>, Elapsed>) -> (Ended, Option<Seen>) {
+    match read {
+        Ok(Ok(Some(Ok(seen)))) => (Ended::Ok(Some(seen.0.into())), Some(seen)),
+        Ok(Ok(Some(Err(broken)))) => (Ended::Fail(broken), None),
+        Ok(Ok(None)) => (Ended::Ok(Some(Value::Null)), None),
+        Ok(Err(error)) => (ended::of_read(&error), None),
+        Err(_) => (Ended::Fail(ended::late()), None),
     }
 }

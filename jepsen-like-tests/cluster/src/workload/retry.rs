@@ -1,7 +1,8 @@
 //! Requests that are sent again: at the same time from several tasks, and long after they were answered.
 //!
-//! Owns the memory of requests to send again. Between the sends others append to the same key, so that an effect
-//! that comes twice, or late, stands in the wrong place.
+//! Owns the memory of requests to send again. Between the sends others write to the same key, so that an effect that
+//! comes twice, or late, stands in the wrong place: in the list of versions, or, on keys that hold one version, in place
+//! of what replaced it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,14 +19,16 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::append::{append, list};
+use super::append::{last_list, list, put};
 use super::content::Content;
 use super::ended::{self, OPERATION_MAX};
-use super::keys::Keys;
-use super::register::numbered;
+use super::keys::{Keys, touched};
+use super::register::{last_read, numbered, read};
 use super::{Access, Stop};
 use crate::recorder::{Client, Ended, Recorder};
 
+/// Of the dataset without versions.
+const PLAIN: &str = "retry-plain";
 const CLIENTS_MAX: u64 = 3;
 const KEYS: usize = 2;
 const OPERATIONS_MAX: u32 = 90;
@@ -42,19 +45,24 @@ const BLOCKS_ONE_IN: u32 = 6;
 const NEVER: [&str; 2] = ["request-id-reused", "request-too-old"];
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
-    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
-        return Ok(());
-    };
-    let name = Workload::Retry.name();
-    let Some(dataset) = access.dataset(&region, name, true, &mut stop).await? else {
-        return Ok(());
-    };
-    let shared = Arc::new((Keys::new("t", KEYS, OPERATIONS_MAX), AtomicU64::new(1)));
+    let shared = Arc::new(Shared {
+        versioned: Keys::new("t", KEYS, OPERATIONS_MAX),
+        plain: Keys::new("u", KEYS, OPERATIONS_MAX),
+        numbers: AtomicU64::new(1),
+    });
     let mut tasks = JoinSet::new();
     for client in 0..CLIENTS_MAX {
+        // The last of them on keys of one version.
+        let plain = client + 1 == CLIENTS_MAX;
+        let name = if plain { PLAIN } else { Workload::Retry.name() };
+        let contact = access.contact(CLIENTS[0], name, !plain, &mut stop);
+        let Some(dataset) = contact.await? else {
+            break;
+        };
         let senders = (0..AT_ONCE).map(|_| recorder.client(Workload::Retry));
         let task = Task {
-            dataset: dataset.clone(),
+            dataset,
+            plain,
             shared: shared.clone(),
             senders: senders.collect(),
             rng: SmallRng::seed_from_u64(access.seed ^ (0x4e7 + client)),
@@ -69,15 +77,31 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
     Ok(())
 }
 
+impl Shared {
+    fn keys(&self, plain: bool) -> &Keys {
+        match plain {
+            true => &self.plain,
+            false => &self.versioned,
+        }
+    }
+}
+
 struct Request {
     key: String,
     number: u64,
     prepared: Prepared,
 }
 
+struct Shared {
+    versioned: Keys,
+    plain: Keys,
+    numbers: AtomicU64,
+}
+
 struct Task {
     dataset: Dataset,
-    shared: Arc<(Keys, AtomicU64)>,
+    plain: bool,
+    shared: Arc<Shared>,
     /// Of one request's sends at one time; each a client of the history.
     senders: Vec<Client>,
     rng: SmallRng,
@@ -88,15 +112,19 @@ struct Task {
 impl Task {
     async fn run(mut self, mut stop: Stop) -> Result<()> {
         while !stop.is_now() {
-            let name = self.shared.0.pick(&mut self.rng);
+            let name = self.shared.keys(self.plain).pick(&mut self.rng);
             match self.rng.random_range(0..10) {
                 0..3 => self.fresh(&name).await?,
                 3..6 => self.again().await,
                 6..8 => {
-                    let number = self.shared.1.fetch_add(1, Ordering::Relaxed);
+                    let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
+                    let f = if self.plain { F::Write } else { F::Append };
                     let (dataset, client) = (&self.dataset, &mut self.senders[0]);
-                    let done = append(dataset, client, &name, number, Precondition::Any).await?;
+                    let done = put(dataset, client, &name, f, number, Precondition::Any).await?;
                     self.saw = done.map(|version| (name, version));
+                }
+                _ if self.plain => {
+                    read(&self.dataset, &mut self.senders[0], &name, false).await?;
                 }
                 _ => drop(list(&self.dataset, &mut self.senders[0], &name, false).await),
             }
@@ -107,7 +135,7 @@ impl Task {
 
     /// A new request, sent more than once at the same time.
     async fn fresh(&mut self, name: &str) -> Result<()> {
-        let number = self.shared.1.fetch_add(1, Ordering::Relaxed);
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
         let key: ObjectKey = name.parse()?;
         let seen = self.saw.take().filter(|(key, _)| key == name);
         let precondition = match seen {
@@ -131,7 +159,10 @@ impl Task {
             prepared,
         };
         let times = self.rng.random_range(1..=AT_ONCE);
-        self.send(&request, times).await;
+        let unknown = self.send(&request, times).await;
+        if unknown {
+            self.shared.keys(self.plain).doubt(name);
+        }
         if self.remembered.len() == REMEMBERED_MAX {
             self.remembered.pop_front();
         }
@@ -153,13 +184,15 @@ impl Task {
         self.remembered.push_back(request);
     }
 
-    async fn send(&mut self, request: &Request, times: usize) {
+    /// Whether none of the sends was answered.
+    async fn send(&mut self, request: &Request, times: usize) -> bool {
         let sends = self.senders.iter_mut().take(times);
-        futures::future::join_all(sends.map(|client| send(request, client))).await;
+        let sent = futures::future::join_all(sends.map(|client| send(request, client))).await;
+        sent.into_iter().all(|answered| !answered)
     }
 }
 
-async fn send(request: &Request, client: &mut Client) {
+async fn send(request: &Request, client: &mut Client) -> bool {
     let asked = client.begin(&request.key, F::Send).old(request.number);
     let ended = match timeout(OPERATION_MAX, request.prepared.send()).await {
         Ok(Ok(done)) => {
@@ -173,5 +206,29 @@ async fn send(request: &Request, client: &mut Client) {
         Ok(Err(error)) => ended::of_write(&error),
         Err(_) => Ended::Info(ended::late()),
     };
+    let answered = matches!(ended, Ended::Ok(_));
     client.end(asked, ended);
+    answered
+}
+
+pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
+    let ops = recorder.recall(Workload::Retry)?;
+    let plain = |key: &str| key.starts_with("u/");
+    let keys = touched(&ops, |op| !matches!(op.f, F::Versions | F::Read));
+    let (plain, versioned): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| plain(key));
+    let region = access.last_connect(CLIENTS[0]).await?;
+    let mut client = recorder.client(Workload::Retry);
+    if !versioned.is_empty() {
+        let dataset = access.last_dataset(&region, Workload::Retry.name()).await?;
+        for name in versioned {
+            last_list(&dataset, &mut client, &name).await;
+        }
+    }
+    if !plain.is_empty() {
+        let dataset = access.last_dataset(&region, PLAIN).await?;
+        for name in plain {
+            last_read(&dataset, &mut client, &name).await?;
+        }
+    }
+    Ok(())
 }

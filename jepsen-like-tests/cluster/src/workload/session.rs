@@ -82,6 +82,21 @@ impl Access {
         Ok(None)
     }
 
+    /// A connection of its own and the workload's dataset on it: who leads is learnt by each client for itself, so
+    /// that one goes on asking a deposed leader while another has found the next. None if the run ends before.
+    pub(super) async fn contact(
+        &self,
+        identity: &str,
+        name: &str,
+        versioning: bool,
+        stop: &mut Stop,
+    ) -> Result<Option<Dataset>> {
+        match self.connect(identity, stop).await? {
+            Some(region) => self.dataset(&region, name, versioning, stop).await,
+            None => Ok(None),
+        }
+    }
+
     /// A connection for the last look. It has to come about.
     pub(super) async fn last_connect(&self, identity: &str) -> Result<Region> {
         let tuning = Tuning {

@@ -37,12 +37,6 @@ const REST: Duration = Duration::from_millis(100);
 const KNOWN_MAX: usize = 64;
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
-    let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
-        return Ok(());
-    };
-    let Some(dataset) = access.dataset(&region, DATASET, false, &mut stop).await? else {
-        return Ok(());
-    };
     let shared = Arc::new(Shared {
         prefixes: Keys::new("s", PREFIXES, OPERATIONS_MAX),
         elements: AtomicU64::new(1),
@@ -50,8 +44,12 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
     });
     let mut tasks = JoinSet::new();
     for client in 0..CLIENTS_MAX {
+        let contact = access.contact(CLIENTS[0], DATASET, false, &mut stop);
+        let Some(dataset) = contact.await? else {
+            break;
+        };
         let task = Task {
-            dataset: dataset.clone(),
+            dataset,
             shared: shared.clone(),
             client: recorder.client(Workload::Set),
             rng: SmallRng::seed_from_u64(access.seed ^ (0x5e7 + client)),
