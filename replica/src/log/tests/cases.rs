@@ -325,7 +325,10 @@ fn what_cannot_be_accepted_is_refused_and_changes_nothing() {
     fresh.purge(Term(1), last, Bytes::new(), purged.done());
     for refused in [without_next, purged] {
         let error = refused.error();
-        assert!(matches!(error.as_deref(), Some(LogError::NoNextIndex { .. })));
+        assert!(matches!(
+            error.as_deref(),
+            Some(LogError::NoNextIndex { .. })
+        ));
     }
     let long = append_now(&log, &group, vec![entry(1, 7, vec![0; 5000])]);
     assert!(matches!(
