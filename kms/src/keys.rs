@@ -3,7 +3,8 @@
 //! Owns what each change asks of policy and what its answer says. Refuses changes that a grant does not allow. Key
 //! bytes are born in [`crate::custody`] and enter the log wrapped.
 
-use proto::ids::{DatasetId, Identity, KekId, KekVersion};
+use bytes::Bytes;
+use proto::ids::{DatasetId, Identity, KekId, KekVersion, UnixMs};
 use proto::v1;
 use transport::Peer;
 
@@ -58,6 +59,13 @@ pub(crate) enum Change {
     Enable,
 }
 
+/// What every try of a change has in common.
+struct Asked {
+    request_id: [u8; 16],
+    claim: v1::Claim,
+    now: UnixMs,
+}
+
 impl Core {
     /// Makes a dataset's key. A retry answers the key that its first try made.
     pub(crate) async fn create_key(
@@ -101,7 +109,7 @@ impl Core {
     }
 
     /// Changes the state or the current version of a key. The answer says whether the dataset's shard has
-    /// committed it yet; this KMS refuses by it from now on.
+    /// committed it yet; this KMS refuses by it from now on. A retry has effect once.
     pub(crate) async fn change_key(
         &self,
         peer: &Peer,
@@ -111,17 +119,29 @@ impl Core {
         self.serving()?;
         self.ledger.leading()?;
         let dataset = dataset(&request.dataset_id)?;
-        let claim = claim(request.claim, &peer.identity);
-        let now = self.now();
+        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
+            field: "request id",
+        })?;
+        let asked = Asked {
+            request_id,
+            claim: claim(request.claim, &peer.identity),
+            now: self.now(),
+        };
         self.ledger
             .command::<KeyError>(&peer.identity, self.deadline(), |state| {
                 let authority_version = self
                     .ledger
                     .policy()
-                    .may(state, &peer.identity, dataset, v1::Action::Keys, &claim)
+                    .may(
+                        state,
+                        &peer.identity,
+                        dataset,
+                        v1::Action::Keys,
+                        &asked.claim,
+                    )
                     .map_err(CommitError::Denied)?;
                 let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-                let what = self.key_command(&key, dataset, change, &claim, now)?;
+                let what = self.key_command(&key, dataset, change, &asked)?;
                 Ok(Command {
                     authority_version,
                     approvals: Vec::new(),
@@ -141,22 +161,24 @@ impl Core {
         key: &v1::KekRecord,
         dataset: DatasetId,
         change: Change,
-        claim: &v1::Claim,
-        now: proto::ids::UnixMs,
+        asked: &Asked,
     ) -> Result<v1::kms_command::Command, KeyError> {
         let (dataset_id, state_version) = (dataset.into(), key.state_version);
-        let claim = Some(claim.clone());
+        let claim = Some(asked.claim.clone());
+        // The same for every try: the state knows by it that one of them had effect.
+        let request_id = Bytes::copy_from_slice(&asked.request_id);
         let state = match change {
             Change::Rotate => {
                 let id = KekId::try_from(key.kek_id.as_ref())
                     .map_err(|_| KeyError::Malformed { field: "record" })?;
                 let next = KekVersion(key.current_version + 1);
-                let version = Some(self.custody.born(dataset, id, next, now)?);
+                let version = Some(self.custody.born(dataset, id, next, asked.now)?);
                 let rotate = v1::RotateKek {
                     dataset_id,
                     state_version,
                     version,
                     claim,
+                    request_id,
                 };
                 return Ok(v1::kms_command::Command::RotateKek(rotate));
             }
@@ -170,6 +192,7 @@ impl Core {
                 state: state.into(),
                 claim,
                 destruction_days: 0,
+                request_id,
             },
         ))
     }

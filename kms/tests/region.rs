@@ -323,7 +323,21 @@ async fn after_a_rotation_old_leases_open_and_new_ones_are_of_the_new_version() 
         })
         .await
         .expect("rotated");
-    assert_eq!(info.key.expect("a key").current_version, 2);
+    let rotated = info.key.expect("a key");
+    assert_eq!(rotated.current_version, 2);
+    // Its answer was lost, say: sent again it answers, and rotates nothing.
+    let again = app
+        .at_leader(|at| {
+            let (mut kms, request) = (app.kms(at), request.clone());
+            async move { Ok(kms.rotate_key(request).await?.into_inner()) }
+        })
+        .await
+        .expect("answered again");
+    let again = again.key.expect("a key");
+    assert_eq!(
+        (again.current_version, again.state_version),
+        (2, rotated.state_version)
+    );
     let (lease, session) = app.lease(DATASET).await.expect("a lease");
     let token = v1::LeaseToken::decode(lease.token.clone()).expect("a token");
     let header = v1::LeaseHeader::decode(token.header).expect("a header");

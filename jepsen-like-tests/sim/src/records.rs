@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kms_state::prepare::{self, KeyUse, NewKek, NewLease};
+use kms_state::prepare::{self, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{Authority, LeavesAsked};
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -114,8 +114,8 @@ enum Wanted {
     Lease(DatasetId, [u8; 16]),
     Metadata(DatasetId, [u8; 16]),
     Open(DatasetId, [u8; 16], u8),
-    State(DatasetId, KeyState),
-    Rotate(DatasetId),
+    State(DatasetId, [u8; 16], KeyState),
+    Rotate(DatasetId, [u8; 16]),
 }
 
 impl Wanted {
@@ -124,18 +124,19 @@ impl Wanted {
             Self::Lease(..) => Kind::Lease,
             Self::Metadata(..) => Kind::MetadataLease,
             Self::Open(..) => Kind::Open,
-            Self::State(_, KeyState::Enabled) => Kind::KeyEnabled,
+            Self::State(.., KeyState::Enabled) => Kind::KeyEnabled,
             Self::State(..) => Kind::KeyDisabled,
-            Self::Rotate(_) => Kind::KeyRotated,
+            Self::Rotate(..) => Kind::KeyRotated,
         }
     }
 
     fn subject(self) -> (DatasetId, [u8; 16]) {
         match self {
-            Self::Lease(dataset, id) | Self::Metadata(dataset, id) | Self::Open(dataset, id, _) => {
-                (dataset, id)
-            }
-            Self::State(dataset, _) | Self::Rotate(dataset) => (dataset, [0; 16]),
+            Self::Lease(dataset, id)
+            | Self::Metadata(dataset, id)
+            | Self::Open(dataset, id, _)
+            | Self::State(dataset, id, _)
+            | Self::Rotate(dataset, id) => (dataset, id),
         }
     }
 }
@@ -243,9 +244,11 @@ impl Client {
         let disabled = state.is_some_and(|key| key.state() == KeyState::Disabled);
         match mind.rng.random_range(0..12) {
             // Enabled again soon, or there would be little to see.
-            0..=3 if self.number == 0 && disabled => Wanted::State(dataset, KeyState::Enabled),
-            0 | 1 if self.number == 0 => Wanted::State(dataset, KeyState::Disabled),
-            2 if self.number == 0 => Wanted::Rotate(dataset),
+            0..=3 if self.number == 0 && disabled => {
+                Wanted::State(dataset, request, KeyState::Enabled)
+            }
+            0 | 1 if self.number == 0 => Wanted::State(dataset, request, KeyState::Disabled),
+            2 if self.number == 0 => Wanted::Rotate(dataset, request),
             4 | 5 => Wanted::Lease(dataset, request),
             6 => Wanted::Metadata(dataset, request),
             n => Wanted::Open(dataset, request, n),
@@ -387,21 +390,22 @@ impl Client {
             expires: UnixMs(now + HOUR / 2),
         };
         let asks = asked("operator/o1", now, salt);
+        let change = KeyChange {
+            dataset: &dataset,
+            request_id,
+            claim: Claim::default(),
+        };
         let prepared = match wanted {
             Wanted::Lease(..) => prepare::lease(state, &authority, used, lease),
             Wanted::Metadata(..) => prepare::metadata_lease(state, &authority, used, lease),
             Wanted::Open(_, _, n) => prepare::opens(state, &authority, used, vec![item(n, 9)]),
-            Wanted::State(_, to) => {
-                let (claim, to) = (Claim::default(), (to, 0));
-                let command =
-                    prepare::change_key_state(state, &authority, asks, claim, &dataset, to);
+            Wanted::State(.., to) => {
+                let command = prepare::change_key_state(state, &authority, asks, change, (to, 0));
                 return command.ok();
             }
-            Wanted::Rotate(_) => {
+            Wanted::Rotate(..) => {
                 let next = kms_state::key(state, &dataset)?.current_version + 1;
-                let claim = Claim::default();
-                let command =
-                    prepare::rotate_kek(state, &authority, asks, claim, &dataset, version(next));
+                let command = prepare::rotate_kek(state, &authority, asks, change, version(next));
                 return command.ok();
             }
         };
@@ -468,7 +472,7 @@ pub fn judge(member: &Group, reader: &dyn Reader, book: &Book) -> Result<Judged,
         );
         of_request(entry, one).map_err(|why| Broken(format!("on member {node}: {why}")))?;
     }
-    one_leaf_a_use(&entries)?;
+    one_leaf_a_request(&entries)?;
     no_use_while_disabled(&entries)?;
     extends(reader, &mut book.seen.lock())?;
     Ok(Judged {
@@ -516,12 +520,15 @@ fn of_request(entry: &proto::v1::LeafEntry, told: &Told) -> Result<(), Broken> {
     Ok(())
 }
 
-/// An open that is asked again within a minute finds its leaf: it has no second one.
-fn one_leaf_a_use(entries: &[proto::v1::LeafEntry]) -> Result<(), Broken> {
+/// An open or a change of a key that is asked again within a minute finds its leaf: it has no second one.
+fn one_leaf_a_request(entries: &[proto::v1::LeafEntry]) -> Result<(), Broken> {
     let mut opened: BTreeMap<String, u64> = BTreeMap::new();
     for entry in entries {
         let leaf = parsed(entry)?;
-        if leaf.kind() != Kind::Open {
+        if !matches!(
+            leaf.kind(),
+            Kind::Open | Kind::KeyRotated | Kind::KeyDisabled | Kind::KeyEnabled
+        ) {
             continue;
         }
         let request = request_of(entry, &leaf)?.unwrap_or_default();

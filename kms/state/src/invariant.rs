@@ -12,7 +12,7 @@ use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
-use crate::{layout, read};
+use crate::{layout, read, requests};
 
 /// What is wrong with a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -265,7 +265,7 @@ pub fn invariant_queues_match_their_tables(state: &dyn Reader) -> Checked {
             invariant: NAME,
             what: error.to_string(),
         })?;
-        let time = memory.time_ms.to_be_bytes();
+        let time = requests::queued_at(&memory).0.to_be_bytes();
         requests.insert([&[layout::REQUEST_QUEUE], &time[..], &key[1..]].concat());
     }
     hold(requests == queued(layout::REQUEST_QUEUE), NAME, || {

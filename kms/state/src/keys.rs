@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use prost::Message;
 use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, Role};
+use proto::v1::kms_command::Command;
 use proto::v1::{
     ChangeKeyState, Claim, ConfirmShard, CreateKek, KekRecord, KekVersionRecord, KeyState, KmsDone,
     RegisterShard, RotateKek,
@@ -21,6 +22,7 @@ use crate::apply::Stop;
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
+use crate::requests::ChangeRequest;
 
 /// Versions that a KEK may have.
 pub const KEK_VERSIONS_MAX: u32 = 1_024;
@@ -102,8 +104,17 @@ pub(crate) fn create(applying: &mut Applying<'_>, command: &CreateKek) -> Result
 }
 
 pub(crate) fn rotate(applying: &mut Applying<'_>, command: &RotateKek) -> Result<KmsDone, Stop> {
+    let bound = Command::RotateKek(RotateKek {
+        state_version: 0,
+        version: None,
+        ..command.clone()
+    });
+    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
+    if let Some(done) = done_before(applying, &command.dataset_id, request.as_ref())? {
+        return Ok(done);
+    }
     let (dataset, mut key) = moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, private) = requested(applying, command.claim.as_ref())?;
+    let (purpose, mut private) = requested(applying, command.claim.as_ref())?;
     if !matches!(key.state(), KeyState::Enabled | KeyState::Compromised) {
         return Err(Refusal::KeyDisabled.into());
     }
@@ -115,7 +126,13 @@ pub(crate) fn rotate(applying: &mut Applying<'_>, command: &RotateKek) -> Result
         .push(checked_version(applying, command.version.as_ref(), next)?);
     key.current_version = next;
     key.state_version += 1;
+    if let Some(request) = &request {
+        request.name_in(&mut private);
+    }
     let leaf = append(applying, Kind::KeyRotated, purpose, &mut key, private);
+    if let Some(request) = &request {
+        request.remember(applying, &leaf);
+    }
     Ok(store(applying, &dataset, &key, &leaf))
 }
 
@@ -126,6 +143,14 @@ pub(crate) fn change_state(
     let Ok(target) = KeyState::try_from(command.state) else {
         return Err(Stop::Unknown("a key state this build does not know"));
     };
+    let bound = Command::ChangeKeyState(ChangeKeyState {
+        state_version: 0,
+        ..command.clone()
+    });
+    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
+    if let Some(done) = done_before(applying, &command.dataset_id, request.as_ref())? {
+        return Ok(done);
+    }
     let (dataset, mut key) = moved_by(applying, &command.dataset_id, command.state_version)?;
     let (purpose, mut private) = requested(applying, command.claim.as_ref())?;
     let kind = transition(&key, target).ok_or(Refusal::WrongState)?;
@@ -162,7 +187,13 @@ pub(crate) fn change_state(
     }
     key.set_state(target);
     key.state_version += 1;
+    if let Some(request) = &request {
+        request.name_in(&mut private);
+    }
     let leaf = append(applying, kind, purpose, &mut key, private);
+    if let Some(request) = &request {
+        request.remember(applying, &leaf);
+    }
     Ok(store(applying, &dataset, &key, &leaf))
 }
 
@@ -235,6 +266,24 @@ pub(crate) fn confirm_shard(
 
 pub(crate) fn dataset_id(bytes: &[u8]) -> Result<DatasetId, Refusal> {
     DatasetId::try_from(bytes).map_err(|_| Refusal::Malformed("dataset id"))
+}
+
+/// The answer to a change that was made before. It looks at nothing else: what the change did may be why it could
+/// not be made again.
+fn done_before(
+    applying: &Applying<'_>,
+    dataset: &[u8],
+    request: Option<&ChangeRequest>,
+) -> Result<Option<KmsDone>, Refusal> {
+    let Some(request) = request else {
+        return Ok(None);
+    };
+    let Some(memory) = request.known(applying)? else {
+        return Ok(None);
+    };
+    let dataset = dataset_id(dataset)?;
+    let key = read::key(&*applying.state, &dataset).ok_or(Refusal::NoSuchKey)?;
+    Ok(Some(of_key(applying, &key, memory.leaf_index)))
 }
 
 /// The key, still at the version the leader decided on.

@@ -28,7 +28,7 @@ pub const LEASES: u8 = b'l';
 pub const LEASE_QUEUE: u8 = b'x';
 /// Table of request ids ([`proto::v1::RequestMemory`]).
 pub const REQUESTS: u8 = b'q';
-/// Queue of request ids by the time of their leaf; no value.
+/// Queue of request ids by time, [`crate::USABLE_MS`] before they are forgotten: a use's is that of its leaf; no value.
 pub const REQUEST_QUEUE: u8 = b'y';
 /// Table of used single-use ids of approvals: u64 of the log index that used it.
 pub const USED_APPROVALS: u8 = b's';

@@ -19,6 +19,7 @@ pub mod prepare;
 mod read;
 mod records;
 mod refusal;
+mod requests;
 mod time;
 
 pub use apply::{At, LEVEL_MAX, UnknownCommand, apply};
@@ -35,4 +36,5 @@ pub use read::{
 };
 pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
 pub use refusal::Refusal;
+pub use requests::CHANGE_REMEMBERED_MS;
 pub use time::{IDLE_JUMP_MS_MAX, JUMP_MS_MAX};

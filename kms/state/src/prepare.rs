@@ -108,18 +108,30 @@ pub fn create_kek(
     Ok(asked.command(verdict.authority_version, Command::CreateKek(create)))
 }
 
+/// A change of the key of which dataset, under which request id. Who asks is in [`Asked`].
+#[derive(Debug, Clone)]
+pub struct KeyChange<'a> {
+    /// Of which dataset.
+    pub dataset: &'a DatasetId,
+    /// The request's id; a retry while it is remembered has no second effect.
+    pub request_id: [u8; 16],
+    /// What the requester states.
+    pub claim: Claim,
+}
+
 /// Adds a KEK version, wrapped; its number is the current one plus one.
 pub fn rotate_kek(
     state: &dyn Reader,
     authority: &Authority,
     asked: Asked,
-    claim: Claim,
-    dataset: &DatasetId,
+    change: KeyChange<'_>,
     version: KekVersionRecord,
 ) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
     let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
     let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
-    if !matches!(key.state(), KeyState::Enabled | KeyState::Compromised) {
+    let retried = read::request(state, &change.request_id).is_some();
+    if !retried && !matches!(key.state(), KeyState::Enabled | KeyState::Compromised) {
         return Err(Refusal::KeyDisabled);
     }
     let rotate = RotateKek {
@@ -127,6 +139,7 @@ pub fn rotate_kek(
         state_version: key.state_version,
         version: Some(version),
         claim: Some(acting(claim, &asked.requester)),
+        request_id: Bytes::copy_from_slice(&change.request_id),
     };
     Ok(asked.command(verdict.authority_version, Command::RotateKek(rotate)))
 }
@@ -136,22 +149,27 @@ pub fn change_key_state(
     state: &dyn Reader,
     authority: &Authority,
     asked: Asked,
-    claim: Claim,
-    dataset: &DatasetId,
+    change: KeyChange<'_>,
     target: (KeyState, u32),
 ) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
     let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
     let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
     let (target, destruction_days) = target;
-    transition(&key, target).ok_or(Refusal::WrongState)?;
-    let change = ChangeKeyState {
+    // A retry is the state's to answer: where the key stands now may be what the first try did.
+    let retried = read::request(state, &change.request_id).is_some();
+    if !retried && transition(&key, target).is_none() {
+        return Err(Refusal::WrongState);
+    }
+    let command = ChangeKeyState {
         dataset_id: (*dataset).into(),
         state_version: key.state_version,
         state: target.into(),
         claim: Some(acting(claim, &asked.requester)),
         destruction_days,
+        request_id: Bytes::copy_from_slice(&change.request_id),
     };
-    Ok(asked.command(verdict.authority_version, Command::ChangeKeyState(change)))
+    Ok(asked.command(verdict.authority_version, Command::ChangeKeyState(command)))
 }
 
 /// Who asks for keys of which dataset, and under which request id.

@@ -1,8 +1,8 @@
 //! Leases, metadata leases and opens: one leaf each, before anything is released.
 //!
-//! Owns the record of every use of a key, the memory of request ids and of live leases, and the time both are
-//! kept. Refuses: a use decided on a key state that moved, a lease over an hour, an open for another region, a
-//! human purpose without dual control.
+//! Owns the record of every use of a key, the memory of live leases, and that leases and request ids are forgotten.
+//! Refuses: a use decided on a key state that moved, a lease over an hour, an open for another region, a human
+//! purpose without dual control.
 
 use prost::Message;
 use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, Role, UnixMs};
@@ -15,13 +15,14 @@ use proto::v1::{
 use serde::Serialize;
 use tlog::{Field, Hash, Kind, ObjectItem, Private, Purpose};
 
-use crate::append::{Appended, Applying, array, details, stated};
+use crate::append::{Applying, array, details, stated};
 use crate::apply::Stop;
 use crate::authority::is_human_purpose;
 use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
+use crate::requests;
 
 /// Records that one command may carry.
 pub const RECORDS_MAX: usize = 1_024;
@@ -90,12 +91,7 @@ fn one(
     alone: bool,
 ) -> Result<RecordAnswer, Refusal> {
     let mut checked = check(applying, record, region)?;
-    let known = read::request(&*applying.state, &checked.request_id)
-        .filter(|memory| memory.time_ms.saturating_add(USABLE_MS) > applying.now.0);
-    if let Some(memory) = known {
-        if memory.request_hash != checked.request_hash.0.as_slice() {
-            return Err(Refusal::RequestIdReused);
-        }
+    if let Some(memory) = requests::known(applying, &checked.request_id, &checked.request_hash)? {
         // A lease key is kept nowhere, so a retry that the leader answers with a new one is a new lease.
         let same_lease = match &checked.lease {
             None => true,
@@ -139,12 +135,11 @@ fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
         .state
         .put(&layout::kek(&dataset), &key.encode_to_vec());
     let memory = RequestMemory {
-        request_hash: bytes::Bytes::copy_from_slice(&request_hash.0),
         lease_id: lease
             .as_ref()
             .map(|lease| lease.id.into())
             .unwrap_or_default(),
-        ..memory_of(&leaf, applying.now)
+        ..requests::memory_of(&request_hash, &leaf, applying.now)
     };
     if let Some(lease) = lease {
         let expires = UnixMs(lease.record.expires_at_ms);
@@ -156,28 +151,8 @@ fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
             .state
             .put(&layout::lease_queue(expires, &dataset, &lease.id), &[]);
     }
-    // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
-    if let Some(old) = read::request(&*applying.state, &request_id) {
-        applying
-            .state
-            .delete(&layout::request_queue(UnixMs(old.time_ms), &request_id));
-    }
-    applying
-        .state
-        .put(&layout::request(&request_id), &memory.encode_to_vec());
-    applying
-        .state
-        .put(&layout::request_queue(applying.now, &request_id), &[]);
+    requests::remember(applying.state, &request_id, &memory);
     answer_of(&memory, false)
-}
-
-fn memory_of(leaf: &Appended, now: UnixMs) -> RequestMemory {
-    RequestMemory {
-        leaf_index: leaf.index.0,
-        leaf_hash: bytes::Bytes::copy_from_slice(&leaf.hash.0),
-        time_ms: now.0,
-        ..RequestMemory::default()
-    }
 }
 
 fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {

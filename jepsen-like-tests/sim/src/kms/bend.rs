@@ -63,6 +63,7 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
         Some(Command::RotateKek(rotate)) => match dice {
             0 => rotate.state_version = rotate.state_version.wrapping_sub(1),
             1 => rotate.dataset_id = short,
+            2 if draw.rng.random() => rotate.request_id = short,
             2 => rotate.version = None,
             3 | 4 => wrapped(draw, rotate.version.as_mut()),
             _ => claim(draw, &mut rotate.claim),
@@ -72,6 +73,7 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             1 => change.state = 9,
             2 => change.state = draw.rng.random_range(0..6),
             3 => change.destruction_days ^= 7,
+            4 if draw.rng.random() => change.request_id.clear(),
             4 => change.dataset_id = draw.dataset().into(),
             _ => claim(draw, &mut change.claim),
         },

@@ -2,7 +2,7 @@
 //!
 //! Owns the dice. The leader's half is the product's own (`kms_state::prepare`), on the state as it is or as it was.
 
-use kms_state::prepare::{self, Asked, KeyUse, NewKek, NewLease};
+use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{Authority, Refusal};
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
 use proto::store::MemoryStore;
@@ -21,6 +21,8 @@ use super::region::{
 
 /// Request ids a run draws from: few, so that retries and thefts happen.
 const REQUESTS: u8 = 40;
+/// Ids of changes of keys, uses of keys have the first of them too. They are remembered for long: most are free.
+const CHANGES: u8 = 250;
 /// Lease ids of a run: fewer than one command forgets.
 const LEASES: u8 = 12;
 /// Commands kept back to arrive late.
@@ -205,8 +207,9 @@ impl Draw {
     fn rotate(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
         let dataset = self.dataset();
         let next = kms_state::key(state, &dataset)?.current_version + 1;
-        let (asked, claim) = (self.asked(&["operator/o1"]), Claim::default());
-        prepare::rotate_kek(state, authority, asked, claim, &dataset, version(next)).ok()
+        let asked = self.asked(&["operator/o1"]);
+        let change = self.key_change(&dataset);
+        prepare::rotate_kek(state, authority, asked, change, version(next)).ok()
     }
 
     fn change_state(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
@@ -228,8 +231,17 @@ impl Draw {
         if destroys || self.rng.random_ratio(1, 10) {
             asked.approvals = self.approvals();
         }
-        let (claim, to) = (Claim::default(), (target, days));
-        prepare::change_key_state(state, authority, asked, claim, &dataset, to).ok()
+        let change = self.key_change(&dataset);
+        prepare::change_key_state(state, authority, asked, change, (target, days)).ok()
+    }
+
+    /// Under an id of few: retries happen, and ids are used for something else.
+    fn key_change<'a>(&mut self, dataset: &'a DatasetId) -> KeyChange<'a> {
+        KeyChange {
+            dataset,
+            request_id: [self.rng.random_range(0..CHANGES); 16],
+            claim: Claim::default(),
+        }
     }
 
     fn records(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {

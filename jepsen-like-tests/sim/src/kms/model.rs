@@ -311,6 +311,15 @@ impl Judging<'_> {
     }
 
     fn rotate(&mut self, rotate: &proto::v1::RotateKek) -> Ruled<KmsDone> {
+        let bare = proto::v1::RotateKek {
+            state_version: 0,
+            version: None,
+            ..rotate.clone()
+        };
+        let asked = self.change_asked("rotate", &bare.encode_to_vec());
+        if let Some(leaf) = self.changed_before(&rotate.request_id, &asked)? {
+            return Ok(self.of_key(&dataset_id(&rotate.dataset_id)?, leaf));
+        }
         let dataset = self.unmoved(&rotate.dataset_id, rotate.state_version)?;
         let (purpose, actor) = self.asked_for(rotate.claim.as_ref())?;
         let key = self.key(&dataset)?;
@@ -321,12 +330,21 @@ impl Judging<'_> {
         key.versions += 1;
         key.state_version += 1;
         let leaf = self.append(Kind::KeyRotated, purpose, Some(&dataset), actor);
+        self.remember_change(&rotate.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
 
     fn change_state(&mut self, change: &proto::v1::ChangeKeyState) -> Ruled<KmsDone> {
         use KeyState::{Compromised, Destroyed, Disabled, Enabled, PendingDestruction};
         let target = KeyState::try_from(change.state).map_err(|_| Stop::Unknown)?;
+        let bare = proto::v1::ChangeKeyState {
+            state_version: 0,
+            ..change.clone()
+        };
+        let asked = self.change_asked("state", &bare.encode_to_vec());
+        if let Some(leaf) = self.changed_before(&change.request_id, &asked)? {
+            return Ok(self.of_key(&dataset_id(&change.dataset_id)?, leaf));
+        }
         let dataset = self.unmoved(&change.dataset_id, change.state_version)?;
         let (purpose, actor) = self.asked_for(change.claim.as_ref())?;
         let (time, key) = (self.model.time, self.key(&dataset)?.clone());
@@ -367,6 +385,7 @@ impl Judging<'_> {
         key.state = target;
         key.state_version += 1;
         let leaf = self.append(kind, purpose, Some(&dataset), actor);
+        self.remember_change(&change.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
 

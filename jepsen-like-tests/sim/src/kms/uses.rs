@@ -1,6 +1,7 @@
 //! What becomes of uses of keys: leases, metadata leases and opens, their retries and how long they are remembered.
 //!
-//! Owns the rule that a use has one leaf, and that a retry within a minute finds it again.
+//! Owns the rule that a use has one leaf, and that a retry within a minute finds it again; of a change of a key, within
+//! an hour.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -13,6 +14,8 @@ use super::model::{Judging, Key, Model, Ruled, Stop, dataset_id, moved, stated};
 
 /// For how long a request id finds its leaf again.
 const REMEMBERED_MS: u64 = 60_000;
+/// For how long that of a change of a key does.
+const CHANGE_REMEMBERED_MS: u64 = 3_600_000;
 const HUMAN: [&str; 4] = [
     "investigation",
     "third-party-request",
@@ -26,6 +29,7 @@ pub(super) struct Memory {
     asked: Vec<u8>,
     pub(super) leaf: u64,
     pub(super) time: u64,
+    until: u64,
     lease: Bytes,
 }
 
@@ -56,8 +60,7 @@ impl Model {
     pub(super) fn forget(&mut self) {
         let time = self.time;
         self.leases.retain(|_, expires| *expires > time);
-        self.memory
-            .retain(|_, held| held.time + REMEMBERED_MS > time);
+        self.memory.retain(|_, held| held.until > time);
     }
 }
 
@@ -89,7 +92,7 @@ impl Judging<'_> {
         let asked = without_attempt(record);
         let lease = checked.lease.map(|(id, _)| Bytes::from(id));
         let memory = self.model.memory.get(&record.request_id).cloned();
-        if let Some(memory) = memory.filter(|m| m.time + REMEMBERED_MS > self.model.time) {
+        if let Some(memory) = memory.filter(|m| m.until > self.model.time) {
             if memory.asked != asked {
                 return Err(KmsRefusal::RequestIdReused.into());
             }
@@ -130,11 +133,46 @@ impl Judging<'_> {
             asked,
             leaf,
             time: self.model.time,
+            until: self.model.time + REMEMBERED_MS,
             lease: lease.unwrap_or_default(),
         };
         let answer = self.found(&memory, false);
         self.model.memory.insert(record.request_id.clone(), memory);
         Ok(answer)
+    }
+
+    /// What the id of a change of a key is bound to.
+    pub(super) fn change_asked(&self, what: &str, bare: &[u8]) -> Vec<u8> {
+        [what.as_bytes(), self.command.requester.as_bytes(), bare].concat()
+    }
+
+    /// The leaf of the change, if it was made under this id before.
+    pub(super) fn changed_before(&self, id: &Bytes, asked: &[u8]) -> Ruled<Option<u64>> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        if id.len() != 16 {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let memory = self.model.memory.get(id);
+        match memory.filter(|memory| memory.until > self.model.time) {
+            Some(memory) if memory.asked != asked => Err(KmsRefusal::RequestIdReused.into()),
+            memory => Ok(memory.map(|memory| memory.leaf)),
+        }
+    }
+
+    pub(super) fn remember_change(&mut self, id: &Bytes, asked: Vec<u8>, leaf: u64) {
+        if id.is_empty() {
+            return;
+        }
+        let memory = Memory {
+            asked,
+            leaf,
+            time: self.model.time,
+            until: self.model.time + CHANGE_REMEMBERED_MS,
+            lease: Bytes::new(),
+        };
+        self.model.memory.insert(id.clone(), memory);
     }
 
     fn found(&self, memory: &Memory, reused: bool) -> RecordAnswer {

@@ -7,7 +7,7 @@ use proto::v1::kms_command::Command;
 use proto::v1::{KeyState, KmsCommand, KmsRefusal};
 use tlog::{Field, Kind};
 
-use crate::lab::{DATASET, HOUR, Lab, OTHER, START, claim, id, reason, version};
+use crate::lab::{DATASET, HOUR, Lab, OTHER, START, claim, id, key_change, reason, version};
 
 use KeyState::{Compromised, Destroyed, Disabled, Enabled, PendingDestruction};
 
@@ -149,7 +149,12 @@ fn a_rotation_adds_a_version_and_moves_the_state() {
     assert_eq!(lab.key().versions.len(), 2);
     assert_eq!(lab.key().min_version, 1);
     assert_eq!(lab.last_leaf().0.kind(), Kind::KeyRotated);
-    assert_eq!(lab.refused(&command), (KmsRefusal::KeyStateMoved, 2));
+    let mut nameless = command;
+    let Some(Command::RotateKek(rotate)) = &mut nameless.command else {
+        panic!("a rotation")
+    };
+    rotate.request_id.clear();
+    assert_eq!(lab.refused(&nameless), (KmsRefusal::KeyStateMoved, 2));
     let mut skipping = lab.rotate().expect("granted");
     let Some(Command::RotateKek(rotate)) = &mut skipping.command else {
         panic!("a rotation")
@@ -227,6 +232,7 @@ fn forced(lab: &Lab, target: KeyState, destruction_days: u32) -> KmsCommand {
             ..claim("")
         }),
         destruction_days,
+        request_id: bytes::Bytes::new(),
     };
     let mut command = prepare::confirm_shard(
         &lab.authority(),
@@ -366,14 +372,18 @@ fn what_has_no_key_cannot_be_changed() {
         &lab.state,
         &authority,
         asked(),
-        claim(""),
-        &nothing,
+        key_change(&nothing, [1; 16]),
         version(2),
     );
     assert_eq!(rotated.map(|_| ()), Err(Refusal::NoSuchKey));
     let target = (Disabled, 0);
-    let changed =
-        prepare::change_key_state(&lab.state, &authority, asked(), claim(""), &nothing, target);
+    let changed = prepare::change_key_state(
+        &lab.state,
+        &authority,
+        asked(),
+        key_change(&nothing, [1; 16]),
+        target,
+    );
     assert_eq!(changed.map(|_| ()), Err(Refusal::NoSuchKey));
     let confirm = prepare::confirm_shard(&authority, lab.asked("kms/r1"), &nothing, 1);
     let register = prepare::register_shard(&authority, lab.asked("kms/r1"), &nothing, 16);

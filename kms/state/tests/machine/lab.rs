@@ -1,7 +1,7 @@
 //! A region on an in-memory store, and the commands tests send it. Every command is followed by every invariant.
 
 use bytes::Bytes;
-use kms_state::prepare::{self, Asked, KeyUse, NewKek, NewLease, Prepared};
+use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease, Prepared};
 use kms_state::{At, Authority, Refusal, apply, invariant};
 use prost::Message;
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
@@ -299,15 +299,27 @@ impl Lab {
     }
 
     pub(crate) fn rotate(&self) -> Result<KmsCommand, Refusal> {
-        let next = self.key().current_version + 1;
-        prepare::rotate_kek(
-            &self.state,
-            &self.authority(),
-            self.asked("operator/o1"),
-            Claim::default(),
-            &DATASET,
-            version(next),
-        )
+        self.rotate_as(&DATASET, self.fresh_request(0xC0))
+    }
+
+    /// A try of a rotation, on the state as it stands.
+    pub(crate) fn rotate_as(
+        &self,
+        dataset: &DatasetId,
+        request_id: [u8; 16],
+    ) -> Result<KmsCommand, Refusal> {
+        let key = kms_state::key(&self.state, dataset).expect("created");
+        let (authority, asked) = (self.authority(), self.asked("operator/o1"));
+        let change = key_change(dataset, request_id);
+        let next = version(key.current_version + 1);
+        prepare::rotate_kek(&self.state, &authority, asked, change, next)
+    }
+
+    /// An id that no request before this command has.
+    fn fresh_request(&self, kind: u8) -> [u8; 16] {
+        let mut id = [kind; 16];
+        id[..8].copy_from_slice(&(self.log.len() as u64).to_be_bytes());
+        id
     }
 
     /// A change of state with approvals in it where `approved` names their single-use id.
@@ -317,14 +329,25 @@ impl Lab {
         days: u32,
         approved: Option<u8>,
     ) -> Result<KmsCommand, Refusal> {
+        let request_id = self.fresh_request(0xC1);
+        self.change_as(request_id, target, days, approved)
+    }
+
+    /// A try of a change of state, on the state as it stands.
+    pub(crate) fn change_as(
+        &self,
+        request_id: [u8; 16],
+        target: KeyState,
+        days: u32,
+        approved: Option<u8>,
+    ) -> Result<KmsCommand, Refusal> {
         let asked = match approved {
             Some(id) => self.approved("operator/o1", id),
             None => self.asked("operator/o1"),
         };
-        let claim = Claim::default();
+        let change = key_change(&DATASET, request_id);
         let authority = self.authority();
-        let target = (target, days);
-        prepare::change_key_state(&self.state, &authority, asked, claim, &DATASET, target)
+        prepare::change_key_state(&self.state, &authority, asked, change, (target, days))
     }
 
     /// Brings the key to a state by allowed steps.
@@ -433,6 +456,14 @@ impl Lab {
 
     pub(crate) fn size(&self) -> u64 {
         kms_state::frontier(&self.state).size()
+    }
+}
+
+pub(crate) fn key_change(dataset: &DatasetId, request_id: [u8; 16]) -> KeyChange<'_> {
+    KeyChange {
+        dataset,
+        request_id,
+        claim: Claim::default(),
     }
 }
 

@@ -9,4 +9,5 @@ mod membership;
 mod policy;
 mod random;
 mod region_time;
+mod retries;
 mod use_of_keys;

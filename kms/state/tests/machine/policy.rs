@@ -187,13 +187,15 @@ fn a_verdict_is_bound_to_the_versions_it_was_given_on() {
     let stale_batch = prepare::batch(lab.asked("kms/r1"), 1, vec![open.clone()]);
     let stale_create = lab.create(OTHER, 9).expect("granted");
 
+    let stale_rotate = lab.rotate_as(&DATASET, [9; 16]).expect("granted");
+
     // The key moved.
     let rotate = lab.rotate().expect("granted");
     lab.done(&rotate);
     for record in [open, lease] {
         assert_eq!(reason(&lab.record(record)), KmsRefusal::KeyStateMoved);
     }
-    assert_eq!(lab.refused(&rotate), (KmsRefusal::KeyStateMoved, 2));
+    assert_eq!(lab.refused(&stale_rotate), (KmsRefusal::KeyStateMoved, 2));
 
     // The authority moved.
     let remove = vec![grant(

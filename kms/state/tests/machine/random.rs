@@ -18,7 +18,9 @@ enum Step {
         request: u8,
         other: bool,
     },
-    Rotate,
+    Rotate {
+        request: u8,
+    },
     State {
         to: u8,
         days: u8,
@@ -64,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (small.clone(), any::<bool>())
             .prop_map(|(request, other)| Step::Create { request, other }),
-        1 => Just(Step::Rotate),
+        1 => (0_u8..12).prop_map(|request| Step::Rotate { request }),
         2 => (1_u8..6, 5_u8..9, proptest::option::of(small.clone()))
             .prop_map(|(to, days, approvals)| Step::State { to, days, approvals }),
         1 => (15_u8..18).prop_map(|shard| Step::Shard { shard }),
@@ -90,9 +92,9 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
         Step::Create { request, other } => lab
             .create(if *other { OTHER } else { DATASET }, *request)
             .ok()?,
-        Step::Rotate => {
+        Step::Rotate { request } => {
             kms_state::key(&lab.state, &DATASET)?;
-            lab.rotate().ok()?
+            lab.rotate_as(&DATASET, [*request; 16]).ok()?
         }
         Step::State {
             to,

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
-use kms_state::prepare::{self, Asked, KeyUse, NewKek, NewLease};
+use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{At, Authority, apply, invariant};
 use prost::Message as _;
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
@@ -247,15 +247,15 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
     let region = grown();
     let (authority, state) = (region.authority(), &region.state);
     let change = |salt, target, days| {
-        let claim = v1::Claim::default();
         let asked = approved(OPERATOR, salt);
-        prepare::change_key_state(state, &authority, asked, claim, &DATASET, (target, days))
+        let change = key_change(&DATASET, salt);
+        prepare::change_key_state(state, &authority, asked, change, (target, days))
             .expect("an allowed step")
     };
     let rotate = |salt| {
         let asked = asked(OPERATOR, salt);
-        let claim = v1::Claim::default();
-        prepare::rotate_kek(state, &authority, asked, claim, &OTHER, version(2)).expect("granted")
+        let change = key_change(&OTHER, salt);
+        prepare::rotate_kek(state, &authority, asked, change, version(2)).expect("granted")
     };
     let enrolment = v1::ChangeEnrolment {
         add: vec![
@@ -317,6 +317,14 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
     ]
 }
 
+fn key_change(dataset: &DatasetId, request: u8) -> KeyChange<'_> {
+    KeyChange {
+        dataset,
+        request_id: [request; 16],
+        claim: v1::Claim::default(),
+    }
+}
+
 /// Destruction of a key that was disabled by the command before.
 fn pending(salt: u8) -> v1::KmsCommand {
     let what = v1::ChangeKeyState {
@@ -328,6 +336,7 @@ fn pending(salt: u8) -> v1::KmsCommand {
             ..Default::default()
         }),
         destruction_days: 7,
+        request_id: vec![salt; 16].into(),
     };
     let like = prepare::advance_time(approved(OPERATOR, salt), &[]);
     v1::KmsCommand {

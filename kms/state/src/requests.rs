@@ -1,0 +1,110 @@
+//! Request ids: what each was used for, so that a retry has effect once.
+//!
+//! Owns the memory of them, what it is bound to and how long it lasts. Refuses: an id that served another request.
+
+use prost::Message;
+use proto::danger::{Switch, broken};
+use proto::ids::UnixMs;
+use proto::store::Writer;
+use proto::v1::kms_command::Command;
+use proto::v1::{KmsCommand, RequestMemory};
+use tlog::{Field, Hash, Private};
+
+use crate::append::{Appended, Applying, array};
+use crate::layout;
+use crate::read;
+use crate::records::USABLE_MS;
+use crate::refusal::Refusal;
+
+/// Milliseconds of region time for which a change of a key is remembered. One replica's clock may move region time
+/// by up to a minute, so the minute for which uses are remembered could pass while a client still tries.
+pub const CHANGE_REMEMBERED_MS: u64 = 3_600_000;
+const _: () = assert!(CHANGE_REMEMBERED_MS > USABLE_MS);
+
+/// What the id was used for, if that is still remembered.
+pub(crate) fn known(
+    applying: &Applying<'_>,
+    id: &[u8; 16],
+    hash: &Hash,
+) -> Result<Option<RequestMemory>, Refusal> {
+    let memory = read::request(&*applying.state, id)
+        .filter(|memory| queued_at(memory).0.saturating_add(USABLE_MS) > applying.now.0)
+        .filter(|_| !broken(Switch::RetryTwice));
+    match memory {
+        Some(memory) if memory.request_hash != hash.0.as_slice() => Err(Refusal::RequestIdReused),
+        memory => Ok(memory),
+    }
+}
+
+/// Remembers what the id was used for, and queues it to be forgotten.
+pub(crate) fn remember(state: &mut dyn Writer, id: &[u8; 16], memory: &RequestMemory) {
+    // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
+    if let Some(old) = read::request(&*state, id) {
+        state.delete(&layout::request_queue(queued_at(&old), id));
+    }
+    state.put(&layout::request(id), &memory.encode_to_vec());
+    state.put(&layout::request_queue(queued_at(memory), id), &[]);
+}
+
+/// The memory of what a leaf says.
+pub(crate) fn memory_of(hash: &Hash, leaf: &Appended, now: UnixMs) -> RequestMemory {
+    RequestMemory {
+        request_hash: bytes::Bytes::copy_from_slice(&hash.0),
+        leaf_index: leaf.index.0,
+        leaf_hash: bytes::Bytes::copy_from_slice(&leaf.hash.0),
+        time_ms: now.0,
+        ..RequestMemory::default()
+    }
+}
+
+/// Where in the queue a memory stands: [`USABLE_MS`] before it is forgotten.
+pub(crate) fn queued_at(memory: &RequestMemory) -> UnixMs {
+    UnixMs(memory.time_ms.saturating_add(memory.kept_ms))
+}
+
+/// The request of a change of a key, by which a retry is known.
+pub(crate) struct ChangeRequest {
+    id: [u8; 16],
+    hash: Hash,
+}
+
+impl ChangeRequest {
+    /// `bound` is the change without what the leader adds anew for each attempt. None where it has no id: entries
+    /// from before changes had any.
+    pub(crate) fn of(
+        applying: &Applying<'_>,
+        id: &[u8],
+        bound: Command,
+    ) -> Result<Option<Self>, Refusal> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let id = array::<16>(id).ok_or(Refusal::Malformed("request id"))?;
+        let bound = KmsCommand {
+            requester: applying.command.requester.clone(),
+            command: Some(bound),
+            ..KmsCommand::default()
+        };
+        let hash = tlog::sha256(&[b"reduit/v1/kms-key-change\n", &bound.encode_to_vec()]);
+        Ok(Some(Self { id, hash }))
+    }
+
+    pub(crate) fn known(&self, applying: &Applying<'_>) -> Result<Option<RequestMemory>, Refusal> {
+        known(applying, &self.id, &self.hash)
+    }
+
+    /// Names the request in its leaf.
+    pub(crate) fn name_in(&self, private: &mut Private) {
+        private
+            .fields
+            .insert(Field::RequestId, hex::encode(self.id));
+    }
+
+    pub(crate) fn remember(&self, applying: &mut Applying<'_>, leaf: &Appended) {
+        let memory = RequestMemory {
+            kept_ms: CHANGE_REMEMBERED_MS - USABLE_MS,
+            ..memory_of(&self.hash, leaf, applying.now)
+        };
+        remember(applying.state, &self.id, &memory);
+    }
+}
