@@ -6,6 +6,7 @@ mod note;
 mod oracles;
 mod policy;
 mod proof_file;
+mod python;
 mod support;
 mod tiles;
 mod witness;

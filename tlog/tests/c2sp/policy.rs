@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use tlog::{
     GROUPS_MAX, LOGS_MAX, Note, NoteRefused, Policy, PolicyErrorKind, PolicyRefused, SignatureType,
-    SignerKey, UnixSeconds, WITNESSES_MAX, leaf_hash,
+    SignerKey, UnixSeconds, VerifierKey, WITNESSES_MAX, leaf_hash,
 };
 
 use crate::support::{checkpoint, log_key, mutate, mutation, signed, signer, witness_key};
@@ -312,6 +312,26 @@ fn files_that_are_no_policy_are_refused_with_their_line() {
     }
     let long = vec![b'#'; tlog::POLICY_BYTES_MAX + 1];
     assert_eq!(Policy::parse(&long).expect_err("long").kind, Kind::TooLong);
+}
+
+/// Ids have four bytes, so two keys of one name may share one: then nobody could tell who signed.
+#[test]
+fn two_keys_of_one_name_and_id_are_refused() {
+    let kind = SignatureType::Ed25519;
+    let mut seen = std::collections::BTreeMap::new();
+    let (one, other) = (0_u64..1 << 20)
+        .find_map(|i| {
+            let public = tlog::sha256(&[&i.to_be_bytes()]).0;
+            let key = VerifierKey::new(crate::support::name("log"), kind, &public).expect("a key");
+            seen.insert(key.id(), key.clone()).map(|other| (key, other))
+        })
+        .expect("a birthday among 2^32 ids comes after some 2^16");
+    let text = format!("log {one}\nlog {other}\nquorum none\n");
+    let refused = Policy::parse(text.as_bytes()).expect_err("ambiguous");
+    assert_eq!(
+        (refused.line, refused.kind),
+        (2, PolicyErrorKind::Ambiguous)
+    );
 }
 
 /// A name, as an error has it.

@@ -173,7 +173,10 @@ proptest! {
         if let Ok(read) = ProofFile::parse(&bytes) {
             prop_assert_eq!(read.to_string().into_bytes(), bytes);
             let shown = read.verify(&leaf_hash(&entry(4)), &policy());
-            prop_assert!(shown.is_err() || read == file(4, b""));
+            // Lines of unknown keys may be added: they mean nothing, and the leaf is shown where it is.
+            let same = read.index() == LeafIndex(4)
+                && read.checkpoint().text() == file(4, b"").checkpoint().text();
+            prop_assert!(shown.is_err() || same);
         }
     }
 }
