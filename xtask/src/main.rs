@@ -109,6 +109,8 @@ fn main() -> Result<()> {
         }
         Task::Test { full, filter } => {
             setup::build_needs()?;
+            setup::jepsen_needs()?;
+            setup::test_needs()?;
             let mut test = cargo(&root, &target);
             test.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
             if full {

@@ -67,6 +67,20 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The implementation of the log's formats that tests compare ours with.
+pub(crate) fn test_needs() -> Result<()> {
+    install(&[
+        Need {
+            package: "golang-go",
+            shows: || on_path("go"),
+        },
+        Need {
+            package: "golang-golang-x-mod-dev",
+            shows: || Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog").is_dir(),
+        },
+    ])
+}
+
 /// What network namespaces, their faults and captures take, and wall clocks that move.
 pub(crate) fn jepsen_needs() -> Result<()> {
     install(&[

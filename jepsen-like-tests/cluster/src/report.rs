@@ -177,8 +177,8 @@ impl Report {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{:<12} {:>9} {:>9} {:>7} {:>7}  {}",
-            "workload", "ops", "ok", "fail", "info", "verdict"
+            "{:<12} {:>9} {:>9} {:>7} {:>7}  verdict",
+            "workload", "ops", "ok", "fail", "info"
         );
         for verdict in &self.verdicts {
             let _ = writeln!(
