@@ -1,8 +1,9 @@
-//! A fuzz target for every parser of bytes from network, disk or person.
+//! Fuzz targets for parsers of bytes from network, disk or person.
 //!
 //! Owns the table of targets ([`targets()`]), what each holds true besides "no panic", the bound on memory, and the
 //! inputs that are kept: `corpus/TARGET` reaches what is known to be reachable, `crashes/TARGET` holds what once
-//! failed. Refuses a parser without a target: `tests/complete.rs` walks the sources.
+//! failed. Parsers without a target yet: those of `tlog`'s C2SP formats, the client's command line, files that the
+//! launcher reads, frames of upload sessions, TLS handshakes.
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer, one process a target; `cargo test -p reduit-fuzz` runs every kept
 //! input and some thousands of changed ones without it.
@@ -60,7 +61,7 @@ pub struct Target {
     pub name: &'static str,
     /// Where its bytes come from.
     pub from: Source,
-    /// Sources it stands for, as `tests/complete.rs` names them.
+    /// Sources it stands for.
     pub parses: &'static [&'static str],
     /// How its inputs are changed.
     pub shape: Shape,

@@ -32,6 +32,7 @@ const CROSSINGS_MAX: usize = 1_024;
 const ETHERNET: usize = 14;
 const IPV4: u16 = 0x0800;
 const ICMP: u8 = 1;
+const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
@@ -361,6 +362,8 @@ impl<'a> Ip<'a> {
                 let about = self.body.get(8..)?;
                 self.body[0] == 3 && *about.get(9)? == UDP && half(about, 22)? == CONTROL_PORT
             }
+            // The kernel's own reports of the groups it listens to. They are searched like everything else.
+            IGMP => true,
             _ => false,
         };
         (!control).then_some((self.protocol, self.from, self.to, port))
@@ -440,12 +443,14 @@ mod tests {
     #[test]
     fn crossings_are_counted_by_pair_and_controls_are_not() {
         let mut datagram = [0; 8 + 20];
+        datagram[..2].copy_from_slice(&40_000_u16.to_be_bytes());
         datagram[2..4].copy_from_slice(&CONTROL_PORT.to_be_bytes());
         let data = segment(7000, 1, b"data");
-        let watch = watched(&[data.clone(), data.clone(), packet(UDP, &datagram)]);
+        let report = packet(IGMP, &[0x22, 0, 0, 0]);
+        let watch = watched(&[data.clone(), data.clone(), packet(UDP, &datagram), report]);
         let pair = (TCP, [10, 77, 1, 10].into(), [10, 77, 2, 10].into(), 7000);
         assert_eq!(watch.crossings, [(pair, 2 * data.len() as u64)].into());
-        assert_eq!(watch.packets, 3);
+        assert_eq!(watch.packets, 4);
     }
 
     #[test]
