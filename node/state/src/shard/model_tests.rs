@@ -96,7 +96,7 @@ struct Model {
     /// Oldest first; the last is the current one.
     objects: BTreeMap<&'static str, Vec<Version>>,
     freed: BTreeMap<ObjectVersionId, u64>,
-    answered: BTreeMap<RequestId, Outcome>,
+    answered: BTreeMap<RequestId, (Command, Outcome)>,
 }
 
 impl Model {
@@ -372,8 +372,12 @@ impl Run {
         let kind = command.command.clone().expect("the fixture gives one");
         let expected = if self.model.epoch - id.epoch.0 > EPOCHS_KEPT {
             Outcome::Refused(Refusal::RequestTooOld)
-        } else if let Some(answered) = self.model.answered.get(&id) {
-            answered.clone()
+        } else if let Some((asked, answered)) = self.model.answered.get(&id) {
+            // A request that had no effect leaves its id free, and another may have taken it since.
+            match *asked == kind {
+                true => answered.clone(),
+                false => Outcome::Refused(Refusal::RequestIdReused),
+            }
         } else {
             let outcome = self.model.run(&kind);
             let is_final = match &outcome {
@@ -383,7 +387,8 @@ impl Run {
                 }
             };
             if is_final {
-                self.model.answered.insert(id, outcome.clone());
+                let bound = (kind.clone(), outcome.clone());
+                self.model.answered.insert(id, bound);
             }
             outcome
         };
