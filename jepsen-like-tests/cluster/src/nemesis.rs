@@ -1,7 +1,7 @@
 //! What can go wrong, and how it is put right again.
 //!
 //! Owns the list of faults. Each is injected by chance from a generator that the caller seeds, and says what was done
-//! to whom. Refuses to leave anything: healing an area (processes, network, clocks, disks, members, seals) puts the
+//! to whom. Refuses to leave anything: healing an area (network, clocks, disks, processes, seals, members) puts the
 //! whole area right, whatever was done to it, and can be done again.
 
 mod clock;
@@ -124,21 +124,21 @@ faults! {
     SealAll "seal-all" Seal,
 }
 
-/// What faults happen to, and what is healed as one.
+/// What faults happen to, and what is healed as one; each area needs those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Area {
-    /// Processes that end or pause.
-    Process,
     /// The network.
     Network,
     /// Wall clocks.
     Clock,
     /// Disks of members that come back.
     Disk,
-    /// Who is a member; disks that their member does not come back from.
-    Members,
+    /// Processes that end or pause.
+    Process,
     /// Seals of KMS replicas.
     Seal,
+    /// Who is a member; disks that their member does not come back from.
+    Members,
 }
 
 impl fmt::Display for Fault {
@@ -241,40 +241,54 @@ impl Fault {
 
     /// Puts right what it happens to, and says what that took.
     pub async fn heal(self, world: &mut World) -> Result<String> {
-        let says = self.area().heal(world).await?.join("; ");
+        let upto = match self.area() {
+            // Whose disk failed may have ended, and whoever is started is sealed.
+            Area::Disk | Area::Process => Area::Seal,
+            area => area,
+        };
+        let mut healed = upto.heal(world).await?;
+        if matches!(self, Self::FlipBlock | Self::TornBlock) {
+            healed.extend(damage::mended(world).await?);
+        }
+        let says = healed.join("; ");
         tracing::info!(fault = self.name(), %says, "healed");
         Ok(says)
     }
 }
 
 impl Area {
-    /// Puts the area right.
+    /// Every area, in the order in which they need each other.
+    pub const ALL: [Self; 6] = [
+        Self::Network,
+        Self::Clock,
+        Self::Disk,
+        Self::Process,
+        Self::Seal,
+        Self::Members,
+    ];
+
+    /// Puts the area right, and those before it: no process starts on a disk that fails, no replica is unsealed by
+    /// peers it does not hear.
     pub async fn heal(self, world: &mut World) -> Result<Vec<String>> {
-        match self {
-            Self::Process => process::heal(world).await,
-            Self::Network => network::heal(world),
-            Self::Clock => clock::heal(world),
-            Self::Disk => disk::heal(world).await,
-            Self::Members => members::heal(world).await,
-            Self::Seal => seal::heal(world).await,
+        let mut healed = Vec::new();
+        for area in Self::ALL.into_iter().filter(|area| *area <= self) {
+            healed.extend(match area {
+                Self::Network => network::heal(world)?,
+                Self::Clock => clock::heal(world)?,
+                Self::Disk => disk::heal(world)?,
+                Self::Process => process::heal(world)?,
+                Self::Seal => seal::heal(world).await?,
+                Self::Members => members::heal(world).await?,
+            });
         }
+        Ok(healed)
     }
 }
 
-/// Puts everything right: what others need first comes first.
+/// Puts everything right.
 pub(crate) async fn heal_everything(world: &mut World) -> Result<Vec<String>> {
-    let mut healed = Vec::new();
-    for area in [
-        Area::Network,
-        Area::Clock,
-        Area::Disk,
-        Area::Process,
-        Area::Seal,
-        Area::Members,
-        Area::Seal,
-    ] {
-        healed.extend(area.heal(world).await?);
-    }
+    let mut healed = Area::Members.heal(world).await?;
+    healed.extend(damage::mended(world).await?);
     Ok(healed)
 }
 

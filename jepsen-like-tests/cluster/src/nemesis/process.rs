@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use local::{Kind, ceremony, process};
+use local::{Kind, process};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -81,24 +81,15 @@ async fn rolling_restart(world: &mut World) -> Result<Done> {
     Ok(Done::to(all, says))
 }
 
-/// Everybody runs and is unsealed.
-pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
-    let mut healed = Vec::new();
+/// Everybody runs.
+pub(super) fn heal(world: &mut World) -> Result<Vec<String>> {
     for service in world.living(None) {
         // One that is not stopped does not mind.
         process::signal(&service, "CONT")?;
     }
     let started = world.start_stopped()?;
-    if !started.is_empty() {
-        healed.push(format!("started {}", started.join(", ")));
-    }
-    if started.iter().any(|name| is_kms(world, name)) {
-        ceremony::unseal(world.home()?).await?;
-    }
-    Ok(healed)
-}
-
-fn is_kms(world: &World, name: &str) -> bool {
-    let service = world.local.federation.service(name);
-    service.is_ok_and(|service| service.kind == Kind::Kms)
+    Ok(match started.is_empty() {
+        true => Vec::new(),
+        false => vec![format!("started {}", started.join(", "))],
+    })
 }

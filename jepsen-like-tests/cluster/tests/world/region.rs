@@ -25,6 +25,8 @@ pub(super) const TESTS: &[Test] = &[
 const SEED: u64 = 20_261_125;
 /// How long a put and a get are waited for while a fault lasts.
 const DURING_MAX: Duration = Duration::from_secs(8);
+/// What a service may have to say in a few minutes of faults.
+const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Seeds tried until a fault chooses the victims that a test needs.
 const TRIES: u64 = 40;
 
@@ -75,6 +77,15 @@ async fn every_fault(world: &mut World) -> Result<()> {
         ensure!(
             dataset.get_bytes(key).await?[..] == body[..],
             "{key:?} differs"
+        );
+    }
+    // Nobody who is away makes the others talk without end.
+    for service in world.local.services() {
+        let bytes = std::fs::metadata(&service.log)?.len();
+        ensure!(
+            bytes < LOG_BYTES_MAX,
+            "the log of {} has {bytes} bytes",
+            service.name
         );
     }
     let digests = world.digests().await?;

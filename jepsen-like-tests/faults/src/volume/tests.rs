@@ -242,6 +242,21 @@ fn a_removed_file_is_readable_while_it_is_open() {
 }
 
 #[test]
+fn what_was_renamed_over_since_it_was_looked_up_is_stale() {
+    let (_dir, mut volume) = volume();
+    volume.create(ROOT, "f", false).expect("room");
+    volume.sync_dir(ROOT).expect("works");
+    let old = volume.lookup(ROOT, "f").expect("there");
+    let fresh = volume.create(ROOT, "f.new", false).expect("room");
+    volume.rename((ROOT, "f.new"), (ROOT, "f")).expect("there");
+    volume.sync_dir(ROOT).expect("works");
+    // "Stale" has the kernel look the name up again; "no such file" would be a lie about it.
+    let refused = volume.opened(old).expect_err("it is gone");
+    assert_eq!(refused.raw_os_error(), Some(libc::ESTALE));
+    assert_eq!(volume.lookup(ROOT, "f").expect("there"), fresh);
+}
+
+#[test]
 fn a_volume_opened_again_holds_what_was_durable() {
     let (dir, mut volume) = volume();
     let sub = volume.create(ROOT, "d", true).expect("room");
