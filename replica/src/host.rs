@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use proto::danger::{Switch, broken};
-use proto::ids::{FeatureLevel, GroupId, NodeId};
+use proto::ids::{FeatureLevel, GroupId, LogIndex, NodeId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -105,8 +105,8 @@ pub enum OpenError {
         /// Which group.
         group: GroupId,
     },
-    /// A new member needs one peer that knows the group, to be sure that its id is new.
-    #[error("no member of group {0} could be asked whether this id is new")]
+    /// A new member needs the group's leader, with a majority, to be sure that its id is new.
+    #[error("no leader of group {0} could be asked whether this id is new")]
     NobodyToAsk(GroupId),
     /// A peer has seen more of this disk than is on it.
     #[error(
@@ -393,7 +393,8 @@ impl Host {
         Ok(())
     }
 
-    /// Answers whether any peer answered.
+    /// Answers whether any peer answered; for a joining member, whether one did that the majority said is current: a
+    /// peer that lags may have missed that this id was a member.
     async fn ask_peers_once(
         &self,
         group: GroupId,
@@ -407,14 +408,21 @@ impl Host {
         let mut asked: FuturesUnordered<_> = peers
             .iter()
             .map(|(node, member)| async move {
+                let current = if joining {
+                    group::current_with(context, *node, member).await
+                } else {
+                    None
+                };
                 let answer = group::survey_with(context, *node, member).await;
-                (*node, answer)
+                (*node, current, answer)
             })
             .collect();
         let end = Instant::now() + ASK_PEERS_MAX;
         let mut known = false;
         // One that does not answer takes nothing from what the others say.
-        while let Ok(Some((peer, answer))) = tokio::time::timeout_at(end, asked.next()).await {
+        while let Ok(Some((peer, current, answer))) =
+            tokio::time::timeout_at(end, asked.next()).await
+        {
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -424,7 +432,7 @@ impl Host {
                     continue;
                 }
             };
-            known = true;
+            known |= !joining || current.is_some_and(|read| LogIndex(answer.applied) >= read);
             if broken(Switch::ReuseNodeId) {
                 continue;
             }

@@ -137,6 +137,12 @@ pub enum StateError {
         #[source]
         source: std::io::Error,
     },
+    /// The disk is full. Nothing was written, what was stays, and the store goes on once there is room.
+    #[error("no room on the disk to {doing}")]
+    NoSpace {
+        /// What was to be done.
+        doing: &'static str,
+    },
     /// The store failed earlier. Fatal.
     #[error("the state store failed earlier and must be reopened")]
     Failed(#[source] Arc<StateError>),
@@ -183,7 +189,8 @@ impl StateError {
             Self::Engine { .. } | Self::File { .. } | Self::Failed(_) | Self::Unreadable { .. } => {
                 true
             }
-            Self::Overtaken
+            Self::NoSpace { .. }
+            | Self::Overtaken
             | Self::Backwards { .. }
             | Self::NoteTooLong { .. }
             | Self::NotTheCheckpoint { .. }

@@ -440,6 +440,7 @@ impl Group {
         if core.stopping.swap(true, Ordering::AcqRel) {
             return;
         }
+        core.shared.stopping.store(true, Ordering::Release);
         // In a task of its own, because the engine's join is not safe to cancel: where whoever came first was
         // cancelled in it, a proposal whose client went while the engine died, everyone after panics. The engine has
         // ended then, and the state is still to be flushed and let go. Another error is a runtime that ends.
@@ -502,4 +503,19 @@ pub(crate) async fn survey_with(
         Ok(answer) => answer,
         Err(_) => Err(LinkError::new(LinkFault::TimedOut, "survey not answered")),
     }
+}
+
+/// The index up to which a member has to have applied the log to be current, if it leads by the majority's word.
+pub(crate) async fn current_with(
+    context: &crate::net::client::Context,
+    node: NodeId,
+    member: &Member,
+) -> Option<LogIndex> {
+    let link = context.dialer.link(node, member, Lane::Heartbeat).ok()?;
+    let request = v1::RaftReadIndex {
+        header: Some(context.header(node)),
+    };
+    let answer = timeout(SURVEY_MAX, link.read_index(request)).await;
+    let read = answer.ok()?.ok()?.read?;
+    Some(LogIndex(read.index))
 }

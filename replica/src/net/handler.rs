@@ -440,11 +440,15 @@ impl PeerHandler {
     ) -> Result<v1::RaftSurveyResult, Refusal> {
         self.identify(caller, request.header.as_ref())?;
         let core = self.core(request.header.as_ref())?;
+        // In the log is enough: who stands there is counted on before that is committed.
+        let view = core.view();
+        let in_effect =
+            view.voters.all().contains(&caller.node) || view.learners.contains(&caller.node);
         Ok(v1::RaftSurveyResult {
             level_max: core.shared.machine.level_max().0,
             level: core.shared.level().0,
             may_campaign: core.may_campaign.load(Ordering::Acquire),
-            ever_member: core.shared.ever_member(caller.node),
+            ever_member: in_effect || core.shared.ever_member(caller.node),
             seen: Some(self.seen.of(core.id, caller.node).to_wire()),
             applied: core.shared.applied().last.map_or(0, |id| id.index),
             hears_leader: core.hears_leader_other_than(caller.node),

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -33,6 +34,8 @@ const CHUNK_ENTRIES: usize = 1024;
 const CHUNK_BYTES: usize = 4 << 20;
 /// Payload bytes from which a chunk is applied where blocking is allowed.
 const INLINE_BYTES_MAX: usize = 64 << 10;
+/// How often a full disk is looked at.
+const ROOM_STEP: Duration = Duration::from_millis(250);
 /// Log bytes between two marks of [`Marks`].
 const MARK_BYTES: u64 = 256 << 10;
 
@@ -49,6 +52,9 @@ pub(crate) struct Shared {
     applied: watch::Sender<Option<LogIndex>>,
     // Before the engine runs it asks for a snapshot's name only; files would be made for nothing.
     pub(crate) running: AtomicBool,
+    // Nobody waits for room on the disk any longer.
+    pub(crate) stopping: AtomicBool,
+    full: AtomicBool,
 }
 
 /// How far the state is.
@@ -131,6 +137,8 @@ impl Shared {
             progress: Mutex::new(progress),
             marks: Mutex::default(),
             running: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            full: AtomicBool::new(false),
         })
     }
 
@@ -196,10 +204,29 @@ impl Shared {
         // Taken before the flush, so that what is answered is not beyond it.
         let applied = self.applied();
         self.store.flush().map_err(io::Error::other)?;
+        self.has_room();
         if let Some(last) = &applied.last {
             self.machine.flushed(position(last).1);
         }
         Ok(applied)
+    }
+
+    /// Waits before what found the disk full is tried again. An error says that the group stops.
+    pub(crate) async fn await_room(&self) -> io::Result<()> {
+        if !self.full.swap(true, Ordering::AcqRel) {
+            tracing::error!("the disk is full: the state waits for room");
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(io::Error::other("stopped while the disk is full"));
+        }
+        tokio::time::sleep(ROOM_STEP).await;
+        Ok(())
+    }
+
+    fn has_room(&self) {
+        if self.full.load(Ordering::Acquire) && self.full.swap(false, Ordering::AcqRel) {
+            tracing::info!("the disk has room again");
+        }
     }
 
     /// A consistent view, reserved keys hidden.
@@ -240,6 +267,7 @@ impl Shared {
         self.store
             .commit(batch, index, progress.applied().encode())
             .map_err(io::Error::other)?;
+        self.has_room();
         self.level.store(progress.terms.level.0, Ordering::Relaxed);
         *guard = progress;
         drop(guard);
@@ -358,6 +386,12 @@ fn load(store: &dyn StateStore) -> io::Result<Progress> {
     })
 }
 
+/// Whether `error` says that there is no room now.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(StateError::NoSpace { .. }))
+}
+
 /// The engine's handle on [`Shared`].
 pub(crate) struct StateMachine {
     pub(crate) shared: Arc<Shared>,
@@ -377,12 +411,17 @@ fn run_blocking<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 type Waiting = Vec<(Entry, Option<ApplyResponder<Config>>)>;
 
 impl StateMachine {
-    fn commit_chunk(&self, waiting: &mut Waiting, bytes: usize) -> io::Result<()> {
+    async fn commit_chunk(&self, waiting: &mut Waiting, bytes: usize) -> io::Result<()> {
         if waiting.is_empty() {
             return Ok(());
         }
         let (entries, responders): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_iter().unzip();
-        let answers = run_blocking(bytes, || self.shared.apply_chunk(&entries))?;
+        let answers = loop {
+            match run_blocking(bytes, || self.shared.apply_chunk(&entries)) {
+                Err(error) if is_full(&error) => self.shared.await_room().await?,
+                done => break done?,
+            }
+        };
         let through = entries.last().map(|e| LogIndex(e.log_id.index));
         // Readers that wait for an index must find it before its proposer is told.
         self.shared.applied.send_replace(through);
@@ -422,11 +461,11 @@ impl RaftStateMachine<Config> for StateMachine {
             }
             waiting.push((entry, responder));
             if waiting.len() >= CHUNK_ENTRIES || bytes >= CHUNK_BYTES {
-                self.commit_chunk(&mut waiting, bytes)?;
+                self.commit_chunk(&mut waiting, bytes).await?;
                 bytes = 0;
             }
         }
-        self.commit_chunk(&mut waiting, bytes)
+        self.commit_chunk(&mut waiting, bytes).await
     }
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
@@ -495,7 +534,13 @@ impl RaftStateMachine<Config> for StateMachine {
                 return Ok((shared.flush()?, SnapshotData::Flushed));
             }
             let dir = shared.snapshots.fresh("made");
-            let checkpoint = shared.store.checkpoint(&dir).map_err(io::Error::other)?;
+            let checkpoint = match shared.store.checkpoint(&dir) {
+                // The peer that needs it asks again.
+                Err(StateError::NoSpace { .. }) => {
+                    return Ok((shared.applied(), SnapshotData::Flushed));
+                }
+                made => made.map_err(io::Error::other)?,
+            };
             let note = checkpoint
                 .applied
                 .as_ref()

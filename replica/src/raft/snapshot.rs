@@ -9,7 +9,7 @@ use std::sync::Arc;
 use openraft::RaftSnapshotBuilder;
 use openraft::alias::SnapshotOf;
 
-use super::machine::Shared;
+use super::machine::{Shared, is_full};
 use super::types::{Config, SnapshotMeta};
 use crate::blocking::away;
 use crate::disk::Disk;
@@ -17,7 +17,7 @@ use crate::state::Checkpoint;
 
 /// What a snapshot's data is.
 pub(crate) enum SnapshotData {
-    /// The state store was flushed up to the snapshot's log id; there are no files.
+    /// The state store was flushed up to the snapshot's log id, or there was no room for files; there are none.
     Flushed,
     /// A checkpoint's files.
     Files(SnapshotFiles),
@@ -110,8 +110,13 @@ impl RaftSnapshotBuilder<Config> for Flusher {
     async fn build_snapshot(
         &mut self,
     ) -> Result<SnapshotOf<Config, Self::SnapshotData>, std::io::Error> {
-        let shared = Arc::clone(&self.shared);
-        let applied = away(move || shared.flush()).await??;
+        let applied = loop {
+            let shared = Arc::clone(&self.shared);
+            match away(move || shared.flush()).await? {
+                Err(error) if is_full(&error) => self.shared.await_room().await?,
+                done => break done?,
+            }
+        };
         let meta = SnapshotMeta {
             last_log_id: applied.last,
             last_membership: applied.membership,

@@ -1,8 +1,9 @@
 //! The state of a group in RocksDB, without the engine's own log.
 //!
 //! Owns the folder: `CURRENT` names the live database folder beside it, and nothing else in there counts. Refuses a
-//! folder whose `CURRENT` names what is not there. Every engine error ends the store: the process exits, and the
-//! Raft log brings back what was not flushed.
+//! folder whose `CURRENT` names what is not there. Every engine error but a full disk ends the store: the process exits,
+//! and the Raft log brings back what was not flushed. On a full disk the engine keeps what it has in memory, refuses
+//! writes, and tries again by itself until it has written that.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -164,6 +165,15 @@ impl RocksState {
             let applied = progress.applied.as_ref().map(|applied| applied.index);
             (applied, progress.unflushed_bytes)
         };
+        // The engine takes no writes from a failed flush until it sees room again: what frees some has to get through.
+        let free = RealDisk.space_available(&self.dir);
+        let free = free.map_err(|source| StateError::File {
+            doing: "ask the free space of the disk",
+            source,
+        })?;
+        if free < bytes.saturating_add(FLUSH_ROOM_BYTES) {
+            return Err(StateError::NoSpace { doing: "flush" });
+        }
         let database = self.database();
         database.flush()?;
         database.choose_collection()?;
@@ -517,8 +527,16 @@ fn decode_applied(bytes: &[u8]) -> Result<Applied, StateError> {
 }
 
 fn engine(doing: &'static str) -> impl Fn(rocksdb::Error) -> StateError {
-    move |source| StateError::Engine { doing, source }
+    move |source| match source.as_ref().contains(NO_SPACE) {
+        true => StateError::NoSpace { doing },
+        false => StateError::Engine { doing, source },
+    }
 }
+
+/// How the engine's errors name a full disk; its binding has no other word for it.
+const NO_SPACE: &str = "No space left on device";
+/// Room for what a flush writes beside the values: tables, their list, options.
+const FLUSH_ROOM_BYTES: u64 = 4 << 20;
 
 const APPLIED: &[u8] = b"applied";
 const BLOB_BYTES: &str = "rocksdb.live-blob-file-size";
