@@ -14,11 +14,12 @@ use proto::ids::{NodeId, ObjectKey, UnixMs};
 use proto::v1;
 use proto::v1::blocks_client::BlocksClient;
 use tokio::task::JoinHandle;
-use transport::Lane;
+use transport::{Fault, Lane};
 
 use crate::dataset::{Dataset, GetOptions, agree, time_left};
 use crate::error::Error;
 use crate::opens::Opened;
+use crate::upload::BLOCK_BYTES;
 
 /// A key with less time than this is renewed before the next piece.
 const RENEW_BEFORE: Duration = Duration::from_secs(5);
@@ -214,54 +215,94 @@ async fn fetch(found: &Found, number: usize, offset: u32, length: u32) -> Result
         offset,
         length,
     };
-    let nodes = &found.dataset.0.region.0.nodes;
-    let mut last = "no replica is known".to_owned();
+    let mut last = Miss::Away("no replica is known".to_owned());
     for round in 0..ROUNDS {
         if round > 0 {
             tokio::time::sleep(ROUND_PAUSE * round).await;
         }
         // Spread over the replicas: block n starts with replica n.
         let count = found.replicas.len().max(1);
+        let mut away = None;
         for turn in 0..found.replicas.len() {
             let node = found.replicas[(number + turn) % count];
-            let Some(member) = nodes.member(node) else {
-                continue;
-            };
-            let read = async {
-                let channel = nodes
-                    .channel(&member, Lane::Data, 0)
-                    .map_err(|error| error.to_string())?;
-                let mut stream = BlocksClient::new(channel)
-                    .read(request.clone())
-                    .await
-                    .map_err(|status| status.message().to_owned())?
-                    .into_inner();
-                let mut bytes = BytesMut::with_capacity(length as usize);
-                while let Some(data) = stream.message().await.map_err(|s| s.message().to_owned())? {
-                    if bytes.len() + data.data.len() > length as usize {
-                        return Err("more bytes than were asked for".to_owned());
-                    }
-                    bytes.extend_from_slice(&data.data);
+            let read = fetch_from(found, node, &request);
+            let read = tokio::time::timeout(BLOCK_TIMEOUT, read).await;
+            let read = read.unwrap_or_else(|_| Err(Miss::Away("no answer in time".to_owned())));
+            let read = read.and_then(|bytes| match whole {
+                true if blake3::hash(&bytes).as_bytes()[..] != block.digest[..] => {
+                    Err(Miss::Bad("bytes of another digest".to_owned()))
                 }
-                if bytes.len() != length as usize {
-                    return Err("fewer bytes than were asked for".to_owned());
-                }
-                if whole && blake3::hash(&bytes).as_bytes()[..] != block.digest[..] {
-                    return Err("bytes of another digest".to_owned());
-                }
-                Ok(bytes.freeze())
-            };
-            match tokio::time::timeout(BLOCK_TIMEOUT, read).await {
-                Ok(Ok(bytes)) => return Ok(bytes),
-                Ok(Err(why)) => last = why,
-                Err(_) => last = "no answer in time".to_owned(),
+                _ => Ok(bytes),
+            });
+            match read {
+                Ok(bytes) => return Ok(bytes),
+                Err(why) => last = why,
             }
-            tracing::debug!(node = node.0, block = number, why = %last, "block not from this replica");
+            tracing::debug!(node = node.0, block = number, why = ?last, "block not from this replica");
+            if let Miss::Away(_) = &last {
+                away = Some(last.clone());
+            }
+        }
+        // Whoever did not answer may have it.
+        last = away.unwrap_or(last);
+    }
+    let message = |why| format!("block {number} is not to be had from any replica: {why}");
+    Err(match last {
+        Miss::Bad(why) => Error::Damaged {
+            message: message(why),
+        },
+        Miss::Away(why) => Error::Unavailable {
+            reason: "block-unreachable".to_owned(),
+            message: message(why),
+        },
+    })
+}
+
+/// Why a replica did not give a block.
+#[derive(Debug, Clone)]
+enum Miss {
+    /// It could not be asked, or cannot say now.
+    Away(String),
+    /// It has another block than the entry names, a damaged one, or none.
+    Bad(String),
+}
+
+impl From<tonic::Status> for Miss {
+    fn from(status: tonic::Status) -> Self {
+        let why = status.message().to_owned();
+        match Fault::of(&status) {
+            Fault::Missing | Fault::Damaged | Fault::Caller => Self::Bad(why),
+            _ => Self::Away(why),
         }
     }
-    Err(Error::Damaged {
-        message: format!("block {number} is not to be had from any replica: {last}"),
-    })
+}
+
+/// What `request` asks for, as one replica has it.
+async fn fetch_from(
+    found: &Found,
+    node: NodeId,
+    request: &v1::ReadBlockRequest,
+) -> Result<Bytes, Miss> {
+    let nodes = &found.dataset.0.region.0.nodes;
+    let length = request.length as usize;
+    let member = nodes.member(node);
+    let member = member.ok_or_else(|| Miss::Away("its address is not known".to_owned()))?;
+    let channel = nodes.channel(&member, Lane::Data, 0);
+    let channel = channel.map_err(|error| Miss::Away(error.to_string()))?;
+    let mut blocks = BlocksClient::new(channel);
+    let mut stream = blocks.read(request.clone()).await?.into_inner();
+    // Whoever made the entry says how long it is: room is taken for what came.
+    let mut bytes = BytesMut::with_capacity(length.min(BLOCK_BYTES));
+    while let Some(data) = stream.message().await? {
+        if bytes.len() + data.data.len() > length {
+            return Err(Miss::Bad("more bytes than were asked for".to_owned()));
+        }
+        bytes.extend_from_slice(&data.data);
+    }
+    if bytes.len() != length {
+        return Err(Miss::Bad("fewer bytes than were asked for".to_owned()));
+    }
+    Ok(bytes.freeze())
 }
 
 impl Stream {
@@ -388,5 +429,26 @@ impl ObjectReader {
         }
         out.flush().await?;
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn who_does_not_answer_has_said_nothing_of_the_block() {
+        for status in [
+            Status::unavailable("gone"),
+            Status::deadline_exceeded("slow"),
+            Status::unknown("transport error"),
+        ] {
+            assert!(matches!(Miss::from(status), Miss::Away(_)));
+        }
+        for status in [Status::not_found("no"), Status::data_loss("damaged")] {
+            assert!(matches!(Miss::from(status), Miss::Bad(_)));
+        }
     }
 }

@@ -37,8 +37,6 @@ fn reason(error: &Error) -> String {
     let reason = error.reason();
     match error {
         Error::Unavailable { .. } => format!("{UNAVAILABLE}{reason}"),
-        // A block that no replica gave: they may be out of reach, as the message says.
-        Error::Damaged { message } if message.starts_with("block ") => reason.to_owned(),
         Error::Damaged { .. }
         | Error::NotAuthentic(_)
         | Error::Protocol { .. }
