@@ -174,7 +174,7 @@ pub struct GetOptions {
     pub version: Option<ObjectVersionId>,
     /// Only these plaintext bytes, as start and end (exclusive); the end is cut to the object's length.
     pub range: Option<(u64, u64)>,
-    /// Why it is opened; recorded. Empty means `service`.
+    /// Why it is opened; recorded. Empty means `service`. `multipart` is refused: it opens nothing.
     pub purpose: String,
     /// Case number; recorded as a commitment.
     pub case: String,
@@ -478,6 +478,12 @@ impl Dataset {
 
     /// Finds an object, has its opening recorded, and starts reading it.
     pub async fn get(&self, key: &ObjectKey, options: &GetOptions) -> Result<Object, Error> {
+        if options.purpose == UPLOADS {
+            return Err(Error::Caller {
+                reason: "purpose-not-for-reading".to_owned(),
+                message: format!("under the purpose {UPLOADS} a key seals, and opens nothing"),
+            });
+        }
         let reply = self.find(key, options.version, false).await?;
         let entry = reply.entry.ok_or(Error::NoSuchObject)?;
         if entry.delete_marker {
@@ -877,4 +883,6 @@ const LEASE_REASONS: [&str; 3] = ["token-expired", "token-too-old", "no-such-tok
 /// Claims with queues of their own at one time.
 const CLAIMS_MAX: usize = 64;
 /// A reply carries at most one entry of 1 MiB, or a page of listings.
+/// The purpose under which the KMS releases a key to go on with an upload.
+const UPLOADS: &str = "multipart";
 const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -304,6 +304,16 @@ fn callers_mistakes_have_clear_errors_and_lose_nothing() {
             matches!(outcome, Error::Denied { .. }),
             "a client under a human purpose: {outcome}"
         );
+        let sealing = GetOptions {
+            purpose: "multipart".to_owned(),
+            ..GetOptions::default()
+        };
+        let outcome = dataset.get(&key("kept"), &sealing).await.err();
+        let outcome = outcome.context("a purpose that opens nothing")?;
+        ensure!(
+            outcome.reason() == "purpose-not-for-reading",
+            "a read under an upload's purpose: {outcome}"
+        );
         let refused = dataset
             .delete(
                 &key("kept"),
