@@ -25,13 +25,17 @@ use crate::opens::OpenError;
 /// Requests of one stream served at once; further ones wait in the connection's window.
 const STREAM_REQUESTS_MAX: usize = 128;
 
+/// Bytes of a client's request: the most items an open may have, each with a token of its own, and room. In memory
+/// empty items are many times what they are on the wire.
+const MESSAGE_BYTES_MAX: usize = 512 << 10;
+
 /// The services of one replica.
 #[derive(Clone)]
 pub(crate) struct Services(pub(crate) Arc<Core>);
 
 impl Services {
     pub(crate) fn kms(&self) -> KmsServer<Self> {
-        KmsServer::new(self.clone())
+        KmsServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     pub(crate) fn operate(&self) -> KmsOperateServer<Self> {
