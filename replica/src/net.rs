@@ -13,6 +13,7 @@ pub(crate) mod server;
 pub(crate) mod snapshot_recv;
 pub(crate) mod snapshot_send;
 pub(crate) mod tonic_link;
+mod wellformed;
 
 pub use server::RaftService;
 pub use tonic_link::TonicDialer;

@@ -24,7 +24,7 @@ use transport::{Fault, Faulty};
 
 use super::link::Inbound;
 use super::seen::{Seen, SeenTable};
-use super::snapshot_recv;
+use super::{snapshot_recv, wellformed};
 use crate::host::core::GroupCore;
 use crate::host::failure::{Failure, HostFailure};
 use crate::raft::codec::{self, AppliedState};
@@ -256,7 +256,8 @@ impl PeerHandler {
             };
             let core = self.admit(&caller, first.header.as_ref())?;
             let rest = futures::stream::iter([Ok(first)]).chain(requests);
-            Ok(append_all(core, self.identification.jurisdiction.clone(), rest).boxed())
+            let jurisdiction = self.identification.jurisdiction.clone();
+            Ok(append_all(core, caller.node, jurisdiction, rest).boxed())
         };
         futures::stream::once(answers)
             .flat_map(
@@ -275,14 +276,12 @@ impl PeerHandler {
         ballot: v1::RaftBallot,
     ) -> Result<v1::RaftBallotResult, Refusal> {
         let core = self.admit(caller, ballot.header.as_ref())?;
+        let vote = wellformed::vote_of(caller.node, false, ballot.vote)?;
         let request = VoteRequest::<Config> {
-            vote: codec::vote_from_wire(ballot.vote)?,
-            last_log_id: ballot.last.map(codec::log_id_from_wire),
+            last_log_id: wellformed::position(&vote, ballot.last)?,
+            vote,
             leadership_transfer: ballot.transfer,
         };
-        if request.vote.leader_id.voted_for != caller.node.0 {
-            return Err(Refusal::Malformed("ballot for another member"));
-        }
         // The engine forgets its lease for the rest of the term once a false alarm made it drop it; what this
         // member hears of the leader does not.
         if ballot.pre && !ballot.transfer && core.hears_leader_other_than(caller.node) {
@@ -313,18 +312,13 @@ impl PeerHandler {
         transfer: v1::RaftTransfer,
     ) -> Result<v1::RaftTransferred, Refusal> {
         let core = self.admit(caller, transfer.header.as_ref())?;
-        let leader = codec::vote_from_wire(transfer.leader)?;
         // Only the leader may give its leadership away.
-        if leader.leader_id.voted_for != caller.node.0 {
-            return Err(Refusal::Malformed(
-                "transfer of another member's leadership",
-            ));
-        }
+        let leader = wellformed::vote_of(caller.node, true, transfer.leader)?;
         let to_me = transfer.to_node == self.identification.me.0;
         if to_me && !core.may_campaign.load(Ordering::Acquire) {
             return Ok(v1::RaftTransferred { accepted: false });
         }
-        let last = transfer.last.map(codec::log_id_from_wire);
+        let last = wellformed::position(&leader, transfer.last)?;
         let request = TransferLeaderRequest::<Config>::new(leader, transfer.to_node, last);
         let answer = core
             .raft
@@ -349,7 +343,7 @@ impl PeerHandler {
             return Err(Refusal::Malformed("snapshot without begin"));
         };
         let core = self.admit(caller, begin.header.as_ref())?;
-        let vote = codec::vote_from_wire(begin.vote)?;
+        let vote = wellformed::vote_of(caller.node, true, begin.vote)?;
         let mine = core.raft.server_metrics().borrow_watched().vote;
         // Said at once, before gigabytes have come in vain.
         if mine.leader_id.term > vote.leader_id.term {
@@ -361,6 +355,10 @@ impl PeerHandler {
             .applied
             .clone()
             .ok_or(Refusal::Malformed("snapshot without position"))?;
+        let membership_at = wellformed::position(&vote, wire.membership_at)?;
+        if wellformed::position(&vote, wire.last)? < membership_at {
+            return Err(Refusal::Malformed("snapshot position"));
+        }
         let applied = AppliedState::from_wire(wire)?;
         self.check_members(applied.membership.membership().nodes())?;
         let _turn = self
@@ -470,6 +468,7 @@ fn check_members<'a>(
 /// Feeds a stream of appends to the engine and turns its answers round.
 fn append_all(
     core: Arc<GroupCore>,
+    leader: NodeId,
     jurisdiction: Jurisdiction,
     requests: impl Stream<Item = Result<v1::RaftAppend, super::link::LinkError>> + Send + 'static,
 ) -> impl Stream<Item = Result<v1::RaftAppended, Refusal>> + Send + 'static {
@@ -478,7 +477,7 @@ fn append_all(
     let receiver = Arc::clone(&core);
     let decoded = requests.scan((), move |(), request| {
         let taken = match request {
-            Ok(request) => match decode_append(&receiver, &jurisdiction, request) {
+            Ok(request) => match decode_append(&receiver, leader, &jurisdiction, request) {
                 Ok(request) => Some(request),
                 Err(refusal) => {
                     *slot.lock() = Some(refusal);
@@ -523,10 +522,14 @@ impl Stream for OwnedAnswers {
 
 fn decode_append(
     core: &GroupCore,
+    leader: NodeId,
     jurisdiction: &Jurisdiction,
     request: v1::RaftAppend,
 ) -> Result<AppendEntriesRequest<Config>, Refusal> {
-    let vote = codec::vote_from_wire(request.vote)?;
+    let vote = wellformed::vote_of(leader, true, request.vote)?;
+    let prev_log_id = wellformed::position(&vote, request.prev)?;
+    let leader_commit = wellformed::position(&vote, request.commit)?;
+    wellformed::in_order(&vote, &request)?;
     let full = !request.entries.is_empty() && core.log.is_full();
     if full
         && request
@@ -549,9 +552,9 @@ fn decode_append(
     core.heard(&vote);
     Ok(AppendEntriesRequest {
         vote,
-        prev_log_id: request.prev.map(codec::log_id_from_wire),
+        prev_log_id,
         entries,
-        leader_commit: request.commit.map(codec::log_id_from_wire),
+        leader_commit,
     })
 }
 
