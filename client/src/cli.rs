@@ -17,6 +17,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use client::{ContextFile, Region, Tuning};
 
 use self::failure::Failure;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::location::Location;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done

@@ -3,11 +3,24 @@
 //! Owns routing to leaders, retries with request ids, leases and sessions with the KMS, uploads and downloads.
 //! **Invariant:** key bytes stay inside `envelope`'s types; what leaves this process to a storage node is sealed.
 
+// The command names its library as everybody does; here it is compiled into it.
+#[cfg(feature = "fuzzing")]
+extern crate self as client;
+
 mod body;
+#[cfg(feature = "fuzzing")]
+#[allow(
+    dead_code,
+    reason = "of the command, its arguments are all that is wanted here"
+)]
+mod cli;
 mod dataset;
 mod detached;
 mod download;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod kms;
 mod lease;
 mod listing;

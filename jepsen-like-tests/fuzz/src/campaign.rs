@@ -5,6 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Target;
 use crate::mutate::{Rng, mutate};
@@ -51,18 +53,39 @@ pub fn inputs(folder: &Path) -> std::io::Result<Vec<Vec<u8>>> {
     paths.iter().map(std::fs::read).collect()
 }
 
+/// Panics of this process, wherever they happen: a runtime keeps those of its tasks to itself.
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+fn count_panics() {
+    static COUNTING: Once = Once::new();
+    COUNTING.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.fetch_add(1, Ordering::SeqCst);
+            before(panic);
+        }));
+    });
+}
+
 /// One input.
 pub fn one(target: &'static Target, input: &[u8]) -> Result<(), Failure> {
+    count_panics();
+    let failed = |said: &str| Failure {
+        target: target.name,
+        input: input.to_vec(),
+        said: said.to_owned(),
+    };
+    let before = PANICS.load(Ordering::SeqCst);
     let ran = catch_unwind(AssertUnwindSafe(|| target.run(input)));
-    ran.map_err(|panic| {
-        let said = panic.downcast_ref::<String>().cloned();
-        let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
-        Failure {
-            target: target.name,
-            input: input.to_vec(),
-            said: said.unwrap_or_default(),
+    match ran {
+        Ok(()) if PANICS.load(Ordering::SeqCst) == before => Ok(()),
+        Ok(()) => Err(failed("a task panicked")),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(failed(said.unwrap_or_default()))
         }
-    })
+    }
 }
 
 /// The target's own inputs and those given, then `count` changed ones out of `seed`.

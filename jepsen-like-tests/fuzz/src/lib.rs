@@ -2,8 +2,7 @@
 //!
 //! Owns the table of targets ([`targets()`]), what each holds true besides "no panic", the bound on memory, and the
 //! inputs that are kept: `corpus/TARGET` reaches what is known to be reachable, `crashes/TARGET` holds what once
-//! failed. Parsers without a target yet: those of `tlog`'s C2SP formats, the client's command line, files that the
-//! launcher reads, frames of upload sessions, TLS handshakes.
+//! failed. Without a target: what a follower answers to its leader, and TLS past a peer's first bytes, which is rustls'.
 //!
 //! `cargo xtask fuzz` runs them under libFuzzer, one process a target; `cargo test -p reduit-fuzz` runs every kept
 //! input and some thousands of changed ones without it.

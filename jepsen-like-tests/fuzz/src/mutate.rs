@@ -6,8 +6,8 @@
 
 mod wire;
 
-pub(crate) use self::wire::repeated;
 use self::wire::{Field, Value};
+pub(crate) use self::wire::{numbered, repeated};
 
 /// How inputs of a target are built, which says how they are best changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

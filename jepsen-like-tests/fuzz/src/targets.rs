@@ -1,7 +1,10 @@
 //! Every target.
 
 mod blocks;
+mod c2sp;
 mod client;
+mod command;
+mod handshake;
 mod ids;
 mod keys;
 mod kms;
@@ -11,8 +14,10 @@ mod messages;
 mod node;
 mod raft;
 mod raft_log;
+mod raft_peer;
 mod region;
 mod sealed;
+mod upload;
 
 use crate::Target;
 
@@ -35,19 +40,29 @@ static TARGETS: &[Target] = &[
     log::OPENINGS,
     log::FRONTIER,
     log::PROOF,
+    c2sp::NOTE,
+    c2sp::COSIGNATURES,
+    c2sp::NOTE_KEY,
+    c2sp::POLICY,
+    c2sp::WITNESS_REQUEST,
+    c2sp::PROOF_FILE,
+    c2sp::TILES,
     region::ENROLMENT_SET,
     region::ENROLMENT_FILE,
     region::CERTIFICATE,
     region::PRIVATE_KEY,
     region::STATUS,
+    handshake::HANDSHAKE,
     raft::RAFT_ENTRY,
     raft_log::RAFT_LOG,
+    raft_peer::RAFT_PEER,
     machines::SHARD_COMMANDS,
     machines::CATALOG_COMMANDS,
     machines::LISTING,
     machines::KMS_COMMANDS,
     blocks::BLOCK_FOLDER,
     blocks::BLOCK_DRAFT,
+    upload::UPLOAD,
     node::TOKEN,
     node::RECEIPT,
     node::NODE_CONFIG,
@@ -55,6 +70,7 @@ static TARGETS: &[Target] = &[
     kms::APPROVAL,
     kms::SESSION_OFFER,
     client::CONTEXTS,
+    command::COMMAND,
     client::DATASET_INFO,
     client::HEALTH_ANSWER,
 ];

@@ -51,16 +51,20 @@ pub(super) fn parse(mut data: &[u8]) -> Option<Vec<Field>> {
     Some(fields)
 }
 
-/// The values of field 1, where they are bytes: an input that is a list of messages. Other fields are passed over.
-pub(crate) fn repeated(data: &[u8]) -> Vec<Vec<u8>> {
+/// The fields that hold bytes, each with its number: an input that is a list of messages of several kinds.
+pub(crate) fn numbered(data: &[u8]) -> Vec<(u32, Vec<u8>)> {
     let fields = parse(data).unwrap_or_default().into_iter();
-    let first = |field: Field| match field {
-        Field {
-            number: 1,
-            value: Value::Bytes(bytes),
-        } => Some(bytes),
+    let bytes = |field: Field| match field.value {
+        Value::Bytes(bytes) => Some((field.number, bytes)),
         _ => None,
     };
+    fields.filter_map(bytes).collect()
+}
+
+/// The values of field 1, where they are bytes: an input that is a list of messages of one kind.
+pub(crate) fn repeated(data: &[u8]) -> Vec<Vec<u8>> {
+    let fields = numbered(data).into_iter();
+    let first = |(number, bytes)| (number == 1).then_some(bytes);
     fields.filter_map(first).collect()
 }
 

@@ -175,9 +175,9 @@ fn frontier(data: &[u8]) {
 }
 
 /// Leaves of the tree that proofs are of.
-const LEAVES: u64 = 300;
+pub(super) const LEAVES: u64 = 300;
 
-fn tree(size: u64) -> Frontier {
+pub(super) fn tree(size: u64) -> Frontier {
     let mut frontier = Frontier::default();
     for index in 0..size {
         let hash = leaf_hash(&index.to_be_bytes());
@@ -187,7 +187,7 @@ fn tree(size: u64) -> Frontier {
 }
 
 /// Everything a grown tree stored.
-struct Stored(std::collections::BTreeMap<StoredAt, Hash>);
+pub(super) struct Stored(std::collections::BTreeMap<StoredAt, Hash>);
 
 impl HashReader for Stored {
     fn stored(&self, first: StoredAt, count: u64) -> Option<Vec<Hash>> {
@@ -198,7 +198,7 @@ impl HashReader for Stored {
     }
 }
 
-fn stored() -> &'static Stored {
+pub(super) fn stored() -> &'static Stored {
     static STORED: OnceLock<Stored> = OnceLock::new();
     STORED.get_or_init(|| {
         let mut stored = std::collections::BTreeMap::new();
@@ -214,14 +214,14 @@ fn stored() -> &'static Stored {
     })
 }
 
-fn hashes(bytes: &[u8]) -> Vec<Hash> {
+pub(super) fn hashes(bytes: &[u8]) -> Vec<Hash> {
     bytes
         .chunks_exact(tlog::HASH_BYTES)
         .map(|chunk| Hash::try_from(chunk).expect("32 bytes"))
         .collect()
 }
 
-fn bytes(hashes: &[Hash]) -> Vec<u8> {
+pub(super) fn bytes(hashes: &[Hash]) -> Vec<u8> {
     hashes.iter().flat_map(|hash| hash.0).collect()
 }
 
