@@ -17,6 +17,7 @@ use prost::Message as _;
 use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, Role, UnixMs};
 use proto::store::Reader;
+use proto::time::KEEP_TIME_MS;
 use proto::v1;
 use replica::host::Group;
 use tokio::sync::{mpsc, oneshot};
@@ -34,8 +35,6 @@ use clocks::Clocks;
 pub(crate) const QUEUE_MAX: usize = 8192;
 /// Between two tries of a verdict that moved.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(2);
-/// How far region time may fall behind while nothing happens: half of what one command may move it.
-const KEEP_TIME_MS: u64 = kms_state::JUMP_MS_MAX / 2;
 
 /// A request that releases key material.
 pub(crate) trait Release {

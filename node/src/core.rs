@@ -27,6 +27,7 @@ use crate::error::CallError;
 use crate::groups::{Groups, Shard};
 use crate::peers::NodePeers;
 use crate::repair::Repair;
+use crate::time::GroupClocks;
 
 /// Decisions on one request before it is given back to the caller.
 const DECISIONS_MAX: u32 = 8;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     pub(crate) enrolments: Enrolments,
     pub(crate) refresher: Arc<Refresher>,
     pub(crate) clock: SharedClock,
+    pub(crate) clocks: GroupClocks,
     pub(crate) groups: Arc<Groups>,
     pub(crate) peers: NodePeers,
     pub(crate) store: BlockStore,
@@ -140,16 +142,32 @@ impl Core {
         group: &Group,
         command: Command,
     ) -> Result<v1::Done, CallError> {
+        let stands_at = self.stands_at(group)?;
         let command = v1::ShardCommand {
-            now_ms: self.clock.now().0,
+            now_ms: self.reading(group, stands_at).await?.0,
             verdict: None,
             request_id: Bytes::new(),
             command: Some(command),
         };
-        shard_answer(
-            self.propose(group, Room::Reserved, command.encode_to_vec())
-                .await?,
-        )
+        self.propose_shard(group, command).await
+    }
+
+    pub(crate) async fn propose_shard(
+        &self,
+        group: &Group,
+        command: v1::ShardCommand,
+    ) -> Result<v1::Done, CallError> {
+        let command = command.encode_to_vec();
+        shard_answer(self.propose(group, Room::Reserved, command).await?)
+    }
+
+    pub(crate) async fn propose_catalog(
+        &self,
+        command: v1::CatalogCommand,
+    ) -> Result<v1::CatalogDone, CallError> {
+        let command = command.encode_to_vec();
+        let group = &self.groups.catalog;
+        catalog_answer(self.propose(group, Room::Reserved, command).await?)
     }
 
     /// Decides, proposes, and decides anew while authority or key state move.
@@ -165,10 +183,9 @@ impl Core {
             self.leading(group)?;
             let table = self.enrolments.current();
             // In a block: the view must not live across an await, it pins the state.
-            let (in_force, decision) = {
+            let (meta, decision) = {
                 let (view, _) = self.view(group)?;
-                let meta = ShardMeta::load(&*view.state);
-                (meta.authority_version, decide(&table, &*view.state))
+                (ShardMeta::load(&*view.state), decide(&table, &*view.state))
             };
             let decision = match decision {
                 // A new leader may not have applied what was acknowledged before: look again when it has.
@@ -180,11 +197,12 @@ impl Core {
                 }
                 decision => decision?,
             };
+            let in_force = meta.authority_version;
             if !self.at_one(group, in_force, table.version()).await? {
                 continue;
             }
             let command = v1::ShardCommand {
-                now_ms: self.clock.now().0,
+                now_ms: self.reading(group, meta.time).await?.0,
                 verdict: Some(v1::Verdict {
                     authority_version: table.version(),
                     key_state_version: decision.key_state_version,
@@ -210,11 +228,14 @@ impl Core {
         for _ in 0..DECISIONS_MAX {
             self.leading(group)?;
             let table = self.enrolments.current();
-            let (in_force, decision) = {
+            let (meta, decision) = {
                 let (view, _) = self.view(group)?;
-                let meta = CatalogMeta::load(&*view.state);
-                (meta.authority_version, decide(&table, &*view.state)?)
+                (
+                    CatalogMeta::load(&*view.state),
+                    decide(&table, &*view.state)?,
+                )
             };
+            let in_force = meta.authority_version;
             if !self.at_one(group, in_force, table.version()).await? {
                 continue;
             }
@@ -223,14 +244,11 @@ impl Core {
                 key_state_version: 0,
             };
             let command = v1::CatalogCommand {
-                now_ms: self.clock.now().0,
+                now_ms: self.reading(group, meta.time).await?.0,
                 verdict: Some(verdict),
                 command: Some(decision),
             };
-            let applied = self
-                .propose(group, Room::Reserved, command.encode_to_vec())
-                .await?;
-            match catalog_answer(applied) {
+            match self.propose_catalog(command).await {
                 Err(CallError::Refused { refused }) if moved(&refused) => {}
                 answer => return answer,
             }
@@ -255,15 +273,13 @@ impl Core {
         }
         let set = v1::SetAuthority { version: held };
         let answer = if group.id() == GroupId::CATALOG {
+            let stands_at = self.stands_at(group)?;
             let command = v1::CatalogCommand {
-                now_ms: self.clock.now().0,
+                now_ms: self.reading(group, stands_at).await?.0,
                 verdict: None,
                 command: Some(v1::catalog_command::Command::SetAuthority(set)),
             };
-            let applied = self
-                .propose(group, Room::Reserved, command.encode_to_vec())
-                .await?;
-            catalog_answer(applied).map(drop)
+            self.propose_catalog(command).await.map(drop)
         } else {
             self.drive_shard(group, Command::SetAuthority(set))
                 .await
@@ -298,10 +314,12 @@ impl Core {
 }
 
 fn moved(refused: &v1::Refused) -> bool {
-    matches!(
-        refused.reason(),
-        v1::Refusal::AuthorityMoved | v1::Refusal::KeyStateMoved
-    ) && refused.moved_to != 0
+    match refused.reason() {
+        v1::Refusal::AuthorityMoved | v1::Refusal::KeyStateMoved => refused.moved_to != 0,
+        // The level was raised meanwhile, or time stood elsewhere: the next reading is another.
+        v1::Refusal::ClockJump => true,
+        _ => false,
+    }
 }
 
 fn shard_answer(applied: Applied) -> Result<v1::Done, CallError> {

@@ -1,11 +1,11 @@
-//! What the leader of a group does without being asked: upload epochs, authority, sweeps; and what every node does:
+//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps; and what every node does:
 //! open the shards the region has, look at its disk, notice failures.
 //!
-//! Owns the pace of these. Refuses to advance an epoch before its time by this node's clock: that clock decides only
-//! how long epochs last, never what may be deleted.
+//! Owns the pace of these. Refuses to advance an epoch before its time by the reading that its command will carry: that
+//! decides only how long epochs last, never what may be deleted.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use node_state::{CatalogMeta, ShardMeta};
 use proto::ids::UnixMs;
@@ -30,14 +30,16 @@ const SWEEPS_A_ROUND: u32 = 8;
 pub(crate) async fn run(core: Arc<Core>) {
     let mut rounds = tokio::time::interval(ROUND_EVERY);
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut served = true;
     loop {
         rounds.tick().await;
         core.disk.refresh();
+        served = lead_where_served(&core, served).await;
         if let Err(error) = lead_catalog(&core).await {
             complain("catalog", &error);
         }
         for shard in core.groups.shards() {
-            confirm(&core, &shard).await;
+            confirm(&shard).await;
             if let Err(error) = lead_shard(&core, &shard.group).await {
                 complain("shard", &error);
             }
@@ -81,11 +83,36 @@ fn gauge(shard: &Shard) {
     metrics::gauge!("reduit_shard_applied_index", "group" => id).set(applied.0 as f64);
 }
 
-async fn confirm(core: &Core, shard: &Shard) {
-    let asked_at = core.clock.now();
+async fn confirm(shard: &Shard) {
+    let asked_at = Instant::now();
     if shard.group.read_index().await.is_ok() {
         shard.confirmed(asked_at);
     }
+}
+
+/// A node that serves nobody leads nothing where another can: its enrolments are old, or its clock is days ahead.
+/// Answers whether it serves; `served` is what it answered before.
+async fn lead_where_served(core: &Core, served: bool) -> bool {
+    let serves = !core.enrolments.stale();
+    for group in core.groups.all() {
+        // Only where it differs: a node that stops has said so itself.
+        if !(serves && served) {
+            group.set_may_campaign(serves);
+        }
+        if serves || !group.is_leader() {
+            continue;
+        }
+        match group.hand_over().await {
+            Ok(to) => tracing::warn!(
+                group = group.id().0,
+                %to,
+                "enrolments are over 24 h old by this node's clock: leadership handed over"
+            ),
+            // Theirs are as old: nobody serves, whoever leads.
+            Err(error) => tracing::debug!(group = group.id().0, %error, "leadership kept"),
+        }
+    }
+    serves
 }
 
 async fn lead_catalog(core: &Core) -> Result<(), CallError> {
@@ -97,6 +124,7 @@ async fn lead_catalog(core: &Core) -> Result<(), CallError> {
         let (view, _) = core.view(group)?;
         CatalogMeta::load(&*view.state).authority_version
     };
+    core.keep_time(group).await?;
     core.at_one(group, in_force, core.enrolments.version())
         .await
         .map(drop)
@@ -110,10 +138,13 @@ async fn lead_shard(core: &Core, group: &Group) -> Result<(), CallError> {
         let (view, _) = core.view(group)?;
         Ok(ShardMeta::load(&*view.state))
     };
+    core.keep_time(group).await?;
     let now = meta(core)?;
     core.at_one(group, now.authority_version, core.enrolments.version())
         .await?;
-    if epoch_is_due(&now, core.clock.now(), core.config.upload_epoch()) {
+    // Not this node's clock as such: one that is years ahead would end an epoch at every look.
+    let reading = core.reading(group, now.time).await?;
+    if epoch_is_due(&now, reading, core.config.upload_epoch()) {
         let from = now.upload_epoch.0;
         let advance = Command::AdvanceUploadEpoch(v1::AdvanceUploadEpoch { from });
         match core.drive_shard(group, advance).await {

@@ -116,6 +116,11 @@ pub enum CallError {
         /// What the last one said.
         why: String,
     },
+    /// Not enough voters said what time it is.
+    #[error(
+        "this node's clock is off group {0}'s time, and no majority of the voters said what time it is"
+    )]
+    NoClocks(GroupId),
     /// References have not been compared with the disk since the start.
     #[error("this node has not compared its blocks with shard {0} yet")]
     NotReconciled(GroupId),
@@ -162,6 +167,7 @@ impl Faulty for CallError {
             | Self::AuthorityBehind { .. }
             | Self::KeptMoving
             | Self::NoAnswer { .. }
+            | Self::NoClocks(_)
             | Self::NotReconciled(_) => Fault::Unavailable,
             Self::Refused { refused } => refusal(refused.reason()).0,
             Self::Token(error) => error.fault(),
@@ -202,6 +208,7 @@ impl Faulty for CallError {
             Self::Force => "force-needs-approvals",
             Self::NotEnrolled(_) => "not-enrolled",
             Self::NoAnswer { .. } => "no-answer",
+            Self::NoClocks(_) => "no-clocks",
             Self::NotReconciled(_) => "not-reconciled",
             Self::Peer(_) => "peer",
         }
@@ -244,6 +251,7 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::AlreadyFounded => (Fault::Exists, "already-founded"),
         Refusal::NotFounded => (Fault::Unavailable, "not-founded"),
         Refusal::NoSuchShard => (Fault::Missing, "no-such-shard"),
+        Refusal::ClockJump => (Fault::Unavailable, "clock-jump"),
     }
 }
 
@@ -290,6 +298,9 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::AlreadyFounded => "the region was founded with other shards",
         Refusal::NotFounded => "the region's storage groups are not founded yet",
         Refusal::NoSuchShard => "the region has no such shard, or the dataset is on another",
+        Refusal::ClockJump => {
+            "the clocks are over 24 h ahead of the group's time: an operator has to let time advance"
+        }
     }
 }
 
@@ -371,14 +382,14 @@ mod tests {
 
     #[test]
     fn no_two_refusals_share_a_reason() {
-        let reasons: Vec<_> = (0..=25)
+        let reasons: Vec<_> = (0..=26)
             .map(|number| Refusal::try_from(number).expect("numbered without gaps"))
             .map(|of| refusal(of).1)
             .collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
         assert!(
-            Refusal::try_from(26).is_err(),
+            Refusal::try_from(27).is_err(),
             "a new refusal belongs in this test"
         );
     }

@@ -5,12 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use node_state::catalog;
 use parking_lot::{Mutex, RwLock};
-use proto::ids::{GroupId, LogIndex, NodeId, UnixMs};
+use proto::ids::{GroupId, LogIndex, NodeId};
 use proto::store::Writer;
 use replica::host::{Group, Host, OpenError};
 use replica::state::{StateError, View};
@@ -22,8 +21,9 @@ use crate::repair::{ReplicaError, ShardReplica, Shards};
 pub(crate) struct Shard {
     pub(crate) group: Group,
     flushed: Arc<Flushed>,
-    // When a majority last confirmed what is applied here; 0 before the first time.
-    confirmed_at: AtomicU64,
+    // When a majority last confirmed what is applied here. Of the monotonic clock: one that goes back would call old
+    // what is older still.
+    confirmed_at: Mutex<Option<Instant>>,
     aged: Mutex<Aged>,
 }
 
@@ -47,7 +47,7 @@ impl Shard {
         Self {
             group,
             flushed,
-            confirmed_at: AtomicU64::new(0),
+            confirmed_at: Mutex::default(),
             aged: Mutex::new(aged),
         }
     }
@@ -67,16 +67,16 @@ impl Shard {
     }
 
     /// A majority has confirmed, after `asked_at`, that what is applied here was current.
-    pub(crate) fn confirmed(&self, asked_at: UnixMs) {
-        self.confirmed_at.fetch_max(asked_at.0, Ordering::AcqRel);
+    pub(crate) fn confirmed(&self, asked_at: Instant) {
+        let mut confirmed = self.confirmed_at.lock();
+        *confirmed = (*confirmed).max(Some(asked_at));
     }
 
     /// How stale a read of what is applied here can be; `None` when that was never confirmed since the start.
-    pub(crate) fn stale_ms(&self, now: UnixMs) -> Option<u64> {
-        match self.confirmed_at.load(Ordering::Acquire) {
-            0 => None,
-            at => Some(now.0.saturating_sub(at)),
-        }
+    pub(crate) fn stale_ms(&self, now: Instant) -> Option<u64> {
+        let confirmed = (*self.confirmed_at.lock())?;
+        let age = now.saturating_duration_since(confirmed);
+        Some(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
     }
 }
 

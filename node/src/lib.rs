@@ -22,6 +22,7 @@ mod peers;
 pub mod repair;
 pub mod server;
 mod shard;
+mod time;
 pub mod upload;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};

@@ -71,6 +71,7 @@ impl Machine for ShardAdapter {
         let at = At {
             index: at.index,
             voters: &voters,
+            level: at.level,
         };
         ShardMachine
             .apply(at, command, state, local)
@@ -111,6 +112,7 @@ impl Machine for CatalogAdapter {
         let at = At {
             index: at.index,
             voters: &voters,
+            level: at.level,
         };
         CatalogMachine.apply(at, command, state).map_err(unknown)
     }

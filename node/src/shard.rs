@@ -4,6 +4,7 @@
 //! that a majority has not confirmed unless a stale one is asked for by name, and puts on a full disk.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
@@ -205,7 +206,7 @@ impl Core {
             Some(&id),
             &[Action::Read, Action::List],
         )?;
-        let asked_at = self.clock.now();
+        let asked_at = Instant::now();
         let (view, index, stale_ms) = if request.allow_stale {
             let stale = shard.stale_ms(asked_at);
             let (view, index) = self.view(&shard.group)?;

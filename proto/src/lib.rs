@@ -6,6 +6,7 @@
 pub mod danger;
 pub mod ids;
 pub mod store;
+pub mod time;
 pub mod transcript;
 
 /// Messages and, with feature `grpc`, services of package `reduit.v1`.

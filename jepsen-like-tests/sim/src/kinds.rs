@@ -105,7 +105,7 @@ fn of_node() -> Wanted {
     let refusals = (1..)
         .map_while(|n| v1::Refusal::try_from(n).ok())
         .filter(|reason| !catalogs.contains(&i32::from(*reason)));
-    let catalog = [1, 2, 7, 20, 21, 23, 24, 25];
+    let catalog = [1, 2, 7, 20, 21, 23, 24, 25, 26];
     let catalog = catalog
         .into_iter()
         .filter_map(|n| v1::Refusal::try_from(n).ok());
@@ -125,6 +125,7 @@ fn of_node() -> Wanted {
                 "FinishObject",
                 "DeleteObject",
                 "SetVersioning",
+                "AdvanceTime",
             ],
         ),
         both(
@@ -136,6 +137,7 @@ fn of_node() -> Wanted {
                 "PublishDataset",
                 "UnpublishDataset",
                 "AllocateNodeId",
+                "AdvanceTime",
             ],
         ),
         all("shard commands", ["Sweep done".to_owned()]),

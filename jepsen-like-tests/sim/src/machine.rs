@@ -53,6 +53,7 @@ impl Machine for Shard {
         let position = At {
             index: at.index,
             voters: &voters,
+            level: at.level,
         };
         ShardMachine
             .apply(position, command, state, local)

@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use node_state::{At, ShardMachine, invariants, local};
 use prost::Message as _;
-use proto::ids::{LogIndex, NodeId, ObjectVersionId};
+use proto::ids::{FeatureLevel, LogIndex, NodeId, ObjectVersionId};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1;
 use proto::v1::shard_answer::Answer;
@@ -34,6 +34,8 @@ const COMMANDS: &str = "shard commands";
 const REFUSALS: &str = "shard refusals";
 const STATES: &str = "shard states";
 const EVENTS: &str = "shard events";
+/// Seeds of a turn of the mix ([`crate::kinds`]).
+const TURN: u64 = 5;
 
 /// One replica of the shard.
 #[derive(Clone, Default, PartialEq)]
@@ -50,6 +52,7 @@ impl Replica {
         let position = At {
             index: LogIndex(at.index),
             voters: &voters,
+            level: FeatureLevel(at.level),
         };
         ShardMachine
             .apply(position, command, &mut self.state, &mut self.local)
@@ -73,7 +76,9 @@ struct Run<'a> {
 pub fn seed(seed: u64, book: &Logbook) -> Result<(), Broken> {
     let mut draw = Draw::new(seed);
     let steps = draw.rng.random_range(60..320);
-    let mut catalog = catalog::Run::new(draw.rng.random());
+    // Every other seed in its turn of the mix goes by the level that bounds clocks, from its first command.
+    let level = u32::from((seed / TURN).is_multiple_of(2));
+    let mut catalog = catalog::Run::new(draw.rng.random(), level);
     let mut run = Run {
         book,
         draw,
@@ -81,6 +86,7 @@ pub fn seed(seed: u64, book: &Logbook) -> Result<(), Broken> {
         at: Position {
             index: 0,
             voters: vec![BTreeSet::from([1, 2, 3])],
+            level,
         },
         one: Replica::default(),
         other: Replica::default(),
@@ -359,6 +365,7 @@ fn kind(command: &v1::ShardCommand) -> &'static str {
         Some(Command::DeleteObject(_)) => "DeleteObject",
         Some(Command::SetVersioning(_)) => "SetVersioning",
         Some(Command::Sweep(_)) => "Sweep",
+        Some(Command::AdvanceTime(_)) => "AdvanceTime",
         None => "none",
     }
 }

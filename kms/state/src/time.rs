@@ -1,6 +1,6 @@
 //! Region time: how a clock's reading becomes state.
 //!
-//! Owns the rule. Time never goes back; a command of the leader moves it by at most a minute; anything more takes
+//! Owns the rule of the KMS; its bounds are those of every group ([`proto::time`]). Time never goes back; a command of the leader moves it by at most a minute; anything more takes
 //! the clocks of a majority of voters, and more than a day dual control too.
 //!
 //! A group that is idle sends no command, so after a quiet hour the first command meets [`Refusal::ClockJump`]:
@@ -11,22 +11,17 @@
 //! do not rest on this alone where a region has a witness.
 
 use proto::ids::UnixMs;
+pub use proto::time::{IDLE_JUMP_MS_MAX, JUMP_MS_MAX};
 use proto::v1::{AdvanceTime, KmsAnswer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 
-/// Milliseconds by which one command of the leader may move region time.
-pub const JUMP_MS_MAX: u64 = 60_000;
-/// Milliseconds by which the clocks of a majority may move region time without approvals.
-pub const IDLE_JUMP_MS_MAX: u64 = 24 * 3_600_000;
-
 /// Region time after a command that carries the leader's reading; 0 means no reading.
 pub(crate) fn advanced(stands_at: UnixMs, reading: u64) -> Result<UnixMs, Refusal> {
-    if reading > stands_at.0.saturating_add(JUMP_MS_MAX) {
-        return Err(Refusal::ClockJump { now: stands_at.0 });
-    }
-    Ok(stands_at.max(UnixMs(reading)))
+    proto::time::advanced(stands_at, UnixMs(reading)).map_err(|ahead| Refusal::ClockJump {
+        now: ahead.stands_at.0,
+    })
 }
 
 #[derive(serde::Serialize)]
@@ -40,16 +35,17 @@ pub(crate) fn advance(
     applying: &mut Applying<'_>,
     command: &AdvanceTime,
 ) -> Result<KmsAnswer, Refusal> {
-    let mut clocks = command.clocks_ms.clone();
+    let clocks = command.clocks_ms.clone();
     let voters = applying.at.voters as usize;
-    if clocks.len() * 2 <= voters || clocks.len() > voters {
-        return Err(Refusal::Malformed("the clocks are not those of a majority"));
+    let count = clocks.len();
+    let none = Refusal::Malformed("the clocks are not those of a majority");
+    if count * 2 <= voters || count > voters {
+        return Err(none);
     }
-    clocks.sort_unstable();
-    let median = clocks[(clocks.len() - 1) / 2];
+    let median = proto::time::median(clocks).ok_or(none)?;
     let stands_at = applying.now;
-    let jump = median.saturating_sub(stands_at.0);
-    applying.now = stands_at.max(UnixMs(median));
+    let jump = median.0.saturating_sub(stands_at.0);
+    applying.now = stands_at.max(median);
     if jump <= JUMP_MS_MAX {
         return Ok(done(applying.answer()));
     }
@@ -64,7 +60,7 @@ pub(crate) fn advance(
     let details = Details {
         from_ms: stands_at.0,
         to_ms: applying.now.0,
-        clocks: clocks.len(),
+        clocks: count,
     };
     crate::append::details(&mut private, &details);
     let leaf = applying.append(

@@ -6,17 +6,23 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use node_state::ShardMeta;
 use node_state::catalog::SHARDS_MAX;
 use proto::ids::{GroupId, NodeId, Role};
 use proto::v1;
 use proto::v1::catalog_command::Command;
+use proto::v1::change_group_request::Change as Step;
 use replica::host::{FoundError, Group};
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::error::CallError;
+use crate::machine::LEVEL_MAX;
 
 /// How long one group may take to elect its first leader.
 const LEADER_MAX: Duration = Duration::from_secs(30);
+/// How long one group may take to get to the newest level.
+const RAISE_MAX: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Founds the region with `shards` shards, or finishes that; answers its groups.
@@ -31,6 +37,13 @@ impl Core {
         self.found_group(catalog).await?;
         // Only its leader can go on; who asked finds it by the hint.
         self.leading(catalog)?;
+        let new = {
+            let (view, _) = self.view(catalog)?;
+            node_state::catalog::region(&*view.state).is_none()
+        };
+        if new {
+            self.raise_new(catalog).await;
+        }
         let (region, jurisdiction) = {
             let table = self.enrolments.current();
             (table.region().to_string(), table.jurisdiction().to_string())
@@ -53,10 +66,34 @@ impl Core {
         for shard in shards {
             let replica = self.shard(shard)?;
             self.found_group(&replica.group).await?;
+            let empty = {
+                let (view, _) = self.view(&replica.group)?;
+                let meta = ShardMeta::load(&*view.state);
+                meta.datasets == 0 && meta.sealed_bytes == 0
+            };
+            // In a region that is older than this build the level is the operator's to raise.
+            if empty && catalog.level() >= LEVEL_MAX {
+                self.raise_new(&replica.group).await;
+            }
             groups.push(GroupId(shard));
         }
         tracing::info!(groups = groups.len(), "region founded");
         Ok(groups)
+    }
+
+    /// A new group begins at the newest level, unless a founder does not answer or is of an older build: then an
+    /// operator raises it later, as in an upgrade.
+    async fn raise_new(&self, group: &Group) {
+        let deadline = Instant::now() + RAISE_MAX;
+        let step = Step::RaiseLevel(LEVEL_MAX.0);
+        let raised = self.change_at_leader(group.id(), step, deadline, &|_| {});
+        if let Err(error) = raised.await {
+            tracing::warn!(
+                group = group.id().0,
+                error = %transport::fault::Chain(&error),
+                "founded below the newest feature level: raise it when all members run"
+            );
+        }
     }
 
     /// Founds one group on every enrolled node, unless it has a history. The same founders on two nodes found the

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use node_state::time::TIME_BOUND_LEVEL;
 use proto::ids::{FeatureLevel, GroupId, LogIndex, NodeId};
 use proto::v1;
 use proto::v1::change_group_request::Change as Step;
@@ -19,6 +20,7 @@ use tonic::Status;
 
 use crate::core::Core;
 use crate::error::CallError;
+use crate::time::Asked;
 
 /// How long a learner may take to catch up within one attempt; the caller tries again.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -126,6 +128,10 @@ impl Core {
                 level = self.raise_here(&group, FeatureLevel(to)).await?;
                 Ok(())
             }
+            Step::AdvanceTime(_) => {
+                self.advance_time(&group, Asked::ByOperator).await?;
+                Ok(())
+            }
         };
         changed.map_err(|error| match error {
             MemberError::NotLeader { leader } => self.not_leader(id, leader),
@@ -164,15 +170,23 @@ impl Core {
         group: &Group,
         level: FeatureLevel,
     ) -> Result<FeatureLevel, CallError> {
-        if group.level() >= level {
-            return Ok(group.level());
+        if group.level() < level {
+            group
+                .raise_level(level)
+                .await
+                .map_err(|error| match error {
+                    RaiseError::Propose(replica::host::ProposeError::NotLeader { leader }) => {
+                        self.not_leader(group.id(), leader)
+                    }
+                    error => CallError::Raise(error),
+                })?;
         }
-        group.raise_level(level).await.map_err(|error| match error {
-            RaiseError::Propose(replica::host::ProposeError::NotLeader { leader }) => {
-                self.not_leader(group.id(), leader)
-            }
-            error => CallError::Raise(error),
-        })
+        // An operator asked for the level. Below it a quiet catalog's time stands still for weeks, and from it on
+        // would wait for an operator.
+        if group.level() >= TIME_BOUND_LEVEL {
+            self.advance_time(group, Asked::ByOperator).await?;
+        }
+        Ok(group.level())
     }
 
     /// One step at whoever leads the group, tried again until `deadline`. `told` hears why it is not done yet.
@@ -225,6 +239,17 @@ impl Core {
             .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
             .map(tonic::Response::into_inner)
             .map_err(|status| CallError::Peer(status.into()))
+    }
+
+    /// Lets the time of every group follow the clocks of a majority, however far they are.
+    pub(crate) async fn advance_time_everywhere(&self) -> Result<(), CallError> {
+        let deadline = Instant::now() + STEP_MAX;
+        for group in self.groups.all() {
+            let step = Step::AdvanceTime(true);
+            self.change_at_leader(group.id(), step, deadline, &|_| {})
+                .await?;
+        }
+        Ok(())
     }
 
     /// Raises the level of every group, the catalog last: until then operators see that it is not everywhere.

@@ -10,7 +10,9 @@ use node_state::keys::{self, table};
 use node_state::{At, ShardMachine, local};
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{DatasetId, GroupId, LogIndex, NodeId, ObjectVersionId, UploadEpoch};
+use proto::ids::{
+    DatasetId, FeatureLevel, GroupId, LogIndex, NodeId, ObjectVersionId, UploadEpoch,
+};
 use proto::store::{MemoryStore, Writer};
 use proto::v1;
 use replica::state::{Applied, View};
@@ -73,6 +75,7 @@ impl Replica {
                 let at = At {
                     index: LogIndex(index),
                     voters: &|_: &_| true,
+                    level: FeatureLevel(0),
                 };
                 ShardMachine
                     .apply(at, &command, state, local)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use proto::ids::{LogIndex, NodeId};
+use proto::ids::{FeatureLevel, LogIndex, NodeId};
 
 /// Whether nodes are a majority of the voters at one log position; of both sets while a change is joint.
 pub trait Majority {
@@ -25,6 +25,8 @@ pub struct At<'a> {
     pub index: LogIndex,
     /// Membership at that position.
     pub voters: &'a dyn Majority,
+    /// Feature level in force at that position.
+    pub level: FeatureLevel,
 }
 
 /// A command this build does not know. The replica stops: going on would fork its state.

@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::danger::{Switch, broken};
 use proto::ids::{
     DatasetId, DatasetName, FIRST_ALLOCATED_NODE_ID, GroupId, Identity, Jurisdiction, NodeId,
-    RegionId, Role, UnixMs,
+    RegionId, Role,
 };
 use proto::store::{Reader, Writer};
 use proto::v1;
@@ -19,6 +19,7 @@ use crate::at::{At, Unknown};
 use crate::keys::{self, catalog_table as table};
 use crate::limits::{COMMAND_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_SCANS_MAX};
 use crate::record::{self, CatalogMeta};
+use crate::time::{self, TIME_BOUND_LEVEL};
 
 const FORMAT: u32 = 1;
 /// Shards a region may have: the groups of a process less the catalog.
@@ -51,23 +52,29 @@ impl CatalogMachine {
                 "a catalog command of a kind this build does not know",
             ));
         };
-        let before = CatalogMeta::load(&*state);
-        let time = UnixMs(before.time.0.max(command.now_ms));
-        let mut apply = Apply {
-            at,
-            state,
-            meta: CatalogMeta { time, ..before },
+        let by_majority = match kind {
+            Command::AdvanceTime(advance) => Some(advance),
+            _ => None,
         };
-        let answer = if bytes > COMMAND_BYTES_MAX {
-            refuse(v1::Refusal::Malformed)
-        } else {
-            apply.run(&command, kind)
-        };
-        if apply.meta != before {
-            apply
-                .state
-                .put(&keys::single(table::META), &apply.meta.encode());
+        if by_majority.is_some() && at.level < TIME_BOUND_LEVEL {
+            return Err(unknown("a catalog command of a later feature level"));
         }
+        let before = CatalogMeta::load(&*state);
+        let time = time::after(at, before.time, command.now_ms, by_majority);
+        let answer = time.and_then(|time| {
+            let meta = CatalogMeta { time, ..before };
+            let mut apply = Apply { at, state, meta };
+            let answer = if bytes > COMMAND_BYTES_MAX {
+                refuse(v1::Refusal::Malformed)
+            } else {
+                apply.run(&command, kind)
+            };
+            if apply.meta != before {
+                let meta = apply.meta.encode();
+                apply.state.put(&keys::single(table::META), &meta);
+            }
+            answer
+        });
         let answer = match answer {
             Ok(done) => Kind::Done(done),
             Err(refused) => Kind::Refused(refused),
@@ -89,8 +96,11 @@ struct Apply<'a> {
 
 impl Apply<'_> {
     fn run(&mut self, command: &v1::CatalogCommand, kind: &Command) -> Answer {
-        if let Command::SetAuthority(set) = kind {
-            return self.set_authority(set.version);
+        match kind {
+            Command::SetAuthority(set) => return self.set_authority(set.version),
+            // Time is all it moves.
+            Command::AdvanceTime(_) => return Ok(v1::CatalogDone::default()),
+            _ => {}
         }
         let Some(verdict) = command.verdict else {
             return refuse(v1::Refusal::Malformed);
@@ -106,7 +116,7 @@ impl Apply<'_> {
             Command::PublishDataset(publish) => self.publish(publish),
             Command::UnpublishDataset(unpublish) => self.unpublish(unpublish),
             Command::AllocateNodeId(allocate) => self.allocate(allocate),
-            Command::SetAuthority(_) => refuse(v1::Refusal::Malformed),
+            Command::SetAuthority(_) | Command::AdvanceTime(_) => refuse(v1::Refusal::Malformed),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod local;
 pub mod read;
 mod record;
 pub mod shard;
+pub mod time;
 
 pub use at::{At, Majority, Unknown};
 pub use catalog::CatalogMachine;

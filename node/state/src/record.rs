@@ -27,7 +27,7 @@ pub(crate) fn load<M: Message + Default>(state: &(impl Reader + ?Sized), key: &[
 pub struct ShardMeta {
     /// Whether something is due to be removed.
     pub sweeping: bool,
-    /// The largest clock reading any command carried.
+    /// Region time here: it never goes back, and moves as [`crate::time`] says.
     pub time: UnixMs,
     /// Version of enrolments and grants in force.
     pub authority_version: u64,
@@ -95,7 +95,7 @@ fn numbers(bytes: &Bytes) -> [u64; 7] {
 /// Clocks of the catalog. 17 bytes: format 1, then two numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CatalogMeta {
-    /// The largest clock reading any command carried.
+    /// Region time here: it never goes back, and moves as [`crate::time`] says.
     pub time: UnixMs,
     /// Version of enrolments and grants in force.
     pub authority_version: u64,

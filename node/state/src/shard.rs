@@ -1,13 +1,13 @@
 //! The machine of one shard: datasets, objects, tokens, request ids, upload epochs.
 //!
-//! Owns the order of checks, the same in every command: size and shape; request id window; verdict; dataset; key;
-//! token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have passed. A
-//! refusal is an answer, equal on every replica; a command this build does not know stops the replica.
+//! Owns the order of checks, the same in every command: the leader's clock; size and shape; request id window; verdict;
+//! dataset; key; token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have
+//! passed. A refusal is an answer, equal on every replica; a command this build does not know stops the replica.
 
 use bytes::Bytes;
 use prost::Message as _;
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, LogIndex, UnixMs};
+use proto::ids::{DatasetId, LogIndex};
 use proto::store::Writer;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -16,6 +16,7 @@ use crate::at::{At, Majority, Unknown};
 use crate::keys::{self, table};
 use crate::limits::{COMMAND_BYTES_MAX, SWEEP_STEPS};
 use crate::record::{self, ShardMeta};
+use crate::time::{self, TIME_BOUND_LEVEL};
 
 mod dataset;
 mod delete;
@@ -57,8 +58,19 @@ impl ShardMachine {
                 "a shard command of a kind this build does not know",
             ));
         };
+        let by_majority = match kind {
+            Command::AdvanceTime(advance) => Some(advance),
+            _ => None,
+        };
+        if by_majority.is_some() && at.level < TIME_BOUND_LEVEL {
+            return Err(unknown("a shard command of a later feature level"));
+        }
         let before = ShardMeta::load(&*state);
-        let time = UnixMs(before.time.0.max(command.now_ms));
+        let time = match time::after(at, before.time, command.now_ms, by_majority) {
+            Ok(time) => time,
+            // Before the request window: a retry that was done finds its answer when time has been moved on.
+            Err(refused) => return Ok(encode(Err(refused))),
+        };
         let mut apply = Apply {
             index: at.index,
             voters: at.voters,
@@ -122,6 +134,8 @@ impl Apply<'_> {
             Command::AdvanceUploadEpoch(advance) => return self.advance_upload_epoch(advance),
             Command::SetAuthority(set) => return self.set_authority(set),
             Command::Sweep(sweep) => return self.sweep_more(sweep),
+            // Time is all it moves.
+            Command::AdvanceTime(_) => return Ok(self.done()),
             _ => {}
         }
         let verdict = self.verdict(command)?;
@@ -134,9 +148,10 @@ impl Apply<'_> {
             Command::PutObject(put) => self.put_object(verdict, put),
             Command::FinishObject(finish) => self.finish_object(verdict, finish),
             Command::DeleteObject(delete) => self.delete_object(delete),
-            Command::AdvanceUploadEpoch(_) | Command::SetAuthority(_) | Command::Sweep(_) => {
-                malformed()
-            }
+            Command::AdvanceUploadEpoch(_)
+            | Command::SetAuthority(_)
+            | Command::Sweep(_)
+            | Command::AdvanceTime(_) => malformed(),
         }
     }
 

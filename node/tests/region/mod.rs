@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -16,7 +17,9 @@ use bytes::Bytes;
 use node::{Config, LogFormat, Node, Parts};
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{DatasetId, GroupId, Identity, NodeId, RegionId, RequestId, Role, UploadEpoch};
+use proto::ids::{
+    DatasetId, GroupId, Identity, NodeId, RegionId, RequestId, Role, UnixMs, UploadEpoch,
+};
 use proto::transcript;
 use proto::v1;
 use proto::v1::catalog_client::CatalogClient;
@@ -33,13 +36,14 @@ use transport::ca::Request as CertificateRequest;
 use transport::enrolment::{SetContents, new_set, sign_set};
 use transport::{
     Acceptor, Clock as _, Connector, Enrolments, Expect, Fault, KeyExchange, KeyPair, Lane,
-    LocalIdentity, RegionCa, SystemClock,
+    LocalIdentity, RegionCa, SharedClock, SystemClock,
 };
 
 pub const DATASET: DatasetId = DatasetId([0xD5; 16]);
 pub const KEK: [u8; 16] = [0x6B; 16];
 const PATIENCE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
+/// Longer than any clock of a test is off.
+const VALIDITY: Duration = Duration::from_secs(20 * 365 * 86_400);
 
 /// What the region's KMS would keep in its state.
 struct Authority {
@@ -56,8 +60,21 @@ pub struct Region {
     genesis: v1::SignedEnrolmentSet,
     kms: SocketAddr,
     nodes: BTreeMap<u64, (SocketAddr, Option<Node>)>,
+    clocks: BTreeMap<u64, Arc<OffClock>>,
     full_percent: u64,
     _kms: JoinHandle<()>,
+}
+
+/// The system's clock, and what a node's is ahead of it.
+#[derive(Debug, Default)]
+struct OffClock {
+    ahead_ms: AtomicU64,
+}
+
+impl transport::Clock for OffClock {
+    fn now(&self) -> UnixMs {
+        UnixMs(SystemClock.now().0 + self.ahead_ms.load(Ordering::SeqCst))
+    }
 }
 
 pub fn region_id() -> RegionId {
@@ -72,7 +89,7 @@ impl Region {
     /// `nodes` storage nodes, enrolled from the beginning, running, not founded.
     pub async fn start(nodes: u64) -> Self {
         let now = SystemClock.now();
-        let ca = RegionCa::create(region_id(), now, DAY).expect("a CA");
+        let ca = RegionCa::create(region_id(), now, VALIDITY).expect("a CA");
         let dir = tempfile::tempdir().expect("a folder");
         let kms_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
@@ -91,6 +108,7 @@ impl Region {
             })),
             genesis: v1::SignedEnrolmentSet::default(),
             nodes: BTreeMap::new(),
+            clocks: BTreeMap::new(),
             full_percent: 98,
             kms,
             dir,
@@ -110,8 +128,8 @@ impl Region {
         region.serve_kms(kms_listener);
         // Together, as machines start: each waits for the others a little.
         let starting = listeners.into_iter().map(|(id, listener)| {
-            let config = region.config(id, false);
-            async move { (id, start(config, Some(listener)).await) }
+            let (config, clock) = (region.config(id, false), region.clock(id));
+            async move { (id, start(config, clock, Some(listener)).await) }
         });
         for (id, node) in futures::future::join_all(starting).await {
             region.nodes.get_mut(&id).expect("enrolled above").1 = Some(node);
@@ -139,7 +157,7 @@ impl Region {
                 dns_names: &[],
                 ip_addresses: &[],
                 now: SystemClock.now(),
-                validity: DAY,
+                validity: VALIDITY,
             })
             .expect("a certificate");
         std::fs::write(self.file(name, "pem"), &certificate).expect("written");
@@ -163,6 +181,7 @@ impl Region {
         let address = listener.local_addr().expect("bound");
         self.enrol(Role::Node, &format!("n{id}"), id, &address.to_string());
         self.nodes.insert(id, (address, None));
+        self.clocks.insert(id, Arc::default());
         listener
     }
 
@@ -240,6 +259,16 @@ impl Region {
         }
     }
 
+    fn clock(&self, id: u64) -> SharedClock {
+        self.clocks[&id].clone()
+    }
+
+    /// From now on a node's clock is ahead of the others' by this much.
+    pub fn set_clock_ahead(&self, id: NodeId, by: Duration) {
+        let by = u64::try_from(by.as_millis()).expect("it fits");
+        self.clocks[&id.0].ahead_ms.store(by, Ordering::SeqCst);
+    }
+
     pub fn node(&self, id: u64) -> &Node {
         self.nodes[&id].1.as_ref().expect("it runs")
     }
@@ -251,7 +280,7 @@ impl Region {
     }
 
     pub async fn restart(&mut self, id: u64) {
-        let node = start(self.config(id, false), None).await;
+        let node = start(self.config(id, false), self.clock(id), None).await;
         self.nodes.get_mut(&id).expect("enrolled").1 = Some(node);
     }
 
@@ -269,7 +298,8 @@ impl Region {
     pub async fn start_new(&mut self, id: u64) {
         let listener = self.enrol_node(id).await;
         self.authority.lock().version += 1;
-        let node = start(self.config(id, true), Some(listener)).await;
+        let (config, clock) = (self.config(id, true), self.clock(id));
+        let node = start(config, clock, Some(listener)).await;
         self.nodes.get_mut(&id).expect("enrolled").1 = Some(node);
     }
 
@@ -521,8 +551,9 @@ impl Region {
 pub const SHARD: u64 = GroupId::FIRST_SHARD;
 pub const LEASE: [u8; 16] = [0x1E; 16];
 
-async fn start(config: Config, listener: Option<TcpListener>) -> Node {
+async fn start(config: Config, clock: SharedClock, listener: Option<TcpListener>) -> Node {
     let parts = Parts {
+        clock: Some(clock),
         listener,
         ..Parts::default()
     };

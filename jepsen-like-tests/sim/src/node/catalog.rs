@@ -8,7 +8,8 @@ use bytes::Bytes;
 use node_state::{At, CatalogMachine, CatalogMeta, catalog, invariants};
 use prost::Message as _;
 use proto::ids::{
-    DatasetId, DatasetName, FIRST_ALLOCATED_NODE_ID, GroupId, Identity, LogIndex, NodeId, Role,
+    DatasetId, DatasetName, FIRST_ALLOCATED_NODE_ID, FeatureLevel, GroupId, Identity, LogIndex,
+    NodeId, Role,
 };
 use proto::store::MemoryStore;
 use proto::v1;
@@ -19,6 +20,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use super::draw::clocks;
+use super::model::time_after;
 use crate::logbook::{Logbook, short};
 use crate::stored::reloaded;
 use crate::{Broken, hold};
@@ -54,6 +57,7 @@ pub(super) struct Run {
     rng: StdRng,
     model: Model,
     index: u64,
+    level: u32,
     one: MemoryStore,
     other: MemoryStore,
     log: Vec<(u64, Bytes)>,
@@ -61,11 +65,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, level: u32) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
             model: Model::default(),
             index: 0,
+            level,
             one: MemoryStore::default(),
             other: MemoryStore::default(),
             log: Vec::new(),
@@ -78,10 +83,10 @@ impl Run {
         let index = self.index;
         let command = self.draw();
         self.sent.push(command.clone());
-        let expected = self.model.expect(index, &command);
+        let expected = self.model.expect(index, self.level, &command);
         let bytes = Bytes::from(command.encode_to_vec());
-        let answer = apply(&mut self.one, index, &bytes)?;
-        let again = apply(&mut self.other, index, &bytes)?;
+        let answer = apply(&mut self.one, index, self.level, &bytes)?;
+        let again = apply(&mut self.other, index, self.level, &bytes)?;
         book.note(format_args!(
             "catalog {index} {} {}",
             short(&bytes),
@@ -179,13 +184,22 @@ impl Run {
                 .to_owned(),
             }),
         };
+        let kind = if self.level > 0 && rng.random_ratio(1, 12) {
+            let voters = BTreeSet::from([1, 2, 3]);
+            Command::AdvanceTime(clocks(rng, self.model.time, &voters))
+        } else {
+            kind
+        };
         let stale = u64::from(rng.random_ratio(1, 16));
         let verdict = v1::Verdict {
             authority_version: self.model.authority.wrapping_sub(stale),
             key_state_version: 0,
         };
         v1::CatalogCommand {
-            now_ms: (self.model.time + rng.random_range(0..2000)).saturating_sub(500),
+            now_ms: match rng.random_range(0..2000) {
+                1999 if self.level > 0 => self.model.time + 3_600_000,
+                passed => (self.model.time + passed).saturating_sub(500),
+            },
             verdict: Some(verdict).filter(|_| !rng.random_ratio(1, 30)),
             command: Some(kind),
         }
@@ -239,7 +253,7 @@ impl Run {
     pub(super) fn end(self) -> Result<(), Broken> {
         let mut replayed = MemoryStore::default();
         for (index, bytes) in &self.log {
-            apply(&mut replayed, *index, bytes)?;
+            apply(&mut replayed, *index, self.level, bytes)?;
         }
         hold!(
             replayed == self.one,
@@ -249,20 +263,25 @@ impl Run {
     }
 }
 
-fn apply(state: &mut MemoryStore, index: u64, bytes: &Bytes) -> Result<Bytes, Broken> {
-    let nobody = |_: &BTreeSet<NodeId>| false;
+fn apply(state: &mut MemoryStore, index: u64, level: u32, bytes: &Bytes) -> Result<Bytes, Broken> {
+    let voters = |nodes: &BTreeSet<NodeId>| most(&nodes.iter().map(|node| node.0).collect());
     let at = At {
         index: LogIndex(index),
-        voters: &nobody,
+        voters: &voters,
+        level: FeatureLevel(level),
     };
     CatalogMachine
         .apply(at, bytes, state)
         .map_err(|unknown| Broken(format!("a known command is unknown: {unknown}")))
 }
 
+/// Members 1 to 3 vote.
+fn most(nodes: &BTreeSet<u64>) -> bool {
+    (1..=3).filter(|id| nodes.contains(id)).count() >= 2
+}
+
 impl Model {
-    fn expect(&mut self, index: u64, command: &v1::CatalogCommand) -> Outcome {
-        self.time = self.time.max(command.now_ms);
+    fn expect(&mut self, index: u64, level: u32, command: &v1::CatalogCommand) -> Outcome {
         let moved = |to| {
             Err(v1::Refused {
                 reason: Refusal::AuthorityMoved.into(),
@@ -271,6 +290,14 @@ impl Model {
             })
         };
         let kind = command.command.as_ref().expect("the caller sends no other");
+        let said = match kind {
+            Command::AdvanceTime(advance) => Some(advance),
+            _ => None,
+        };
+        self.time = time_after(self.time, level, command.now_ms, said, &most)?;
+        if said.is_some() {
+            return Ok(v1::CatalogDone::default());
+        }
         if let Command::SetAuthority(set) = kind {
             if set.version < self.authority {
                 return moved(self.authority);
@@ -302,7 +329,7 @@ impl Model {
                     ..Default::default()
                 })
             }
-            Command::SetAuthority(_) => refuse(Refusal::Malformed),
+            Command::SetAuthority(_) | Command::AdvanceTime(_) => refuse(Refusal::Malformed),
         }
     }
 
@@ -397,6 +424,7 @@ fn kind(command: &v1::CatalogCommand) -> &'static str {
         Some(Command::AllocateNodeId(_)) => "AllocateNodeId",
         Some(Command::FoundRegion(_)) => "FoundRegion",
         Some(Command::PlaceDataset(_)) => "PlaceDataset",
+        Some(Command::AdvanceTime(_)) => "AdvanceTime",
         None => "none",
     }
 }

@@ -104,6 +104,9 @@ impl Draw {
             self.epochs -= 1;
             return self.advance(model);
         }
+        if at.level > 0 && self.rng.random_ratio(1, 20) {
+            return self.advance_time(model, at);
+        }
         match self.rng.random_range(0..108) {
             0..44 if !self.may_seal(model) => self.register(model),
             0..26 => self.put(model),
@@ -217,6 +220,12 @@ impl Draw {
         let from = model.epoch.saturating_sub(stale);
         let advance = Command::AdvanceUploadEpoch(v1::AdvanceUploadEpoch { from });
         self.by_itself(model, advance)
+    }
+
+    fn advance_time(&mut self, model: &Model, at: &Position) -> v1::ShardCommand {
+        let voters: BTreeSet<u64> = at.voters.iter().flatten().copied().collect();
+        let advance = clocks(&mut self.rng, model.time, &voters);
+        self.by_itself(model, Command::AdvanceTime(advance))
     }
 
     fn create(&mut self, model: &Model) -> v1::ShardCommand {
@@ -564,6 +573,38 @@ impl Draw {
     }
 }
 
+/// Clocks of some voters, most of them right; now and then one twice, or an operator's word.
+pub(super) fn clocks(rng: &mut StdRng, time: u64, voters: &BTreeSet<u64>) -> v1::AdvanceGroupTime {
+    const DAY: u64 = 86_400_000;
+    let passed = match rng.random_range(0..12) {
+        0 => DAY,
+        1 => DAY + 1,
+        2..5 => 90_000,
+        n => n * 2_000,
+    };
+    let truth = time + passed;
+    let mut clocks = Vec::new();
+    for node_id in voters.iter().copied() {
+        let clock_ms = match rng.random_range(0..12) {
+            0 => continue,
+            1 => truth + 400 * DAY,
+            2 => truth / 2,
+            _ => truth,
+        };
+        clocks.push(v1::VoterClock { node_id, clock_ms });
+    }
+    if let Some(twice) = clocks.first().copied()
+        && rng.random_ratio(1, 16)
+    {
+        clocks.push(twice);
+    }
+    let by_operator = rng.random_ratio(1, 6);
+    v1::AdvanceGroupTime {
+        clocks,
+        by_operator,
+    }
+}
+
 /// The dataset a command is about.
 pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
     let id = match command.command.as_ref()? {
@@ -575,9 +616,10 @@ pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
         Command::PutObject(put) => &put.dataset_id,
         Command::FinishObject(finish) => &finish.dataset_id,
         Command::DeleteObject(delete) => &delete.dataset_id,
-        Command::AdvanceUploadEpoch(_) | Command::SetAuthority(_) | Command::Sweep(_) => {
-            return None;
-        }
+        Command::AdvanceUploadEpoch(_)
+        | Command::SetAuthority(_)
+        | Command::Sweep(_)
+        | Command::AdvanceTime(_) => return None,
     };
     DatasetId::try_from(&id[..]).ok()
 }

@@ -26,6 +26,8 @@ pub(super) struct Position {
     pub(super) index: u64,
     /// The voters there: two sets while a change is joint.
     pub(super) voters: Vec<BTreeSet<u64>>,
+    /// The feature level there.
+    pub(super) level: u32,
 }
 
 impl Position {
@@ -95,8 +97,16 @@ impl Model {
         command: &v1::ShardCommand,
         swept: &dyn Fn(&ObjectVersionId) -> bool,
     ) -> v1::ShardAnswer {
-        self.time = self.time.max(command.now_ms);
         let kind = command.command.as_ref().expect("the caller sends no other");
+        let clocks = match kind {
+            Command::AdvanceTime(advance) => Some(advance),
+            _ => None,
+        };
+        let majority = |nodes: &BTreeSet<u64>| at.majority(nodes);
+        match time_after(self.time, at.level, command.now_ms, clocks, &majority) {
+            Ok(time) => self.time = time,
+            Err(refused) => return answer(Err(refused)),
+        }
         let id = match self.request(command, kind) {
             Ok(id) => id,
             Err(answer) => return *answer,
@@ -182,7 +192,7 @@ impl Judging<'_> {
                 self.model.authority = set.version;
                 return Ok(self.done());
             }
-            Command::Sweep(_) => return Ok(self.done()),
+            Command::Sweep(_) | Command::AdvanceTime(_) => return Ok(self.done()),
             _ => {}
         }
         let Some(verdict) = command.verdict else {
@@ -205,9 +215,10 @@ impl Judging<'_> {
             Command::PutObject(put) => self.put(key_state, put),
             Command::FinishObject(finish) => self.finish(key_state, finish),
             Command::DeleteObject(delete) => self.delete(delete),
-            Command::AdvanceUploadEpoch(_) | Command::SetAuthority(_) | Command::Sweep(_) => {
-                refuse(Refusal::Malformed)
-            }
+            Command::AdvanceUploadEpoch(_)
+            | Command::SetAuthority(_)
+            | Command::Sweep(_)
+            | Command::AdvanceTime(_) => refuse(Refusal::Malformed),
         }
     }
 
@@ -394,6 +405,50 @@ fn answer(outcome: Outcome) -> v1::ShardAnswer {
     v1::ShardAnswer {
         answer: Some(answer),
     }
+}
+
+/// What time it is in a group after a command, or why the command is not taken: below level 1 as late as any leader
+/// says; from then on a leader is believed for a minute, most of the voters for a day, and with an operator for ever.
+pub(super) fn time_after(
+    time: u64,
+    level: u32,
+    reading: u64,
+    clocks: Option<&v1::AdvanceGroupTime>,
+    majority: &dyn Fn(&BTreeSet<u64>) -> bool,
+) -> Result<u64, v1::Refused> {
+    const MINUTE: u64 = 60_000;
+    const DAY: u64 = 86_400_000;
+    let jump = || v1::Refused {
+        reason: Refusal::ClockJump.into(),
+        moved_to: time,
+        ..Default::default()
+    };
+    if level == 0 {
+        return Ok(time.max(reading));
+    }
+    let Some(advance) = clocks else {
+        let taken = reading <= time.saturating_add(MINUTE);
+        return taken.then(|| time.max(reading)).ok_or_else(jump);
+    };
+    let said: BTreeMap<u64, u64> = advance
+        .clocks
+        .iter()
+        .map(|c| (c.node_id, c.clock_ms))
+        .collect();
+    if said.len() != advance.clocks.len() || !majority(&said.keys().copied().collect()) {
+        return Err(v1::Refused {
+            reason: Refusal::Malformed.into(),
+            ..Default::default()
+        });
+    }
+    let mut all: Vec<u64> = said.into_values().collect();
+    all.sort_unstable();
+    let median = all[(all.len() - 1) / 2];
+    let far = time > 0 && median > time.saturating_add(DAY);
+    if far && !advance.by_operator {
+        return Err(jump());
+    }
+    Ok(time.max(median))
 }
 
 /// A request without what may differ between two tries of it: clock, verdict and receipts.

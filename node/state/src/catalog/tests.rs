@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message as _;
-use proto::ids::{LogIndex, NodeId};
+use proto::ids::{FeatureLevel, LogIndex, NodeId};
 use proto::store::MemoryStore;
 use proto::v1::Refusal;
 
@@ -69,6 +69,7 @@ impl Catalog {
         let at = At {
             index: LogIndex(self.index),
             voters: &nobody,
+            level: FeatureLevel(0),
         };
         let answer = CatalogMachine.apply(at, &command, &mut self.state);
         invariants::catalog(&self.state).expect("invariants hold after every command");

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::ids::{DatasetId, LogIndex, NodeId, ObjectVersionId, RequestId, UploadEpoch};
+use proto::ids::{
+    DatasetId, FeatureLevel, LogIndex, NodeId, ObjectVersionId, RequestId, UploadEpoch,
+};
 use proto::store::MemoryStore;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -28,6 +30,7 @@ pub(crate) struct Shard {
     pub(crate) now_ms: u64,
     pub(crate) voters: Vec<BTreeSet<u64>>,
     pub(crate) log: Vec<Bytes>,
+    pub(crate) level: FeatureLevel,
     nonce: u64,
 }
 
@@ -40,6 +43,7 @@ impl Shard {
             now_ms: 1000,
             voters: vec![BTreeSet::from([1, 2, 3])],
             log: Vec::new(),
+            level: FeatureLevel(0),
             nonce: 0,
         }
     }
@@ -126,6 +130,7 @@ impl Shard {
         let at = At {
             index: LogIndex(self.index),
             voters: &voters,
+            level: self.level,
         };
         let answer = ShardMachine.apply(at, &command, &mut self.state, &mut self.local)?;
         if let Err(violation) = invariants::shard(&self.state) {

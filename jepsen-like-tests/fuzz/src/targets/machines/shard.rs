@@ -60,6 +60,7 @@ fn at(index: u64) -> At<'static> {
     At {
         index: LogIndex(index),
         voters: &voters,
+        level: node_state::time::TIME_BOUND_LEVEL,
     }
 }
 
