@@ -4,7 +4,6 @@
 //! listener, work, blocks, log. Refuses to start as a member it is not enrolled as.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{Identity, Role};
 use replica::disk::RealDisk;
-use replica::host::{Admission, Host, HostOptions, Tuning, is_taken};
+use replica::host::{Admission, Host, HostOptions, Tuning};
 use replica::net::TonicDialer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -408,8 +407,7 @@ impl Node {
     }
 }
 
-/// Asks the KMS for a newer set, until this node is in it. Who has been a member here starts without the KMS, whether
-/// it joined the region then or founded it.
+/// Asks the KMS for a newer set: once for a known member, until it is in it for a new one.
 async fn learn_own_enrolment(
     config: &Config,
     refresher: &Refresher,
@@ -417,14 +415,13 @@ async fn learn_own_enrolment(
     identity: &Identity,
 ) -> Result<(), StartError> {
     let known = |enrolments: &Enrolments| enrolments.current().by_identity(identity).is_some();
-    let new = config.join && !is_taken(&RealDisk, &raft_dir(config));
-    if !new && known(enrolments) {
+    if !config.join && known(enrolments) {
         return Ok(());
     }
     let learnt = async {
         loop {
             let fresh = refresher.refresh().await;
-            if known(enrolments) && (fresh || !new) {
+            if known(enrolments) && (fresh || !config.join) {
                 return;
             }
             tokio::time::sleep(LEARN_PAUSE).await;
@@ -433,10 +430,6 @@ async fn learn_own_enrolment(
     tokio::time::timeout(LEARN_MAX, learnt)
         .await
         .map_err(|_| StartError::NotEnrolled)
-}
-
-fn raft_dir(config: &Config) -> PathBuf {
-    config.data_dir.join("raft")
 }
 
 fn enrolled(
@@ -498,7 +491,7 @@ fn open_host(
         jurisdiction: config.jurisdiction.clone(),
         cluster: cluster_id,
         admission,
-        dir: raft_dir(config),
+        dir: config.data_dir.join("raft"),
         disk: Arc::new(RealDisk),
         dialer: Arc::new(dialer),
         log: Default::default(),
