@@ -19,9 +19,8 @@ use crate::world::{RIGHT, Rooms, World};
 const JUMPS: [f64; 4] = [0.3, 8.0, 95.0, 3_700.0];
 /// The largest jump of all clocks at once: a longer one waits for an operator, by design.
 const JUMP_OF_ALL: f64 = 25.0;
-/// The largest jump of a storage node's clock. Region time of its shards is the clock of whoever leads them: one that
-/// jumps by an hour voids every lease for an hour, which is known, and would leave nothing to be tested.
-const JUMP_OF_NODE: f64 = 8.0;
+/// The largest jump of a minority of the storage nodes' clocks: as of the KMS, past an hour's lease.
+const JUMP_OF_NODE: f64 = 3_700.0;
 /// Times of a strobe on either side.
 const STROBE_MS: std::ops::RangeInclusive<u64> = 20..=400;
 
@@ -34,7 +33,7 @@ pub(super) fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Resul
         false => (rng.random_range(1..=(members.len() / 2).max(1)), f64::MAX),
     };
     let most = match kind {
-        Kind::Node => JUMP_OF_NODE,
+        Kind::Node => most.min(JUMP_OF_NODE),
         Kind::Kms => most,
     };
     let victims = some(&members, count, rng);
