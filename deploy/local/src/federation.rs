@@ -34,6 +34,9 @@ pub struct RegionEntry {
     pub shards: u32,
     /// How many shares unseal.
     pub shares_needed: u32,
+    /// Seconds of an upload epoch; the nodes' default when absent.
+    #[serde(default)]
+    pub upload_epoch_seconds: Option<u32>,
     /// Whether the ceremony is done and the groups are founded.
     pub founded: bool,
     /// Its processes.

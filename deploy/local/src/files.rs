@@ -216,6 +216,10 @@ pub fn write_config(region: &RegionEntry, service: &Service, admission: Admissio
         Admission::Member => None,
     };
     if service.kind == Kind::Node {
+        if let Some(seconds) = region.upload_epoch_seconds {
+            let seconds = toml::Value::Integer(seconds.into());
+            config.insert("upload_epoch_seconds".to_owned(), seconds);
+        }
         let kms = region
             .living(Kind::Kms)
             .map(|kms| toml::Value::String(kms.endpoint.clone()));

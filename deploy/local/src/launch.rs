@@ -95,8 +95,10 @@ impl Local {
             bin: bin.to_owned(),
             places,
         };
+        let epochs = plan.upload_epoch_seconds;
         for (at, plan) in plan.regions.iter().enumerate() {
             let region = &mut local.federation.regions[at];
+            region.upload_epoch_seconds = epochs;
             files::make_region(region, plan.custodians.0)?;
             for service in region.services.clone() {
                 files::write_config(region, &service, Admission::Found)?;
@@ -316,6 +318,8 @@ impl Local {
                 ceremony::unseal(&region).await?;
             }
         }
+        // From now on an empty folder is a lost disk.
+        files::write_config(&region, &service, Admission::Member)?;
         self.write_contexts()
     }
 
@@ -447,6 +451,7 @@ fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEnt
         dir: dir.join(plan.region.as_str()),
         shards: plan.shards,
         shares_needed: plan.custodians.1,
+        upload_epoch_seconds: None,
         founded: false,
         services: Vec::new(),
         identities: Vec::new(),

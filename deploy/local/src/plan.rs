@@ -24,6 +24,8 @@ pub struct RegionPlan {
 pub struct FederationPlan {
     /// In order of start.
     pub regions: Vec<RegionPlan>,
+    /// Seconds of an upload epoch; the nodes' default when absent.
+    pub upload_epoch_seconds: Option<u32>,
 }
 
 impl FederationPlan {
@@ -39,6 +41,7 @@ impl FederationPlan {
         };
         Self {
             regions: vec![region("ch-zrh", "CH", 3), region("de-fra", "DE", 1)],
+            upload_epoch_seconds: None,
         }
     }
 
@@ -60,6 +63,7 @@ impl FederationPlan {
         };
         Ok(Self {
             regions: texts.iter().map(one).collect::<Result<_, _>>()?,
+            upload_epoch_seconds: None,
         })
     }
 }

@@ -51,6 +51,7 @@ fn with_region(members: u32, story: impl AsyncFnOnce(&mut Local) -> Result<()>) 
             shards: 1,
             custodians: (3, 2),
         }],
+        upload_epoch_seconds: None,
     };
     let outcome = runtime.block_on(async {
         let mut local = match Local::up_with(&dir, &plan, &bin).await {

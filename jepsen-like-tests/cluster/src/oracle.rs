@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use local::{Kind, search};
+use local::{Kind, process, search};
 use memchr::memmem::Finder;
 
 use crate::net::{self, LINK, link_of};
@@ -260,7 +260,9 @@ impl Oracle {
 
     fn search_memory(&self, world: &World, found: &mut Residency) -> Result<()> {
         let all = self.needles();
-        for service in world.local.services().filter(|s| s.kind == Kind::Node) {
+        let nodes = world.local.services().filter(|s| s.kind == Kind::Node);
+        // One that has ended has no memory; who ran the world says that it has.
+        for service in nodes.filter(|node| process::is_running(node)) {
             let mut read = 0;
             let mut hits = vec![false; all.len()];
             search::memory(service.pid, overlap(&all), &mut |window| {

@@ -68,6 +68,9 @@ pub struct Report {
     pub seconds: u64,
     /// Verdict of each workload.
     pub verdicts: Vec<Verdict>,
+    /// Why operations had no effect or an unknown one, and how many.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// Faults in the order of their injection.
     pub faults: Vec<FaultEvent>,
     /// Faults that could not be injected, and why.

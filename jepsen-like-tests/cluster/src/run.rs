@@ -53,6 +53,8 @@ pub struct Plan {
     pub seed: u64,
     /// The world.
     pub world: WorldPlan,
+    /// How long an object that cannot be read is tried again at the end.
+    pub patience: Duration,
     /// Whether wires, disks and memory are watched and searched.
     pub residency: bool,
     /// Where history and report go.
@@ -117,6 +119,7 @@ async fn in_world(plan: &Plan, world: &mut World) -> Result<Report> {
     let access = Access {
         region: world.home()?.clone(),
         seed: plan.seed,
+        patience: plan.patience,
     };
     let (stop, stopped) = watch::channel(false);
     let mut running = JoinSet::new();
@@ -155,6 +158,7 @@ async fn in_world(plan: &Plan, world: &mut World) -> Result<Report> {
         let access = Access {
             region: world.home()?.clone(),
             seed: plan.seed,
+            patience: plan.patience,
         };
         for workload in &plan.workloads {
             let finished = workload::finish(*workload, &access, recorder.clone());
@@ -170,6 +174,9 @@ async fn in_world(plan: &Plan, world: &mut World) -> Result<Report> {
     let (ops, series) = recorder.close()?;
     report.series = series;
     report.write_pause_ms = write_pause_ms(&ops, report.seconds);
+    for why in ops.iter().filter_map(|op| op.error.clone()) {
+        *report.refused.entry(why).or_default() += 1;
+    }
     println!("judging {} operations", ops.len());
     for workload in &plan.workloads {
         let own: Vec<Op> = ops

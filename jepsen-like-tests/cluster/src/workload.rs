@@ -25,6 +25,9 @@ mod retry;
 mod session;
 mod set;
 
+/// How long a region that has been healed is asked again: [`Access::patience`], unless nothing is expected of it.
+pub const PATIENCE: Duration = session::LAST_LOOK_MAX;
+
 /// How a region is reached, and where chance comes from.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -32,6 +35,8 @@ pub struct Access {
     pub region: RegionEntry,
     /// Of everything that a workload chooses.
     pub seed: u64,
+    /// How long an object that cannot be read is tried again at the end.
+    pub patience: Duration,
 }
 
 /// Runs a workload until `stop` says so. An error is the harness's; what the product does is recorded.

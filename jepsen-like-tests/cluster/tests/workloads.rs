@@ -128,6 +128,7 @@ fn access(local: &Local, seed: u64) -> Result<Access> {
     Ok(Access {
         region: local.federation.region("ch-zrh")?.clone(),
         seed,
+        patience: workload::PATIENCE,
     })
 }
 

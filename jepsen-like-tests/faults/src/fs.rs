@@ -76,6 +76,14 @@ impl FaultFs {
     fn empty(reply: ReplyEmpty, done: io::Result<()>) {
         answer!(reply, done, |()| reply.ok());
     }
+
+    /// Who tells the volume to cut the power does not wait for a slow sync.
+    fn wait_for_sync(&self) {
+        let take = self.0.lock().syncs_take();
+        if !take.is_zero() {
+            std::thread::sleep(take);
+        }
+    }
 }
 
 impl Filesystem for FaultFs {
@@ -271,6 +279,7 @@ impl Filesystem for FaultFs {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.wait_for_sync();
         let mut volume = self.0.lock();
         let done = volume.handle(fh.0).and_then(|()| volume.sync(ino.0));
         Self::empty(reply, done);
@@ -312,6 +321,7 @@ impl Filesystem for FaultFs {
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.wait_for_sync();
         let mut volume = self.0.lock();
         let done = volume.handle(fh.0).and_then(|()| volume.sync_dir(ino.0));
         Self::empty(reply, done);

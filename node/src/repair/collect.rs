@@ -176,14 +176,14 @@ fn upload_over(held: &Held, flushed: UploadEpoch, store: &BlockStore) -> bool {
     upload_is_over(held.upload_epoch, flushed)
 }
 
-/// The broken promise: a day by this node's clock, as if no commit could be that late.
+/// The broken promise: an hour by this node's clock, as if no commit could be that late.
 fn upload_is_old(held: &Held, store: &BlockStore) -> bool {
-    const DAY_MS: u64 = 24 * 3600 * 1000;
+    const HOUR_MS: u64 = 3600 * 1000;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now_ms = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     store
         .head(held.key)
-        .is_ok_and(|head| now_ms.saturating_sub(head.owner.begun_at.0) > DAY_MS)
+        .is_ok_and(|head| now_ms.saturating_sub(head.owner.begun_at.0) > HOUR_MS)
 }
 
 /// Does one step of collection in a shard; answers how many blocks went.

@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
 use super::process::any_kind;
-use super::{Done, Fault, some};
+use super::{Done, Fault, names, some};
 use crate::world::{RIGHT, Rooms, World};
 
 /// Jumps of a minority's clocks, in seconds: within what time in a log may do, past it, past an hour's lease.
@@ -21,10 +21,17 @@ const JUMPS: [f64; 4] = [0.3, 8.0, 95.0, 3_700.0];
 const JUMP_OF_ALL: f64 = 25.0;
 /// The largest jump of a minority of the storage nodes' clocks: as of the KMS, past an hour's lease.
 const JUMP_OF_NODE: f64 = 3_700.0;
+/// As if every upload under way had begun long ago. By more than a day, nodes would know nobody.
+const HOURS: f64 = 2.0 * 3_600.0;
+/// How long a replica may take to flush what it has applied, and to sweep its blocks for what that ends.
+const FLUSHED_MAX: Duration = Duration::from_secs(20);
 /// Times of a strobe on either side.
 const STROBE_MS: std::ops::RangeInclusive<u64> = 20..=400;
 
-pub(super) fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
+pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
+    if fault == Fault::ClockHours {
+        return hours(world).await;
+    }
     let kind = any_kind(rng);
     let members = world.services(Some(kind));
     let all = rng.random_range(0..4) == 0;
@@ -55,6 +62,16 @@ pub(super) fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Resul
             format!("clocks of {whose} jump by {seconds:+} s and back every {every:?}")
         }
     };
+    Ok(Done::to(victims, says))
+}
+
+async fn hours(world: &World) -> Result<Done> {
+    let victims = names(&world.services(Some(Kind::Node)));
+    for name in &victims {
+        world.rooms.set_clock(name, HOURS)?;
+    }
+    tokio::time::sleep(FLUSHED_MAX).await;
+    let says = format!("clocks of {} jump by {HOURS:+} s", victims.join(", "));
     Ok(Done::to(victims, says))
 }
 

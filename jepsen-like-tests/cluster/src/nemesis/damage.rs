@@ -16,8 +16,9 @@ use rand::seq::IndexedRandom as _;
 
 use crate::world::{LOOK, World};
 
-/// How long the scrubber may take for two rounds; after that the damage counts as not mended.
-const MENDED_MAX: Duration = Duration::from_secs(120);
+/// How long the scrubber is waited for. What it has not read twice by then counts as not mended: it reads slowly, and
+/// a region of many blocks takes it many minutes. Such a node stays the only one whose blocks may be damaged.
+const MENDED_MAX: Duration = Duration::from_secs(10);
 /// Rounds in which every stored block has been read since the damage: the first may have been past it.
 const ROUNDS: u64 = 2;
 /// What a disk loses as one.

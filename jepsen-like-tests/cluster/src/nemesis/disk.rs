@@ -17,6 +17,8 @@ use crate::world::{LOOK, World};
 const SYNC_ERROR_MAX: Duration = Duration::from_secs(30);
 /// How long it may run on after a sync has failed.
 const RUNS_ON_MAX: Duration = Duration::from_secs(10);
+/// How long disks are busy before the power goes, a few syncs long.
+const BUSY: Duration = Duration::from_millis(800);
 /// A sync that is never reached.
 const NEVER: Command = Command::FailSync { after: u64::MAX };
 
@@ -44,7 +46,7 @@ pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) ->
         Fault::SyncError => sync_error(world, rng).await,
         Fault::PowerCut => {
             let victims = one(&world.living(Some(any_kind(rng))), rng);
-            power_cut(world, victims.into_iter().collect(), Survival::Nothing, rng)
+            power_cut(world, victims.into_iter().collect(), Survival::Nothing, rng).await
         }
         Fault::PowerCutAll => {
             let all = world.living(None);
@@ -52,11 +54,11 @@ pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) ->
                 true => Survival::Mixed,
                 false => Survival::Nothing,
             };
-            power_cut(world, all, survival, rng)
+            power_cut(world, all, survival, rng).await
         }
         Fault::TornWrite => {
             let victims = one(&world.living(Some(any_kind(rng))), rng);
-            power_cut(world, victims.into_iter().collect(), Survival::Mixed, rng)
+            power_cut(world, victims.into_iter().collect(), Survival::Mixed, rng).await
         }
         _ => damage_blocks(fault, world, rng),
     }
@@ -104,8 +106,9 @@ async fn sync_error(world: &mut World, rng: &mut StdRng) -> Result<Done> {
     }
 }
 
-/// Kills all victims, then takes from their disks what was not synced.
-fn power_cut(
+/// Keeps the victims' disks busy, so that syncs are under way; kills all, then takes from the disks what was not
+/// synced.
+async fn power_cut(
     world: &mut World,
     victims: Vec<Service>,
     survival: Survival,
@@ -115,6 +118,11 @@ fn power_cut(
     if victims.is_empty() {
         return Ok(Done::not_now("nobody runs"));
     }
+    let millis = u64::try_from(BUSY.as_millis())? / 4;
+    for name in &victims {
+        world.rooms.volume(name, Command::SlowSync { millis })?;
+    }
+    tokio::time::sleep(BUSY).await;
     tokio::task::block_in_place(|| world.local.kill_all_of(&victims))?;
     let (mut kept, mut lost, mut torn) = (0, 0, 0);
     for name in &victims {

@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context as Poll1, Poll};
+use std::task::{Context as Poll1, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -25,12 +25,13 @@ use super::content::{Content, HEAD_BYTES};
 use super::ended;
 use super::keys::{Keys, touched};
 use super::register::{number_of, numbered};
-use super::session::LAST_LOOK_MAX;
 use super::{Access, Stop};
 use crate::recorder::{Client, Ended, Recorder};
 
 const DATASET: &str = "blocks";
 const CLIENTS_MAX: u64 = 3;
+/// Of these, how many upload from sources that stall.
+const SLOW: u64 = 1;
 const KEYS: usize = 3;
 const OPERATIONS_MAX: u32 = 24;
 const PAUSE: Duration = Duration::from_millis(150);
@@ -41,8 +42,13 @@ const OPERATION_MAX: Duration = Duration::from_secs(45);
 const SMALL: std::ops::Range<u64> = (40 << 10)..(200 << 10);
 const MIDDLE: std::ops::Range<u64> = (1 << 20)..(4 << 20);
 const LARGE: std::ops::Range<u64> = (8 << 20)..(20 << 20);
-/// Plaintext of one run: disks hold three sealed copies, and what is replaced goes late.
-const RUN_BYTES_MAX: u64 = 2 << 30;
+/// Where a slow source stalls: a block is stored and nothing refers to it.
+const STALL_AT: u64 = 9 << 20;
+/// For how long: until an epoch that began meanwhile is flushed, and what goes with it is unlinked.
+const STALL: Duration = Duration::from_secs(25);
+/// Plaintext of large objects of one run: disks hold three sealed copies, what is replaced goes late, and a scrubber
+/// is to come round.
+const RUN_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
     let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
@@ -63,6 +69,7 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
             shared: shared.clone(),
             client: recorder.client(Workload::Blocks),
             rng: SmallRng::seed_from_u64(access.seed ^ (0xb10 + client)),
+            slow: client < SLOW,
         };
         tasks.spawn(task.run(stop.clone()));
     }
@@ -83,6 +90,7 @@ struct Task {
     shared: Arc<Shared>,
     client: Client,
     rng: SmallRng,
+    slow: bool,
 }
 
 impl Task {
@@ -90,7 +98,8 @@ impl Task {
         while !stop.is_now() {
             let name = self.shared.keys.pick(&mut self.rng);
             let rests = match self.rng.random_range(0..20) {
-                0..9 => self.put(&name).await?,
+                _ if self.slow => self.put(&name, Some(stop.clone())).await?,
+                0..9 => self.put(&name, None).await?,
                 9 => self.delete(&name).await?,
                 _ => {
                     let part = self.rng.random_range(0..3) == 0;
@@ -114,17 +123,26 @@ impl Task {
         self.rng.random_range(range)
     }
 
-    async fn put(&mut self, name: &str) -> Result<bool> {
+    /// With `stalls`, from a source that stalls unless the run ends.
+    async fn put(&mut self, name: &str, stalls: Option<Stop>) -> Result<bool> {
         let key: ObjectKey = name.parse()?;
         let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed);
-        let content = Content::new(number, self.bytes());
+        let bytes = match &stalls {
+            Some(_) => STALL_AT + self.rng.random_range(SMALL),
+            None => self.bytes(),
+        };
+        let content = Content::new(number, bytes);
         self.shared
             .bytes
             .fetch_add(content.bytes, Ordering::Relaxed);
         // A stream goes by once; bytes at hand are sent again.
-        let body = match self.rng.random_range(0..3) {
-            0 => Body::stream(Stream { content, at: 0 }),
-            _ => content.body().into(),
+        let body = match (stalls, self.rng.random_range(0..3)) {
+            (Some(mut stop), _) => {
+                let over = async move { stop.pause(STALL).await };
+                Body::stream(Stream::new(content, Some(Box::pin(over))))
+            }
+            (None, 0) => Body::stream(Stream::new(content, None)),
+            (None, _) => content.body().into(),
         };
         let options = numbered(number, Precondition::Any);
         let asked = self.client.begin(name, F::Write).value(number);
@@ -225,18 +243,38 @@ async fn compare(
     Ok(Some(Ok(number)))
 }
 
+/// The end of a stall.
+type Over = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
 /// A body that is made as it is read.
 struct Stream {
     content: Content,
     at: u64,
+    stall: Option<Over>,
+}
+
+impl Stream {
+    fn new(content: Content, stall: Option<Over>) -> Self {
+        Self {
+            content,
+            at: 0,
+            stall,
+        }
+    }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _: &mut Poll1<'_>,
+        context: &mut Poll1<'_>,
         out: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if self.at >= STALL_AT
+            && let Some(stall) = &mut self.stall
+        {
+            ready!(stall.as_mut().poll(context));
+            self.stall = None;
+        }
         let end = self.at + out.remaining() as u64;
         let piece = self.content.slice(self.at, end);
         self.at += piece.len() as u64;
@@ -255,7 +293,7 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
     let mut client = recorder.client(Workload::Blocks);
     for name in keys {
         let key: ObjectKey = name.parse()?;
-        let end = Instant::now() + LAST_LOOK_MAX;
+        let end = Instant::now() + access.patience;
         loop {
             let asked = client.begin(&name, F::Read).last();
             let read = timeout(OPERATION_MAX, compare(&dataset, &key, None)).await;
