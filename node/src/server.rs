@@ -4,6 +4,7 @@
 //! listener, work, blocks, log. Refuses to start as a member it is not enrolled as.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{Identity, Role};
 use replica::disk::RealDisk;
-use replica::host::{Admission, Host, HostOptions, Tuning};
+use replica::host::{Admission, Host, HostOptions, Tuning, is_taken};
 use replica::net::TonicDialer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -407,7 +408,8 @@ impl Node {
     }
 }
 
-/// Asks the KMS for a newer set: once for a known member, until it is in it for a new one.
+/// Asks the KMS for a newer set, until this node is in it. Who has been a member here starts without the KMS, whether
+/// it joined the region then or founded it.
 async fn learn_own_enrolment(
     config: &Config,
     refresher: &Refresher,
@@ -415,13 +417,14 @@ async fn learn_own_enrolment(
     identity: &Identity,
 ) -> Result<(), StartError> {
     let known = |enrolments: &Enrolments| enrolments.current().by_identity(identity).is_some();
-    if !config.join && known(enrolments) {
+    let new = config.join && !is_taken(&RealDisk, &raft_dir(config));
+    if !new && known(enrolments) {
         return Ok(());
     }
     let learnt = async {
         loop {
             let fresh = refresher.refresh().await;
-            if known(enrolments) && (fresh || !config.join) {
+            if known(enrolments) && (fresh || !new) {
                 return;
             }
             tokio::time::sleep(LEARN_PAUSE).await;
@@ -430,6 +433,10 @@ async fn learn_own_enrolment(
     tokio::time::timeout(LEARN_MAX, learnt)
         .await
         .map_err(|_| StartError::NotEnrolled)
+}
+
+fn raft_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("raft")
 }
 
 fn enrolled(
@@ -491,7 +498,7 @@ fn open_host(
         jurisdiction: config.jurisdiction.clone(),
         cluster: cluster_id,
         admission,
-        dir: config.data_dir.join("raft"),
+        dir: raft_dir(config),
         disk: Arc::new(RealDisk),
         dialer: Arc::new(dialer),
         log: Default::default(),

@@ -488,6 +488,23 @@ async fn a_node_is_replaced_without_losing_a_block() {
     region.stop().await;
 }
 
+/// Goes red where a node that joined once waits for the KMS at every start: with every process of a region killed at
+/// once the nodes and the sealed KMS would wait for each other's operators.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joined_comes_back_while_there_is_no_kms() {
+    let mut region = Region::with_dataset(3).await;
+    region.start_new(1001).await;
+    change_members(&region, Some(1001), None).await;
+    region.put("c1", put("a", 1)).await.expect("put");
+    region.end_kms();
+    region.kill(1001).await;
+    region.restart(1001).await;
+    // Of four voters three have to go on.
+    region.kill(1).await;
+    region.put("c1", put("b", 2)).await.expect("put");
+    region.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_by_force_is_refused_without_approvals() {
     let region = Region::with_dataset(1).await;

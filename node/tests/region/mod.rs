@@ -5,7 +5,7 @@
 
 #![allow(unreachable_pub, dead_code, reason = "shared by several test targets")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ pub struct Region {
     kms: SocketAddr,
     nodes: BTreeMap<u64, (SocketAddr, Option<Node>)>,
     clocks: BTreeMap<u64, Arc<OffClock>>,
+    // Their configuration says so for ever.
+    joined: BTreeSet<u64>,
     full_percent: u64,
     _kms: JoinHandle<()>,
 }
@@ -109,6 +111,7 @@ impl Region {
             genesis: v1::SignedEnrolmentSet::default(),
             nodes: BTreeMap::new(),
             clocks: BTreeMap::new(),
+            joined: BTreeSet::new(),
             full_percent: 98,
             kms,
             dir,
@@ -280,8 +283,14 @@ impl Region {
     }
 
     pub async fn restart(&mut self, id: u64) {
-        let node = start(self.config(id, false), self.clock(id), None).await;
+        let config = self.config(id, self.joined.contains(&id));
+        let node = start(config, self.clock(id), None).await;
         self.nodes.get_mut(&id).expect("enrolled").1 = Some(node);
+    }
+
+    /// From now on nobody gives an enrolment set.
+    pub fn end_kms(&self) {
+        self._kms.abort();
     }
 
     /// Restarts every node with another mark of a full disk.
@@ -297,6 +306,7 @@ impl Region {
     /// Enrols and starts a new node that joins; it is in no group yet.
     pub async fn start_new(&mut self, id: u64) {
         let listener = self.enrol_node(id).await;
+        self.joined.insert(id);
         self.authority.lock().version += 1;
         let (config, clock) = (self.config(id, true), self.clock(id));
         let node = start(config, clock, Some(listener)).await;

@@ -104,6 +104,11 @@ pub(crate) fn claim(
     }
 }
 
+/// Whether `dir` is a member's already, so that it resumes there whatever it is told to be.
+pub fn is_taken(disk: &dyn Disk, dir: &Path) -> bool {
+    disk.open(&dir.join(NAME)).is_ok()
+}
+
 /// Writes the identity of a new member, durably. Its log may be used only after that.
 pub(crate) fn found(disk: &dyn Disk, dir: &Path, owner: &Owner<'_>) -> Result<(), FolderError> {
     let failed = |source| FolderError::Disk {
