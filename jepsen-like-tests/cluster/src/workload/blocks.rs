@@ -46,9 +46,10 @@ const LARGE: std::ops::Range<u64> = (8 << 20)..(20 << 20);
 const STALL_AT: u64 = 9 << 20;
 /// For how long: until an epoch that began meanwhile is flushed, and what goes with it is unlinked.
 const STALL: Duration = Duration::from_secs(25);
-/// Plaintext of large objects of one run: disks hold three sealed copies, what is replaced goes late, and a scrubber
-/// is to come round.
-const RUN_BYTES_MAX: u64 = 256 << 20;
+/// Plaintext of large objects, at first and then by the second: disks hold three sealed copies, what is replaced goes
+/// late, and a scrubber is to come round.
+const LARGE_BYTES_FIRST: u64 = 256 << 20;
+const LARGE_BYTES_A_SECOND: u64 = 1 << 20;
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
     let Some(region) = access.connect(CLIENTS[0], &mut stop).await? else {
@@ -61,6 +62,7 @@ pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> 
         keys: Keys::new("b", KEYS, OPERATIONS_MAX),
         numbers: AtomicU64::new(1),
         bytes: AtomicU64::new(0),
+        began: Instant::now(),
     });
     let mut tasks = JoinSet::new();
     for client in 0..CLIENTS_MAX {
@@ -83,6 +85,7 @@ struct Shared {
     keys: Keys,
     numbers: AtomicU64,
     bytes: AtomicU64,
+    began: Instant,
 }
 
 struct Task {
@@ -113,7 +116,9 @@ impl Task {
     }
 
     fn bytes(&mut self) -> u64 {
-        let spent = self.shared.bytes.load(Ordering::Relaxed) >= RUN_BYTES_MAX;
+        let granted =
+            LARGE_BYTES_FIRST + self.shared.began.elapsed().as_secs() * LARGE_BYTES_A_SECOND;
+        let spent = self.shared.bytes.load(Ordering::Relaxed) >= granted;
         let range = match self.rng.random_range(0..20) {
             _ if spent => SMALL,
             0 => LARGE,
