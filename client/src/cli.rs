@@ -7,7 +7,7 @@ mod dataset;
 mod doctor;
 mod failure;
 mod keys;
-mod location;
+pub(crate) mod location;
 mod operate;
 mod output;
 
@@ -17,8 +17,6 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use client::{ContextFile, Region, Tuning};
 
 use self::failure::Failure;
-#[cfg(feature = "fuzzing")]
-pub(crate) use self::location::Location;
 
 const EXIT_CODES: &str = "Exit codes:
   0  done

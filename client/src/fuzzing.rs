@@ -4,7 +4,8 @@
 
 use clap::Parser as _;
 
-use crate::cli::{Arguments, Location};
+use crate::cli::Arguments;
+use crate::cli::location::Location;
 use crate::ids::{DatasetName, ObjectKey};
 
 /// The words after the command's name: whether it would begin, or what it tells the person.
