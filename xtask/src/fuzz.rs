@@ -27,13 +27,19 @@ const INPUT_SECONDS_MAX: u32 = 10;
 /// The target with a fault in it, and how long finding that may take.
 const PLANTED: &str = "planted";
 const PLANTED_SECONDS_MAX: u32 = 20;
+/// The short run, as CI has it: seconds of all targets together, and the folder of what it finds.
+const CI: &str = "ci";
+const SHORT_SECONDS: u32 = 45;
+const SHORT: &str = "short";
 /// Bytes of an input that is kept in the repository.
 const KEPT_BYTES_MAX: u32 = 4095;
+/// Inputs of one target that are.
+const KEPT_INPUTS_MAX: usize = 50;
 
 /// Fuzz every parser of bytes from network, disk or person.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only targets whose name contains this.
+    /// Only targets whose name contains this; `ci`: all of them, a second or two each, from what is kept alone.
     target: Option<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = SECONDS)]
@@ -49,6 +55,12 @@ pub(crate) struct Arguments {
     keep: bool,
 }
 
+impl Arguments {
+    fn is_short(&self) -> bool {
+        self.target.as_deref() == Some(CI)
+    }
+}
+
 /// Where things are.
 struct Places {
     /// The fuzzer.
@@ -57,6 +69,36 @@ struct Places {
     kept: PathBuf,
     /// What was found and not kept, and crashes.
     found: PathBuf,
+}
+
+/// How targets are run.
+struct Pace {
+    /// Targets at once.
+    jobs: usize,
+    /// Seconds of each.
+    seconds: u32,
+    /// The folder of what is found: a short run begins with an empty one, so that it takes no longer from time to time.
+    folder: &'static str,
+}
+
+impl Pace {
+    fn new(arguments: &Arguments, targets: usize) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = arguments.jobs.unwrap_or(processors).clamp(1, targets);
+        let rounds = u32::try_from(targets.div_ceil(jobs)).unwrap_or(u32::MAX);
+        match arguments.is_short() {
+            true => Self {
+                jobs,
+                seconds: (SHORT_SECONDS / rounds).max(1),
+                folder: SHORT,
+            },
+            false => Self {
+                jobs,
+                seconds: arguments.seconds,
+                folder: "found",
+            },
+        }
+    }
 }
 
 pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<()> {
@@ -68,6 +110,7 @@ pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<(
     let all = places.targets()?;
     let chosen: Vec<_> = match &arguments.target {
         None => all,
+        Some(_) if arguments.is_short() => all,
         // A whole name is that target alone.
         Some(name) if all.iter().any(|(one, _)| one == name) => {
             all.into_iter().filter(|(one, _)| one == name).collect()
@@ -88,7 +131,7 @@ pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<(
         return crate::call(places.fuzzer(name).arg(input));
     }
     places.finds_what_is_planted()?;
-    let outcomes = places.fuzz(&chosen, arguments)?;
+    let outcomes = places.fuzz(&chosen, &Pace::new(arguments, chosen.len()))?;
     if arguments.keep {
         for (name, _) in &chosen {
             places.keep(name)?;
@@ -155,14 +198,12 @@ impl Places {
     }
 
     /// Runs the targets, some at once, each in its own process.
-    fn fuzz(&self, chosen: &[(String, u32)], arguments: &Arguments) -> Result<Vec<Outcome>> {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let jobs = arguments.jobs.unwrap_or(processors).clamp(1, chosen.len());
+    fn fuzz(&self, chosen: &[(String, u32)], pace: &Pace) -> Result<Vec<Outcome>> {
         let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             let work = || -> Result<()> {
                 while let Some((name, len_max)) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let outcome = self.one(name, *len_max, arguments.seconds)?;
+                    let outcome = self.one(name, *len_max, pace)?;
                     println!("{}", outcome.line());
                     outcomes
                         .lock()
@@ -171,7 +212,7 @@ impl Places {
                 }
                 Ok(())
             };
-            let threads: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            let threads: Vec<_> = (0..pace.jobs).map(|_| scope.spawn(work)).collect();
             threads
                 .into_iter()
                 .try_for_each(|thread| thread.join().expect("work does not panic"))
@@ -181,9 +222,12 @@ impl Places {
         Ok(outcomes)
     }
 
-    /// One target for some seconds: from its own valid inputs, what is kept, and what earlier runs found.
-    fn one(&self, name: &str, len_max: u32, seconds: u32) -> Result<Outcome> {
-        let found = self.folder("found", name)?;
+    /// One target for some seconds: from its own valid inputs, what is kept, and what earlier runs of its kind found.
+    fn one(&self, name: &str, len_max: u32, pace: &Pace) -> Result<Outcome> {
+        let found = self.folder(pace.folder, name)?;
+        if pace.folder == SHORT {
+            std::fs::remove_dir_all(&found).and_then(|()| std::fs::create_dir_all(&found))?;
+        }
         let seeds = self.folder("seeds", name)?;
         let crashes = self.folder("crashes", name)?;
         let written = self.fuzzer(name).env("REDUIT_FUZZ_SEEDS", &seeds).status();
@@ -191,10 +235,9 @@ impl Places {
             bail!("{name} has no valid inputs to begin with");
         }
         let before = report::files(&found)?;
-        let crashed_before = report::files(&crashes)?;
         let mut command = self.fuzzer(name);
         command
-            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-max_total_time={}", pace.seconds))
             .arg(format!("-max_len={len_max}"))
             .arg(format!("-rss_limit_mb={RSS_MIB_MAX}"))
             .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
@@ -213,9 +256,10 @@ impl Places {
         let text = String::from_utf8_lossy(&output.stderr);
         let mut outcome = Outcome::read(name, &text);
         outcome.new = report::files(&found)?.difference(&before).count();
+        // As it says which: an input that crashed before may be there already.
         outcome.crashes = report::files(&crashes)?
-            .difference(&crashed_before)
-            .cloned()
+            .into_iter()
+            .filter(|input| text.contains(&*input.to_string_lossy()))
             .collect();
         if !output.status.success() {
             println!("{}", report::end_of(&text));
@@ -229,7 +273,7 @@ impl Places {
         Ok(outcome)
     }
 
-    /// Replaces the kept corpus of a target by the fewest inputs that reach everything known.
+    /// Replaces the kept corpus of a target by few inputs that reach what is known.
     fn keep(&self, name: &str) -> Result<()> {
         let fresh = self.folder("fresh", name)?;
         std::fs::remove_dir_all(&fresh).and_then(|()| std::fs::create_dir_all(&fresh))?;
@@ -247,9 +291,15 @@ impl Places {
             .stderr(Stdio::null());
         crate::call(&mut merge)?;
         std::fs::remove_dir_all(&kept).and_then(|()| std::fs::create_dir_all(&kept))?;
-        for file in report::files(&fresh)? {
+        let mut files = Vec::from_iter(report::files(&fresh)?);
+        files.sort_by_cached_key(|file| std::fs::metadata(file).map_or(0, |file| file.len()));
+        // Of more than there is room for, small ones and large ones alike.
+        for file in files
+            .iter()
+            .step_by(files.len().div_ceil(KEPT_INPUTS_MAX).max(1))
+        {
             let file_name = file.file_name().context("a file has a name")?;
-            std::fs::copy(&file, kept.join(file_name))?;
+            std::fs::copy(file, kept.join(file_name))?;
         }
         Ok(())
     }
