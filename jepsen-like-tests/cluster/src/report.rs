@@ -149,6 +149,11 @@ impl Report {
         reasons
     }
 
+    /// Anomalies of all judges: each is at least one operation that was lost or wrong.
+    pub(crate) fn anomalies(&self) -> u64 {
+        self.verdicts.iter().map(|verdict| verdict.found).sum()
+    }
+
     /// Operations of all workloads: ok, fail, info.
     pub fn totals(&self) -> (u64, u64, u64) {
         let sum = |of: fn(&Verdict) -> u64| self.verdicts.iter().map(of).sum();
@@ -220,6 +225,12 @@ impl Report {
                 }
             );
         }
+        let _ = writeln!(
+            out,
+            "acknowledged operations lost or wrong: {} of {}",
+            self.anomalies(),
+            self.totals().0
+        );
         let _ = writeln!(
             out,
             "longest write pause {} ms; recovered after {} ms; {} replicas compared; {} bytes between regions",

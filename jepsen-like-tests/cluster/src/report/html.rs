@@ -47,7 +47,7 @@ pub(super) fn page(report: &Report) -> String {
         out,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Reduit fault run, seed {seed}</title><style>{STYLE}</style>\
          <h1>Fault run, seed {seed}: <span class=\"{class}\">{verdict}</span></h1>\
-         <p>{seconds} s of load: {all} operations, {ok} ok, {fail} refused, {info} of unknown outcome; {faults} faults of {kinds} kinds. \
+         <p>{seconds} s of load: {all} operations, {ok} ok, {fail} refused, {info} of unknown outcome; acknowledged and lost or wrong: {wrong}; {faults} faults of {kinds} kinds. \
          Longest time without an acknowledged write {pause} ms. After the last fault the region was ready in {recovery} ms.</p>",
         seed = report.seed,
         class = if good { "good" } else { "bad" },
@@ -58,6 +58,7 @@ pub(super) fn page(report: &Report) -> String {
         },
         seconds = report.seconds,
         all = ok + fail + info,
+        wrong = report.anomalies(),
         faults = report.faults.len(),
         kinds = report.by_kind().len(),
         pause = report.write_pause_ms,
