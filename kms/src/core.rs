@@ -123,7 +123,9 @@ impl Core {
                 region.custodians.len(),
             )),
             (Posture::Unrecorded, _) => reasons.push(
-                "unsealed, but not on record yet: waits for a majority of the replicas".to_owned(),
+                "unsealed, but not on record yet: waits for a majority of the replicas, and where another one's log \
+                 goes further, for that one to be unsealed too"
+                    .to_owned(),
             ),
             (Posture::Unsealed, _) => {}
         }
@@ -161,7 +163,8 @@ impl Core {
         let (boot, _) = self.seal.offer();
         let have = match self.seal.posture() {
             Posture::Sealed { have } => u32::from(have),
-            Posture::Unrecorded | Posture::Unsealed => 0,
+            Posture::Unrecorded => region.as_ref().map_or(0, |region| region.shares_needed),
+            Posture::Unsealed => 0,
         };
         let ids = |ids: &mut dyn Iterator<Item = NodeId>| ids.map(|id| id.0).collect();
         v1::KmsStatusReply {

@@ -107,6 +107,7 @@ pub async fn unseal(region: &RegionEntry) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         let mut sealed = Vec::new();
+        let mut waiting = Vec::new();
         let mut unsealed = 0;
         for replica in region
             .living(Kind::Kms)
@@ -114,10 +115,15 @@ pub async fn unseal(region: &RegionEntry) -> Result<()> {
         {
             match operator.kms_status(NodeId(replica.node_id)).await {
                 Ok(status) if !status.sealed => unsealed += 1,
+                // It has the root key and cannot lead yet: of the others one may have the longer log, which a sealed
+                // replica does not lead with either.
+                Ok(status) if status.initialised && status.shares_have >= status.shares_needed => {
+                    waiting.push(replica);
+                }
                 Ok(_) | Err(_) => sealed.push(replica),
             }
         }
-        let Some(next) = sealed.first() else {
+        let Some(next) = sealed.first().or(waiting.first()) else {
             return Ok(());
         };
         if Instant::now() > end {
@@ -127,7 +133,9 @@ pub async fn unseal(region: &RegionEntry) -> Result<()> {
                 next.log.display()
             );
         }
-        let outcome = if unsealed > 0 {
+        let outcome = if sealed.is_empty() {
+            Err(anyhow::anyhow!("it waits for a majority"))
+        } else if unsealed > 0 {
             operator
                 .approve_unseal(NodeId(next.node_id), &approver)
                 .await

@@ -208,6 +208,32 @@ impl AsyncRead for CutOff {
 }
 
 /// What callers get wrong: each time a clear error, and nothing lost.
+/// Goes red where whoever holds the shares stays with the first replica: sealed ones with longer logs do not lead.
+#[test]
+fn a_kms_that_was_lost_as_a_whole_comes_back_though_its_first_replica_lags() {
+    with_region(3, async |local| {
+        let dataset = dataset(local).await?;
+        dataset
+            .put(&key("kept"), "content", &PutOptions::default())
+            .await?;
+        let replicas = local.services().filter(|service| service.kind == Kind::Kms);
+        let names: Vec<String> = replicas.map(|service| service.name.clone()).collect();
+        local.kill(&names[0])?;
+        for _ in 0..3 {
+            // Each is on record with the other two.
+            dataset.get_bytes(&key("kept")).await?;
+        }
+        local.kill_all_of(&names[1..])?;
+        local.start_all_of(&names)?;
+        ceremony::unseal(local.federation.region("ch-zrh")?).await?;
+        ensure!(
+            dataset.get_bytes(&key("kept")).await? == "content",
+            "read again"
+        );
+        Ok(())
+    });
+}
+
 #[test]
 fn callers_mistakes_have_clear_errors_and_lose_nothing() {
     with_region(1, async |local| {

@@ -26,12 +26,12 @@ const WRITES_BETWEEN: usize = 8;
 const CHANGE_MAX: Duration = Duration::from_secs(120);
 
 pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
-    if !world.lost.is_empty() || world.leaving.is_some() || !world.damaged.is_empty() {
-        return Ok(Done::not_now("another member is lost, damaged or leaving"));
+    if !world.lost.is_empty() || world.leaving.is_some() {
+        return Ok(Done::not_now("another member is lost or leaving"));
     }
     let kind = any_kind(rng);
     let members = world.living(Some(kind));
-    let Some(victim) = one(&members, rng) else {
+    let Some(victim) = weakest(world, &members, rng) else {
         return Ok(Done::not_now("nobody runs"));
     };
     if members.len() < world.services(Some(kind)).len() {
@@ -54,13 +54,20 @@ pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) ->
     }
 }
 
+/// By chance; but whose blocks may be damaged goes before another: the others have them all.
+fn weakest(world: &World, members: &[Service], rng: &mut StdRng) -> Option<Service> {
+    let damaged = |member: &&Service| world.damaged.contains(&member.name);
+    let damaged = members.iter().find(damaged).cloned();
+    damaged.or_else(|| one(members, rng))
+}
+
 async fn add_one(world: &mut World, kind: Kind, rng: &mut StdRng) -> Result<Done> {
     let region = world.home()?.region.to_string();
     let fresh = world.local.enrol(&region, kind).await?;
     // Known before it is admitted: whatever fails from here, somebody leaves and the number is right again.
     world.leaving = Some(fresh.clone());
     admit(world, &fresh).await?;
-    let leaving = one(&world.living(Some(kind)), rng).context("no members")?;
+    let leaving = weakest(world, &world.living(Some(kind)), rng).context("no members")?;
     let says = format!("added {fresh}; {} is to leave", leaving.name);
     world.leaving = Some(leaving.name);
     Ok(Done::to(vec![fresh], says))
@@ -175,6 +182,7 @@ pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
     if let Some(name) = world.leaving.clone() {
         remove(world, &name).await?;
         world.leaving = None;
+        world.damaged.remove(&name);
         healed.push(format!("{name} left"));
     }
     for (name, lost) in world.lost.clone() {
