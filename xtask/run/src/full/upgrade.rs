@@ -13,6 +13,8 @@ use local::{Kind, Local, process};
 use super::load::Load;
 
 const REFUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a level that a majority has may take to be everybody's.
+const RAISED_MAX: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(local: &mut Local, new: &Path) -> Result<()> {
     let old = local.binaries().to_owned();
@@ -57,8 +59,19 @@ pub(crate) async fn run(local: &mut Local, new: &Path) -> Result<()> {
         "the levels are {raised} and {raised_kms}"
     );
     load.progress(100).await?;
-    let (level, _) = levels(&operator).await?;
-    ensure!(level == 1, "the level is {level} after it was raised");
+    // A follower of an idle group hears of it with the next heartbeat.
+    let end = Instant::now() + RAISED_MAX;
+    loop {
+        let (level, _) = levels(&operator).await?;
+        if level == 1 {
+            break;
+        }
+        ensure!(
+            Instant::now() < end,
+            "the level is {level} after it was raised"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     // The older build must not take up what it does not understand.
     let name = names
