@@ -149,9 +149,16 @@ impl Report {
         reasons
     }
 
-    /// Anomalies of all judges: each is at least one operation that was lost or wrong.
-    pub(crate) fn anomalies(&self) -> u64 {
-        self.verdicts.iter().map(|verdict| verdict.found).sum()
+    /// Anomalies of all judges: each is at least one operation that was lost or wrong. Of a run that broke off nothing
+    /// was read back, and judges call that wrong, too: it has no such number.
+    pub(crate) fn wrong(&self) -> String {
+        match self.broken {
+            Some(_) => "not known, the run broke off".to_owned(),
+            None => {
+                let found: u64 = self.verdicts.iter().map(|verdict| verdict.found).sum();
+                found.to_string()
+            }
+        }
     }
 
     /// Operations of all workloads: ok, fail, info.
@@ -228,7 +235,7 @@ impl Report {
         let _ = writeln!(
             out,
             "acknowledged operations lost or wrong: {} of {}",
-            self.anomalies(),
+            self.wrong(),
             self.totals().0
         );
         let _ = writeln!(

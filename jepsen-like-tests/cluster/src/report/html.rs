@@ -58,7 +58,7 @@ pub(super) fn page(report: &Report) -> String {
         },
         seconds = report.seconds,
         all = ok + fail + info,
-        wrong = report.anomalies(),
+        wrong = report.wrong(),
         faults = report.faults.len(),
         kinds = report.by_kind().len(),
         pause = report.write_pause_ms,
