@@ -96,6 +96,23 @@ impl Core {
         self.reader().map_err(StaleError::State)
     }
 
+    /// This replica leads by a majority's word, and its enrolments are those of everything acknowledged before the
+    /// call: what it then refuses for who is enrolled, it refuses for good.
+    pub(crate) async fn enrolments_current(&self) -> Result<(), StaleError> {
+        let confirmed = async {
+            self.group.read_index_as_leader().await?;
+            let version =
+                kms_state::authority_version(&*self.reader().map_err(|_| ReadError::Stopped)?);
+            let mut table = self.enrolments.watch();
+            let level = table.wait_for(|table| table.version() >= version).await;
+            level.map(drop).map_err(|_| ReadError::Stopped)
+        };
+        let confirmed = tokio::time::timeout(self.config.request_time(), confirmed).await;
+        confirmed
+            .unwrap_or(Err(ReadError::Behind))
+            .map_err(StaleError::Read)
+    }
+
     /// Why the engine has ended.
     pub(crate) fn engine_failure(&self) -> Option<String> {
         self.failure.lock().as_ref().map(ToString::to_string)

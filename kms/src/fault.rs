@@ -261,6 +261,7 @@ impl Faulty for MembershipError {
             Self::NotOperator(_) => Fault::Denied,
             Self::NotReplica => Fault::Caller,
             Self::Approval(error) => error.fault(),
+            Self::Stale(error) => error.fault(),
             Self::Commit(error) => error.fault(),
             Self::Member(error) => member(error).0,
             Self::Raise(error) => raise(error).0,
@@ -273,6 +274,7 @@ impl Faulty for MembershipError {
             Self::NotOperator(_) => "not-operator",
             Self::NotReplica => "not-replica",
             Self::Approval(error) => error.reason(),
+            Self::Stale(error) => error.reason(),
             Self::Commit(error) => error.reason(),
             Self::Member(error) => member(error).1,
             Self::Raise(error) => raise(error).1,
@@ -282,10 +284,13 @@ impl Faulty for MembershipError {
     fn leader(&self) -> Option<LeaderHint> {
         match self {
             Self::Commit(error) => error.leader(),
-            Self::Member(MemberError::NotLeader { leader: Some(id) }) => Some(LeaderHint {
-                id: *id,
-                endpoint: String::new(),
-            }),
+            Self::Member(MemberError::NotLeader { leader: Some(id) })
+            | Self::Stale(StaleError::Read(ReadError::NotLeader { leader: Some(id) })) => {
+                Some(LeaderHint {
+                    id: *id,
+                    endpoint: String::new(),
+                })
+            }
             Self::Raise(RaiseError::Propose(ProposeError::NotLeader { leader: Some(id) })) => {
                 Some(LeaderHint {
                     id: *id,
@@ -314,6 +319,7 @@ fn member(error: &MemberError) -> (Fault, &'static str) {
         MemberError::NotLeader { .. } => (Fault::Unavailable, "not-leader"),
         MemberError::Reused(_) => (Fault::Precondition, "member-id-reused"),
         MemberError::NotEnrolled(_) => (Fault::Precondition, "not-enrolled"),
+        MemberError::Unconfirmed(_) => (Fault::Unavailable, "not-confirmed"),
         MemberError::NotALearner(_) | MemberError::NotAMember(_) => {
             (Fault::Missing, "no-such-member")
         }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use transport::Peer;
 
 use crate::approvals::{self, ApprovalError};
-use crate::core::Core;
+use crate::core::{Core, StaleError};
 use crate::ledger::{Command, CommitError};
 use crate::seal::Sealed;
 
@@ -37,6 +37,9 @@ pub(crate) enum MembershipError {
     /// Approvals that do not hold.
     #[error("the approvals do not carry the change")]
     Approval(#[from] ApprovalError),
+    /// Who is enrolled may have changed.
+    #[error("this replica's enrolments may not be current")]
+    Stale(#[from] StaleError),
     /// Not recorded.
     #[error("the change was not recorded")]
     Commit(#[from] CommitError),
@@ -107,7 +110,8 @@ impl Core {
     ) -> Result<Steps, MembershipError> {
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("AddReplica", &request);
-        self.approved(peer, &hash, &request.single_use_id, &approvals)?;
+        self.approved(peer, &hash, &request.single_use_id, &approvals)
+            .await?;
         let (core, node) = (self.clone(), NodeId(request.node_id));
         Ok(steps(move |told| async move {
             let _one = core.membership.lock().await;
@@ -131,7 +135,8 @@ impl Core {
     ) -> Result<Steps, MembershipError> {
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("RemoveReplica", &request);
-        self.approved(peer, &hash, &request.single_use_id, &approvals)?;
+        self.approved(peer, &hash, &request.single_use_id, &approvals)
+            .await?;
         let (core, node) = (self.clone(), NodeId(request.node_id));
         let force = if request.force { Force::Yes } else { Force::No };
         Ok(steps(move |told| async move {
@@ -153,7 +158,7 @@ impl Core {
         Ok(())
     }
 
-    fn approved(
+    async fn approved(
         &self,
         peer: &Peer,
         hash: &[u8; 32],
@@ -161,6 +166,7 @@ impl Core {
         approvals: &[v1::Approval],
     ) -> Result<(), MembershipError> {
         self.operator(peer)?;
+        self.enrolments_current().await?;
         let table = self.enrolments.current();
         let claims = approvals::verified(&table, hash, Some(single_use_id), approvals, self.now())?;
         approvals::counted(&claims, &peer.identity, self.approvers_min())?;

@@ -330,6 +330,7 @@ fn membership(error: &MemberError) -> (Fault, &'static str) {
         MemberError::NotLeader { .. } => (Fault::Unavailable, "not-leader"),
         MemberError::Reused(_) => (Fault::Precondition, "node-id-reused"),
         MemberError::NotEnrolled(_) => (Fault::Missing, "not-enrolled"),
+        MemberError::Unconfirmed(error) => reading(error),
         MemberError::NotALearner(_) | MemberError::NotAMember(_) => {
             (Fault::Missing, "not-a-member")
         }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use self::core::GroupCore;
 use self::failure::Failure;
-use self::folder::Owner;
+use self::folder::{Coming, Owner};
 use self::reads::Reads;
 use crate::blocking::away;
 use crate::log::{LogError, RaftLog};
@@ -155,8 +155,7 @@ struct Inner {
     seen: Arc<SeenTable>,
     pace: Arc<Pace>,
     tuning: Arc<options::Tuning>,
-    // Whether the folder was empty: a joining member then has to prove that its id is new.
-    fresh: bool,
+    coming: parking_lot::Mutex<Coming>,
     groups: parking_lot::Mutex<Vec<Group>>,
     _attendance: Attendance,
     watcher: JoinHandle<()>,
@@ -184,11 +183,14 @@ impl Host {
             node: options.node_id,
         };
         let disk = Arc::clone(&options.disk);
-        let fresh = folder::claim(disk.as_ref(), &options.dir, &owner, options.admission)
-            .map_err(OpenError::Folder)?;
-        if fresh {
-            folder::found(disk.as_ref(), &options.dir, &owner).map_err(OpenError::Folder)?;
-        }
+        let (dir, admission) = (&options.dir, options.admission);
+        let held = folder::claim(disk.as_ref(), dir, &owner, admission);
+        let coming = match held.map_err(OpenError::Folder)? {
+            Some(coming) => coming,
+            None => {
+                folder::found(disk.as_ref(), dir, &owner, admission).map_err(OpenError::Folder)?
+            }
+        };
         let log = RaftLog::open(disk, &log_dir(&options.dir), options.log.clone())
             .map_err(OpenError::Log)?;
         let failure = Failure::new();
@@ -222,7 +224,7 @@ impl Host {
             handler,
             failure,
             seen,
-            fresh,
+            coming: parking_lot::Mutex::new(coming),
             watcher,
         };
         Ok(Self {
@@ -375,9 +377,7 @@ impl Host {
         log: &LogStore,
         shared: &Shared,
     ) -> Result<(), OpenError> {
-        let inner = &self.inner;
-        let joining =
-            inner.fresh && inner.options.admission == Admission::Join && log.is_pristine();
+        let joining = self.inner.coming.lock().has_to_prove(group);
         let end = Instant::now() + JOIN_MAX;
         while !self
             .ask_peers_once(group, context, log, shared, joining)
@@ -390,6 +390,24 @@ impl Host {
             }
             tokio::time::sleep(JOIN_PAUSE).await;
         }
+        if joining {
+            self.admitted(group).map_err(OpenError::Folder)?;
+        }
+        Ok(())
+    }
+
+    /// Notes durably that this member's id is new in `group`. *Blocks*, once in a member's life.
+    fn admitted(&self, group: GroupId) -> Result<(), FolderError> {
+        let options = &self.inner.options;
+        let owner = Owner {
+            cluster: options.cluster,
+            region: options.identity.region(),
+            node: options.node_id,
+        };
+        let mut coming = self.inner.coming.lock();
+        let admitted = coming.admitted_to(group);
+        folder::write(options.disk.as_ref(), &options.dir, &owner, &admitted)?;
+        *coming = admitted;
         Ok(())
     }
 

@@ -103,6 +103,50 @@ async fn a_member_joins_is_promoted_when_the_guard_agrees_and_never_comes_back_o
     );
 }
 
+/// Who was deposed unawares does not know who has been enrolled or added since: its no would be final and wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_cut_off_refuses_no_change_for_good() {
+    let region = Region::new(3, quick());
+    let mut cluster = region.founded(3, &[GROUP]).await;
+    let old = cluster.leader().await;
+    let group = cluster.nodes[&old].group().clone();
+    let strange = NodeId(9);
+    let asked = group.clone();
+    let refused = cluster.nodes[&old]
+        .run(async move { asked.add_learner(strange).await })
+        .await;
+    assert_eq!(refused, Err(MemberError::NotEnrolled(strange)));
+
+    let others: Vec<NodeId> = (1..=3).filter(|id| *id != old).map(NodeId).collect();
+    region.switch.isolate(NodeId(old), others.iter().copied());
+    let cut_off = cluster.nodes.remove(&old).expect("runs");
+    assert!(group.is_leader(), "it has heard of another already");
+    let outcomes = cut_off
+        .run(async move {
+            [
+                group.add_learner(strange).await,
+                group
+                    .promote(strange, &NothingBeside, Force::No, PATIENCE)
+                    .await,
+                group.remove(strange, &NothingBeside, Force::No).await,
+                group
+                    .replace(strange, others[0], &NothingBeside, Force::No, PATIENCE)
+                    .await,
+            ]
+        })
+        .await;
+    for outcome in outcomes {
+        assert!(
+            matches!(
+                outcome,
+                Err(MemberError::Unconfirmed(_) | MemberError::NotLeader { .. })
+            ),
+            "{outcome:?}"
+        );
+    }
+    region.switch.heal();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_voter_is_replaced_in_one_change() {
     let region = Region::new(4, quick());

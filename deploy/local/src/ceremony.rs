@@ -97,7 +97,8 @@ pub async fn found(region: &RegionEntry) -> Result<()> {
     Ok(())
 }
 
-/// Unseals every sealed replica: by its peers where one is unsealed, else by custodians' shares.
+/// Unseals every sealed replica: by its peers where one is unsealed, else by custodians' shares. One that is joining
+/// has nothing to unseal yet: it has not heard which region it is.
 pub async fn unseal(region: &RegionEntry) -> Result<()> {
     let operator = until("reaching the region's nodes", async || {
         connect(region, OPERATORS[0]).await
@@ -111,7 +112,7 @@ pub async fn unseal(region: &RegionEntry) -> Result<()> {
         let mut unsealed = 0;
         for replica in region
             .living(Kind::Kms)
-            .filter(|s| crate::process::is_running(s))
+            .filter(|s| !s.joining && crate::process::is_running(s))
         {
             match operator.kms_status(NodeId(replica.node_id)).await {
                 Ok(status) if !status.sealed => unsealed += 1,

@@ -78,6 +78,9 @@ pub struct Service {
     pub log: PathBuf,
     /// Its process id; 0 when it is not running.
     pub pid: u32,
+    /// Whether it is enrolled, may run, and is no member yet.
+    #[serde(default)]
+    pub joining: bool,
     /// Whether it has been taken out of the region for good.
     pub removed: bool,
 }

@@ -260,7 +260,7 @@ impl Local {
             Kind::Node => operator.allocate_node_id(&identity).await?,
             Kind::Kms => operator.allocate_kms_id(&identity).await?,
         };
-        let service = service(
+        let mut service = service(
             &self.federation.dir,
             &region,
             kind,
@@ -268,6 +268,7 @@ impl Local {
             id.0,
             &*self.places,
         )?;
+        service.joining = true;
         self.places.settled();
         let enrolment = files::make_member(&region, &service)?;
         operator
@@ -313,10 +314,12 @@ impl Local {
         let id = NodeId(service.node_id);
         match service.kind {
             Kind::Node => operator.add_node(id).await?,
-            Kind::Kms => {
-                operator.add_kms(id, &ceremony::approvers(&region)?).await?;
-                ceremony::unseal(&region).await?;
-            }
+            Kind::Kms => operator.add_kms(id, &ceremony::approvers(&region)?).await?,
+        }
+        self.federation.service_mut(name)?.joining = false;
+        self.federation.save()?;
+        if service.kind == Kind::Kms {
+            ceremony::unseal(self.region_of(name)?).await?;
         }
         // From now on an empty folder is a lost disk.
         files::write_config(&region, &service, Admission::Member)?;
@@ -494,6 +497,7 @@ fn service(
         data: place.data,
         log: base.with_extension("log"),
         pid: 0,
+        joining: false,
         removed: false,
     })
 }

@@ -222,6 +222,21 @@ impl Fault {
         self != Self::ClockHours
     }
 
+    /// Whether it may last while another does. A disk that its member must not come back from is a long affair, which
+    /// needs a region that serves.
+    pub fn goes_with(self, other: Self) -> bool {
+        let long = |fault| {
+            matches!(
+                fault,
+                Self::FlipLog | Self::WipedDisk | Self::RolledBackDisk
+            )
+        };
+        let serves = |fault: Self| fault.area() == Area::Clock;
+        self.area() != other.area()
+            && (!long(self) || serves(other))
+            && (!long(other) || serves(self))
+    }
+
     /// Has it happen, to victims chosen by `rng`. After an error the area has to be healed.
     pub async fn inject(self, world: &mut World, rng: &mut StdRng) -> Result<Injected> {
         let done = match self.area() {

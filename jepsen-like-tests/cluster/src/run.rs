@@ -29,7 +29,7 @@ const WARM_UP: Duration = Duration::from_secs(3);
 const LASTS_MS: std::ops::Range<u64> = 1_500..6_000;
 /// Between faults.
 const QUIET_MS: std::ops::Range<u64> = 500..2_500;
-/// One in so many faults comes with a second one of another area.
+/// One in so many faults comes with a second one that goes with it.
 const SECOND_ONE_IN: u32 = 3;
 /// Packets of each wire kept for a look.
 const PACKETS_KEPT_BYTES: u64 = 4 << 20;
@@ -236,7 +236,7 @@ impl Nemesis {
             let mut faults = vec![self.deal(rng)];
             if rng.random_ratio(1, SECOND_ONE_IN) {
                 let second = self.deal(rng);
-                if second.area() != faults[0].area() {
+                if second.goes_with(faults[0]) {
                     faults.push(second);
                 } else {
                     self.deck.push(second);

@@ -273,7 +273,14 @@ impl Nemesis<'_> {
 
     async fn must_not_return(&mut self, node: NodeId, admission: Admission) -> Result<(), Broken> {
         let (net, roster) = (self.net, self.roster);
-        let started = self.fleet.start(net, roster, node, admission).await;
+        let mut started = self.fleet.start(net, roster, node, admission).await;
+        if matches!(
+            &started,
+            Err(OpenError::Reused { .. } | OpenError::NobodyToAsk(_))
+        ) {
+            // As a supervisor does, in the folder that the refused start made.
+            started = self.fleet.start(net, roster, node, admission).await;
+        }
         // What it wrote of itself goes with it: whoever tries again has an empty disk again.
         self.fleet.end(roster, node, End::DiskLost).await;
         let refused = match started {

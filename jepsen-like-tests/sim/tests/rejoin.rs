@@ -61,50 +61,115 @@ async fn cut_off_in_between(net: &Net, node: &Group) -> bool {
     true
 }
 
+/// Three founders that agree, and a new member that runs and is none yet.
+struct Scene {
+    net: Net,
+    grid: Grid,
+    /// Kept running.
+    _founders: Vec<Running>,
+    groups: Vec<Group>,
+    leader: Group,
+    behind: Group,
+    new: Option<Running>,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let grid = Grid::new(4, 7);
+        let founders = (1..=3).map(NodeId);
+        let net = Net::between(founders, WEATHER, 7, sim::logbook::Logbook::default());
+        let mut members = Vec::new();
+        for node in 1..=3 {
+            let started = start(&net, &grid, NodeId(node), Admission::Found).await;
+            members.push(started.expect("an empty folder"));
+        }
+        let groups: Vec<Group> = members.iter().map(|m| m.group.clone()).collect();
+        cluster::found(&groups).await.expect("three founders");
+        cluster::agree(&groups).await.expect("they agree");
+        net.enrol(NEW);
+        let new = start(&net, &grid, NEW, Admission::Join).await;
+        let new = new.expect("an id that never was one");
+        let leader = groups.iter().find(|group| group.is_leader());
+        let leader = leader.expect("they agreed").clone();
+        let behind = groups.iter().find(|group| !group.is_leader());
+        let behind = behind.expect("two follow").clone();
+        Self {
+            net,
+            grid,
+            _founders: members,
+            groups,
+            leader,
+            behind,
+            new: Some(new),
+        }
+    }
+
+    /// The new member loses its disk and comes again, while it reaches the one behind alone, and that one nobody else.
+    async fn comes_again_empty(&mut self) -> Option<OpenError> {
+        self.grid.wipe(3);
+        if let Some(new) = self.new.take() {
+            new.kill().await;
+        }
+        self.net.heal();
+        for group in &self.groups {
+            let node = group.node_id();
+            if node != self.behind.node_id() {
+                for other in [NEW, self.behind.node_id()] {
+                    self.net.cut(node, other);
+                    self.net.cut(other, node);
+                }
+            }
+        }
+        let applied = self.behind.applied();
+        let again = start(&self.net, &self.grid, NEW, Admission::Join).await;
+        assert_eq!(
+            self.behind.applied(),
+            applied,
+            "it has applied it meanwhile"
+        );
+        again.err()
+    }
+}
+
 /// Goes red where a peer looks at what it has applied alone: the follower here has the new member in its log and
 /// counts on it, and has not applied that.
 #[tokio::test(start_paused = true)]
 async fn a_lost_member_is_known_to_a_peer_that_has_it_in_its_log_alone() {
-    let grid = Grid::new(4, 7);
-    let founders = (1..=3).map(NodeId);
-    let net = Net::between(founders, WEATHER, 7, sim::logbook::Logbook::default());
-    let mut members = Vec::new();
-    for node in 1..=3 {
-        let started = start(&net, &grid, NodeId(node), Admission::Found).await;
-        members.push(started.expect("an empty folder"));
-    }
-    let groups: Vec<Group> = members.iter().map(|m| m.group.clone()).collect();
-    cluster::found(&groups).await.expect("three founders");
-    cluster::agree(&groups).await.expect("they agree");
-    net.enrol(NEW);
-    let new = start(&net, &grid, NEW, Admission::Join).await;
-    let new = new.expect("an id that never was one");
-    let leader = groups.iter().find(|group| group.is_leader());
-    let leader = leader.expect("they agreed").clone();
-    let behind = groups.iter().find(|group| !group.is_leader());
-    let behind = behind.expect("two follow").clone();
-    let (added, cut) = tokio::join!(leader.add_learner(NEW), cut_off_in_between(&net, &behind));
+    let mut scene = Scene::set().await;
+    let (added, cut) = tokio::join!(
+        scene.leader.add_learner(NEW),
+        cut_off_in_between(&scene.net, &scene.behind)
+    );
     assert_eq!((added, cut), (Ok(()), true));
-    let applied = behind.applied();
-    assert!(applied < leader.applied(), "it was cut off too late");
-
-    grid.wipe(3);
-    new.kill().await;
-    net.heal();
-    // The new member reaches the one behind alone, and that one reaches nobody else.
-    for group in &groups {
-        let node = group.node_id();
-        if node != behind.node_id() {
-            for other in [NEW, behind.node_id()] {
-                net.cut(node, other);
-                net.cut(other, node);
-            }
-        }
-    }
-    let refused = start(&net, &grid, NEW, Admission::Join).await.err();
+    let (behind, leader) = (scene.behind.applied(), scene.leader.applied());
+    assert!(behind < leader, "it was cut off too late");
+    let refused = scene.comes_again_empty().await;
     assert!(
         matches!(refused, Some(OpenError::Reused { .. })),
         "{refused:?}"
     );
-    assert_eq!(behind.applied(), applied, "it has applied it meanwhile");
+}
+
+/// Goes red where the word of a peer that lags is enough to join on: the follower here never heard of the new member.
+#[tokio::test(start_paused = true)]
+async fn a_lost_member_does_not_join_on_the_word_of_a_peer_that_never_heard_of_it() {
+    let mut scene = Scene::set().await;
+    scene.net.isolate(scene.behind.node_id());
+    assert_eq!(scene.leader.add_learner(NEW).await, Ok(()));
+    assert!(!scene.behind.status().learners.contains(&NEW));
+    let refused = scene.comes_again_empty().await;
+    assert!(
+        matches!(refused, Some(OpenError::NobodyToAsk(_))),
+        "{refused:?}"
+    );
+    // In the folder that the refused start made, and with everybody to ask.
+    scene.net.heal();
+    cluster::agree(&scene.groups).await.expect("they agree");
+    let refused = start(&scene.net, &scene.grid, NEW, Admission::Join)
+        .await
+        .err();
+    assert!(
+        matches!(refused, Some(OpenError::Reused { .. })),
+        "{refused:?}"
+    );
 }

@@ -1,13 +1,15 @@
 //! Whose folder this is.
 //!
-//! Owns the file `identity`. Refuses a folder of another member, region or cluster, and an empty one under
-//! [`Admission::Resume`]: a member that lost its disk would vote again in terms it has voted in.
+//! Owns the file `identity`, which also remembers in which groups a joining member still has to prove that its id is
+//! new: one that was refused and starts again is asked again. Refuses a folder of another member, region or cluster,
+//! and an empty one under [`Admission::Resume`]: a member that lost its disk would vote again in terms it has voted in.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prost::Message;
-use proto::ids::{NodeId, RegionId};
+use proto::ids::{GroupId, NodeId, RegionId};
 use proto::v1;
 
 use super::options::Admission;
@@ -65,13 +67,36 @@ pub(crate) struct Owner<'a> {
     pub(crate) node: NodeId,
 }
 
-/// Checks or makes the identity of `dir`. Answers whether it was empty.
+/// What a folder remembers of how its member came.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Coming {
+    /// It joined; founders have nothing to prove.
+    joining: bool,
+    /// Groups in which a joining member's id was found to be new.
+    admitted: BTreeSet<GroupId>,
+}
+
+impl Coming {
+    /// Whether the member may open `group` only once its id is found new there.
+    pub(crate) fn has_to_prove(&self, group: GroupId) -> bool {
+        self.joining && !self.admitted.contains(&group)
+    }
+
+    /// The same, with its id found new in `group`.
+    pub(crate) fn admitted_to(&self, group: GroupId) -> Self {
+        let mut admitted = self.admitted.clone();
+        admitted.insert(group);
+        Self { admitted, ..*self }
+    }
+}
+
+/// Checks the identity of `dir`; nothing if it is empty and may be made.
 pub(crate) fn claim(
     disk: &dyn Disk,
     dir: &Path,
     owner: &Owner<'_>,
     admission: Admission,
-) -> Result<bool, FolderError> {
+) -> Result<Option<Coming>, FolderError> {
     let failed = |source| FolderError::Disk {
         path: dir.to_owned(),
         source,
@@ -85,8 +110,7 @@ pub(crate) fn claim(
             }
             let mut bytes = vec![0; length as usize];
             file.read_at(&mut bytes, 0).map_err(failed)?;
-            check(dir, &bytes, owner)?;
-            Ok(false)
+            check(dir, &bytes, owner).map(Some)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let has_log = disk
@@ -98,7 +122,7 @@ pub(crate) fn claim(
             if admission == Admission::Resume {
                 return Err(FolderError::Empty(dir.to_owned(), owner.node));
             }
-            Ok(true)
+            Ok(None)
         }
         Err(source) => Err(failed(source)),
     }
@@ -110,7 +134,27 @@ pub fn is_taken(disk: &dyn Disk, dir: &Path) -> bool {
 }
 
 /// Writes the identity of a new member, durably. Its log may be used only after that.
-pub(crate) fn found(disk: &dyn Disk, dir: &Path, owner: &Owner<'_>) -> Result<(), FolderError> {
+pub(crate) fn found(
+    disk: &dyn Disk,
+    dir: &Path,
+    owner: &Owner<'_>,
+    admission: Admission,
+) -> Result<Coming, FolderError> {
+    let coming = Coming {
+        joining: admission == Admission::Join,
+        ..Coming::default()
+    };
+    write(disk, dir, owner, &coming)?;
+    Ok(coming)
+}
+
+/// Writes the identity whole, or leaves the old one. *Blocks* until it is durable.
+pub(crate) fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    owner: &Owner<'_>,
+    coming: &Coming,
+) -> Result<(), FolderError> {
     let failed = |source| FolderError::Disk {
         path: dir.to_owned(),
         source,
@@ -120,6 +164,8 @@ pub(crate) fn found(disk: &dyn Disk, dir: &Path, owner: &Owner<'_>) -> Result<()
         cluster: Bytes::copy_from_slice(&owner.cluster),
         region: owner.region.to_string(),
         node: owner.node.0,
+        joining: coming.joining,
+        admitted: coming.admitted.iter().map(|group| group.0).collect(),
     };
     disk.create_dir_all(dir).map_err(failed)?;
     let temporary = dir.join("identity.new");
@@ -134,7 +180,7 @@ pub(crate) fn found(disk: &dyn Disk, dir: &Path, owner: &Owner<'_>) -> Result<()
     disk.sync_dir(dir).map_err(failed)
 }
 
-pub(crate) fn check(dir: &Path, bytes: &[u8], owner: &Owner<'_>) -> Result<(), FolderError> {
+pub(crate) fn check(dir: &Path, bytes: &[u8], owner: &Owner<'_>) -> Result<Coming, FolderError> {
     let record = v1::RaftFolder::decode(bytes)
         .ok()
         .filter(|record| record.format == FORMAT)
@@ -150,7 +196,10 @@ pub(crate) fn check(dir: &Path, bytes: &[u8], owner: &Owner<'_>) -> Result<(), F
     if record.cluster.as_ref() != owner.cluster {
         return Err(FolderError::OtherCluster(dir.to_owned()));
     }
-    Ok(())
+    Ok(Coming {
+        joining: record.joining,
+        admitted: record.admitted.into_iter().map(GroupId).collect(),
+    })
 }
 
 #[cfg(test)]
@@ -176,10 +225,13 @@ mod tests {
             claim(1, Admission::Resume),
             Err(FolderError::Empty(..))
         ));
-        assert!(claim(1, Admission::Found).expect("empty folder"));
-        found(&disk, path, &owner(&region, 1)).expect("writable");
-        assert!(!claim(1, Admission::Resume).expect("own folder"));
-        assert!(!claim(1, Admission::Join).expect("own folder"));
+        assert_eq!(claim(1, Admission::Found).expect("empty folder"), None);
+        let made = found(&disk, path, &owner(&region, 1), Admission::Found).expect("writable");
+        for admission in [Admission::Resume, Admission::Join] {
+            let held = claim(1, admission).expect("own folder");
+            assert_eq!(held.as_ref(), Some(&made));
+        }
+        assert!(!made.has_to_prove(GroupId::KMS));
         assert!(matches!(
             claim(2, Admission::Join),
             Err(FolderError::OtherMember { .. })
@@ -193,6 +245,21 @@ mod tests {
         let elsewhere: RegionId = "de-fra".parse().expect("valid");
         let refused = super::claim(&disk, path, &owner(&elsewhere, 1), Admission::Resume);
         assert!(matches!(refused, Err(FolderError::OtherMember { .. })));
+    }
+
+    #[test]
+    fn a_joining_member_has_to_prove_itself_until_it_did() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let region: RegionId = "ch-zrh".parse().expect("valid");
+        let (disk, path, owner) = (RealDisk, dir.path(), owner(&region, 1));
+        let held = || claim(&disk, path, &owner, Admission::Resume).expect("own folder");
+        let made = found(&disk, path, &owner, Admission::Join).expect("writable");
+        assert!(made.has_to_prove(GroupId(16)));
+        assert_eq!(held(), Some(made.clone()));
+        write(&disk, path, &owner, &made.admitted_to(GroupId(16))).expect("writable");
+        let held = held().expect("made");
+        assert!(!held.has_to_prove(GroupId(16)));
+        assert!(held.has_to_prove(GroupId(17)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Changes of membership: learner, voter, out.
 //!
-//! Owns the order of the steps and their checks. Refuses an id that ever was a member, a member that is not enrolled
+//! Owns the order of the steps and their checks, which begin with the majority's word that this member leads: one
+//! that was deposed unawares would refuse for good what it has not heard of. Refuses an id that ever was a member, a member that is not enrolled
 //! in the own jurisdiction and role, and, unless forced, a change before every voter that remains has said that it
 //! holds everything the change relies on.
 
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use super::core::hinted;
 use super::group::{Group, HandOverError};
+use super::reads::ReadError;
 use crate::raft::types::Config;
 
 /// Entries a learner may be behind when it gets a vote.
@@ -113,6 +115,9 @@ pub enum MemberError {
     /// This member leads, is to go, and could not hand over.
     #[error("the leadership could not be handed over")]
     HandOver(#[source] HandOverError),
+    /// No majority said that this member leads.
+    #[error("no majority confirmed that this member leads")]
+    Unconfirmed(#[source] ReadError),
     /// The group has stopped here.
     #[error("the group has stopped here")]
     Stopped,
@@ -121,6 +126,7 @@ pub enum MemberError {
 impl Group {
     /// Adds `node` without a vote. It must be running and enrolled, and its id never used before.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MemberError> {
+        self.confirmed().await?;
         let core = &self.inner.core;
         let view = core.view();
         if view.learners.contains(&node) {
@@ -146,6 +152,7 @@ impl Group {
         force: Force,
         within: std::time::Duration,
     ) -> Result<(), MemberError> {
+        self.confirmed().await?;
         let voters = self.inner.core.view().voters.all();
         if voters.contains(&node) {
             return Ok(());
@@ -165,6 +172,7 @@ impl Group {
         guard: &dyn PromotionGuard,
         force: Force,
     ) -> Result<(), MemberError> {
+        self.confirmed().await?;
         let view = self.inner.core.view();
         if view.learners.contains(&node) {
             return self
@@ -195,6 +203,7 @@ impl Group {
         force: Force,
         within: std::time::Duration,
     ) -> Result<(), MemberError> {
+        self.confirmed().await?;
         let mut remaining = self.inner.core.view().voters.all();
         if !remaining.remove(&old) {
             return Err(MemberError::NotAMember(old));
@@ -207,6 +216,16 @@ impl Group {
         let voters = remaining.iter().map(|node| node.0).collect();
         self.change(ChangeMembers::ReplaceAllVoters(voters), false)
             .await
+    }
+
+    /// This member leads by the word of a majority, and has applied what any member had when it was asked.
+    async fn confirmed(&self) -> Result<(), MemberError> {
+        match self.read_index_as_leader().await {
+            Ok(_) => Ok(()),
+            Err(ReadError::NotLeader { leader }) => Err(MemberError::NotLeader { leader }),
+            Err(ReadError::Stopped) => Err(MemberError::Stopped),
+            Err(error) => Err(MemberError::Unconfirmed(error)),
+        }
     }
 
     async fn ask(

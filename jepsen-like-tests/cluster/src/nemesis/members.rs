@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use local::{Kind, Service, process};
 use rand::rngs::StdRng;
 
@@ -18,12 +18,16 @@ use crate::world::{LOOK, Lost, World, until};
 
 /// How long a process that must not start may take to end.
 const REFUSES_MAX: Duration = Duration::from_secs(30);
+/// Times a member that must not start is started.
+const STARTS: usize = 2;
 /// How long a member may take to apply what the others have applied.
 const CAUGHT_UP_MAX: Duration = Duration::from_secs(60);
 /// Writes between a copy of a disk and its return.
 const WRITES_BETWEEN: usize = 8;
 /// Tries of one step of a change of members: the group may be electing.
 const CHANGE_MAX: Duration = Duration::from_secs(120);
+/// As [`CHANGE_MAX`] while another fault may last; what did not come about is finished when all is healed.
+const CHANGE_AMID_MAX: Duration = Duration::from_secs(10);
 
 pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
     if !world.lost.is_empty() || world.leaving.is_some() {
@@ -45,8 +49,11 @@ pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) ->
         Fault::AddRemove => add_one(world, kind, rng).await,
         Fault::Replace => {
             world.lose(&victim.name, "replaced");
-            let fresh = heal(world).await?.join("; ");
-            Ok(Done::to(vec![victim.name], fresh))
+            let says = match put_right(world, CHANGE_AMID_MAX).await {
+                Ok(done) => done.join("; "),
+                Err(error) => format!("{} is to be replaced; not yet: {error:#}", victim.name),
+            };
+            Ok(Done::to(vec![victim.name], says))
         }
         Fault::WipedDisk => wiped(world, &victim).await,
         Fault::RolledBackDisk => rolled_back(world, &victim).await,
@@ -66,7 +73,10 @@ async fn add_one(world: &mut World, kind: Kind, rng: &mut StdRng) -> Result<Done
     let fresh = world.local.enrol(&region, kind).await?;
     // Known before it is admitted: whatever fails from here, somebody leaves and the number is right again.
     world.leaving = Some(fresh.clone());
-    admit(world, &fresh).await?;
+    if let Err(error) = admit(world, &fresh, CHANGE_AMID_MAX).await {
+        let says = format!("{fresh} is half added and to leave: {error:#}");
+        return Ok(Done::to(vec![fresh], says));
+    }
     let leaving = weakest(world, &world.living(Some(kind)), rng).context("no members")?;
     let says = format!("added {fresh}; {} is to leave", leaving.name);
     world.leaving = Some(leaving.name);
@@ -135,7 +145,7 @@ async fn caught_up(world: &World, victim: &Service) -> Result<()> {
     .await
 }
 
-/// Starts a member that must not start, and sees it refuse.
+/// Starts a member that must not start, and sees it refuse; and again, as a supervisor does, in what it left.
 async fn must_refuse(
     world: &mut World,
     victim: &Service,
@@ -143,24 +153,33 @@ async fn must_refuse(
     detail: &str,
 ) -> Result<Done> {
     let name = &victim.name;
+    let mut done = Done::to(vec![name.clone()], String::new());
+    for attempt in 1..=STARTS {
+        if refuses(world, name).await? {
+            let words = world.last_words(name);
+            let last = words.lines().last().unwrap_or_default();
+            done.says = format!("{name}: {why} {detail}; it refused: {last}");
+            continue;
+        }
+        tokio::task::block_in_place(|| world.local.kill(name))?;
+        let broken = format!("{name} runs under its old id although {why}, at start {attempt}");
+        done.says = broken.clone();
+        done.broken = Some(broken);
+        break;
+    }
+    world.lose(name, why);
+    Ok(done)
+}
+
+/// Whether a service ends by itself when it is started.
+async fn refuses(world: &mut World, name: &str) -> Result<bool> {
     let started = tokio::task::block_in_place(|| world.local.start(name)).is_ok();
     let service = world.local.federation.service(name)?.clone();
     let end = Instant::now() + REFUSES_MAX;
     while started && process::is_running(&service) && Instant::now() < end {
         tokio::time::sleep(LOOK).await;
     }
-    let mut done = Done::to(vec![name.clone()], String::new());
-    let words = world.last_words(name);
-    let last = words.lines().last().unwrap_or_default();
-    if process::is_running(&service) {
-        tokio::task::block_in_place(|| world.local.kill(name))?;
-        done.broken = Some(format!("{name} runs under its old id although {why}"));
-        done.says = format!("{name}: {why} {detail}; it RUNS under its old id");
-    } else {
-        done.says = format!("{name}: {why} {detail}; it refused: {last}");
-    }
-    world.lose(name, why);
-    Ok(done)
+    Ok(!process::is_running(&service))
 }
 
 impl World {
@@ -178,9 +197,13 @@ impl World {
 
 /// Nobody is lost, nobody is leaving.
 pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
+    put_right(world, CHANGE_MAX).await
+}
+
+async fn put_right(world: &mut World, within: Duration) -> Result<Vec<String>> {
     let mut healed = Vec::new();
     if let Some(name) = world.leaving.clone() {
-        remove(world, &name).await?;
+        remove(world, &name, within).await?;
         world.leaving = None;
         world.damaged.remove(&name);
         healed.push(format!("{name} left"));
@@ -189,7 +212,7 @@ pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
         // A learner is promoted on the word of all voters, so one that cannot give it any more has to go first.
         let dead = !process::is_running(world.local.federation.service(&name)?);
         if dead && !lost.removed {
-            remove(world, &name).await?;
+            remove(world, &name, within).await?;
             progress(world, &name, |lost| lost.removed = true);
         }
         let fresh = match lost.fresh {
@@ -203,11 +226,11 @@ pub(super) async fn heal(world: &mut World) -> Result<Vec<String>> {
             }
         };
         if !lost.admitted {
-            admit(world, &fresh).await?;
+            admit(world, &fresh, within).await?;
             progress(world, &name, |lost| lost.admitted = true);
         }
         if !dead && !lost.removed {
-            remove(world, &name).await?;
+            remove(world, &name, within).await?;
         }
         world.lost.remove(&name);
         world.damaged.remove(&name);
@@ -222,13 +245,15 @@ fn progress(world: &mut World, name: &str, change: impl FnOnce(&mut Lost)) {
     }
 }
 
-async fn admit(world: &mut World, name: &str) -> Result<()> {
-    let end = Instant::now() + CHANGE_MAX;
+async fn admit(world: &mut World, name: &str, within: Duration) -> Result<()> {
+    let end = Instant::now() + within;
     loop {
         world.members_changed();
-        match world.local.admit(name).await {
+        let left = end.saturating_duration_since(Instant::now());
+        let attempt = tokio::time::timeout(left, world.local.admit(name)).await;
+        match attempt.unwrap_or_else(|_| bail!("not within {within:?}")) {
             Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > end => {
+            Err(error) if Instant::now() >= end => {
                 return Err(error.context(format!("admitting {name}")));
             }
             Err(error) => tracing::warn!(%name, error = format!("{error:#}"), "not admitted yet"),
@@ -237,13 +262,15 @@ async fn admit(world: &mut World, name: &str) -> Result<()> {
     }
 }
 
-async fn remove(world: &mut World, name: &str) -> Result<()> {
-    let end = Instant::now() + CHANGE_MAX;
+async fn remove(world: &mut World, name: &str, within: Duration) -> Result<()> {
+    let end = Instant::now() + within;
     loop {
         world.members_changed();
-        match world.local.remove(name).await {
+        let left = end.saturating_duration_since(Instant::now());
+        let attempt = tokio::time::timeout(left, world.local.remove(name)).await;
+        match attempt.unwrap_or_else(|_| bail!("not within {within:?}")) {
             Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > end => {
+            Err(error) if Instant::now() >= end => {
                 return Err(error.context(format!("removing {name}")));
             }
             Err(error) => tracing::warn!(%name, error = format!("{error:#}"), "not removed yet"),

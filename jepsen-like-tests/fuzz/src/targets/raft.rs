@@ -102,6 +102,8 @@ fn seeds() -> Vec<Vec<u8>> {
         cluster: CLUSTER.to_vec().into(),
         region: "ch-zrh".to_owned(),
         node: 1,
+        joining: true,
+        admitted: vec![16],
     };
     let of = |what: u8, bytes: Vec<u8>| match what {
         0 => [&[what], &bytes[..]].concat(),
