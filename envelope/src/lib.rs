@@ -56,6 +56,12 @@
 //! }
 //! ```
 //! ```compile_fail
+//! // A log key signs and tells nothing of itself.
+//! fn reads(key: &envelope::LogKey) -> &[u8] {
+//!     key.seed()
+//! }
+//! ```
+//! ```compile_fail
 //! // ... or sent across a session as what they are not: a KEK has no way out.
 //! fn exports(session: &envelope::SessionSender, kek: &envelope::Kek) {
 //!     let _ = session.send_lease(kek, b"");
@@ -82,6 +88,7 @@ mod hpke_key;
 mod kdf;
 mod keys;
 mod locked;
+mod log_key;
 mod manifest;
 mod metadata;
 mod session;
@@ -103,6 +110,7 @@ pub use keys::{
     Kek, LeaseKey, MetadataKey, MetadataLease, OpenDek, RootKey, SealDek, SealingLease,
 };
 pub use locked::{KEY_SLOTS_MAX, KeyError, KeyMemory, MemoryMode, key_memory};
+pub use log_key::{LOG_PUBLIC_KEY_BYTES, LOG_SIGNATURE_BYTES, LogKey};
 pub use manifest::{Checksum, Manifest, ManifestError, ManifestPart, PARTS_MAX, PartRange};
 pub use metadata::{METADATA_BYTES_MAX, SealedMetadata};
 pub use session::{
