@@ -53,6 +53,8 @@ pub enum Kind {
     EnrolmentChanged,
     /// Grants were added or removed.
     GrantsChanged,
+    /// The witnesses that vouch for this log changed.
+    WitnessesChanged,
     /// A replica received the root key.
     Unsealed,
     /// A member id was allocated, never to be reused.

@@ -20,6 +20,7 @@ mod origin;
 mod policy;
 mod proof;
 mod proof_file;
+mod replica;
 mod signer;
 mod text;
 mod tile;
@@ -54,6 +55,7 @@ pub use proof_file::{
     EXTRA_BYTES_MAX, PROOF_FILE_BYTES_MAX, PROOF_FILE_HEADER, ProofFile, ProofFileError,
     ProofFileRefused,
 };
+pub use replica::{OwnTree, OwnTreeAccepted, OwnTreePersisted, OwnTreeRefused, decide_on_own_tree};
 pub use signer::{SEED_BYTES, SignError, SignerKey};
 pub use text::PROOF_HASHES_MAX;
 pub use tile::{

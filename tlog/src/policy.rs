@@ -165,6 +165,21 @@ impl Policy {
         })
     }
 
+    /// Whether cosignatures of exactly the witnesses that `signs` holds for would make the quorum. Under `quorum none`
+    /// they always do.
+    pub fn quorum_of(&self, signs: impl Fn(&Party) -> bool) -> bool {
+        let mut met: Vec<bool> = Vec::with_capacity(self.names.len());
+        for named in &self.names {
+            met.push(match &named.is {
+                Is::Witness(party) => signs(party),
+                Is::Group { threshold, members } => {
+                    members.iter().filter(|member| met[**member]).count() >= *threshold
+                }
+            });
+        }
+        self.quorum.is_none_or(|quorum| met[quorum])
+    }
+
     /// Decides about a checkpoint.
     pub fn check(&self, note: &Note) -> Result<Trusted, PolicyRefused> {
         let checkpoint: Checkpoint = note.text().parse()?;

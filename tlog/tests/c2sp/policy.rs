@@ -52,6 +52,21 @@ fn example() -> String {
     text + "group Y-witnesses any w3 w4 w5\n\n\tgroup X-and-Y  all\tX-witnesses Y-witnesses \nquorum X-and-Y\n"
 }
 
+/// For every choice of the six witnesses: what would be a quorum is what is one.
+#[test]
+fn those_who_would_make_the_quorum_are_those_who_do() {
+    let policy = parse(&example());
+    for chosen in 0_u8..64 {
+        let by: Vec<_> = (0..6).filter(|w| chosen >> w & 1 == 1).collect();
+        let keys: Vec<_> = by.iter().map(|w| witness_key(*w)).collect();
+        let would = policy.quorum_of(|party| keys.iter().any(|k| *k.verifier() == party.key));
+        let note = cosigned(&by.iter().map(|w| (*w, 9)).collect::<Vec<_>>());
+        assert_eq!(would, policy.check(&note).is_ok(), "{by:?}");
+    }
+    assert!(!policy.quorum_of(|_| false));
+    assert!(parse(&format!("{}quorum none\n", log_line())).quorum_of(|_| false));
+}
+
 #[test]
 fn the_example_of_the_specification_decides_as_it_says() {
     let policy = parse(&example());
