@@ -142,7 +142,11 @@ impl Core {
         Ok(steps(move |told| async move {
             let _one = core.membership.lock().await;
             told.step("removing", 1).await;
-            core.group.remove(node, &NothingBeside, force).await?;
+            match core.group.remove(node, &NothingBeside, force).await {
+                // Removed before, by an attempt whose answer was lost: a leader says so by a majority's word.
+                Err(MemberError::NotAMember(_)) if core.group.ever_member(node) => {}
+                removed => removed?,
+            }
             told.step("removed", STEPS).await;
             tracing::info!(member = node.0, "member removed");
             Ok(())

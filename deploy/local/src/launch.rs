@@ -202,8 +202,7 @@ impl Local {
     pub async fn restart(&mut self, name: &str) -> Result<()> {
         let service = self.federation.service(name)?.clone();
         if process::is_running(&service) {
-            process::signal(&service, "TERM")?;
-            process::wait_gone(&service, END_MAX)?;
+            process::end(&service, END_MAX)?;
         }
         self.start(name)?;
         if service.kind == Kind::Kms {
@@ -354,8 +353,7 @@ impl Local {
             .change_enrolment(Vec::new(), vec![old.identity.clone()], &approvers)
             .await?;
         if process::is_running(&old) {
-            process::signal(&old, "TERM")?;
-            process::wait_gone(&old, END_MAX)?;
+            process::end(&old, END_MAX)?;
         }
         self.places.vacated(&old)?;
         let gone = self.federation.service_mut(name)?;

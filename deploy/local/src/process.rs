@@ -118,6 +118,42 @@ pub fn signal(service: &Service, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Asks the process to end, and ends it where it does not: one that hangs is said, with what its threads wait for.
+pub fn end(service: &Service, limit: Duration) -> Result<()> {
+    signal(service, "TERM")?;
+    if wait_gone(service, limit).is_ok() {
+        return Ok(());
+    }
+    tracing::error!(
+        service = %service.name, ?limit, threads = %threads(service),
+        "did not end when asked: killed"
+    );
+    signal(service, "KILL").ok();
+    wait_gone(service, limit)
+}
+
+/// Name, state and place in the kernel of every thread, for a look at one that hangs.
+fn threads(service: &Service) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", service.pid));
+    let tasks = tasks.into_iter().flatten().filter_map(Result::ok);
+    let said = tasks.map(|task| {
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(task.path().join(name));
+            text.unwrap_or_default().trim().to_owned()
+        };
+        let stat = read("stat");
+        let state = stat.rsplit(')').next().unwrap_or_default().trim();
+        let state = state.split(' ').next().unwrap_or_default();
+        format!(
+            "{} {state} {} {}",
+            read("comm"),
+            read("wchan"),
+            read("syscall")
+        )
+    });
+    said.collect::<Vec<_>>().join("; ")
+}
+
 /// Waits until the process is gone.
 pub fn wait_gone(service: &Service, limit: Duration) -> Result<()> {
     let until = Instant::now() + limit;

@@ -120,7 +120,11 @@ fn main() -> ExitCode {
         return ExitCode::from(SKIPPED);
     }
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::builder()
+                .with_default_directive(tracing::Level::WARN.into())
+                .from_env_lossy(),
+        )
         .with_writer(std::io::stderr)
         .init();
     let outcome = tokio::runtime::Runtime::new()

@@ -300,6 +300,11 @@ impl Group {
         self.core().shared.voters()
     }
 
+    /// Whether `node` is a member by the applied state, or was one.
+    pub fn ever_member(&self, node: NodeId) -> bool {
+        self.core().shared.ever_member(node)
+    }
+
     /// The feature level in force in the applied state.
     pub fn level(&self) -> FeatureLevel {
         self.core().shared.level()

@@ -27,7 +27,7 @@ const WRITES_BETWEEN: usize = 8;
 /// Tries of one step of a change of members: the group may be electing.
 const CHANGE_MAX: Duration = Duration::from_secs(120);
 /// As [`CHANGE_MAX`] while another fault may last; what did not come about is finished when all is healed.
-const CHANGE_AMID_MAX: Duration = Duration::from_secs(10);
+const CHANGE_AMID_MAX: Duration = Duration::from_secs(30);
 
 pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) -> Result<Done> {
     if !world.lost.is_empty() || world.leaving.is_some() {
