@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_state::WitnessRule;
 use proto::ids::{Identity, Role};
 use proto::v1;
 use tonic::Request;
@@ -18,6 +19,7 @@ use crate::core::{Core, StaleError};
 use crate::ledger::{Command, CommitError};
 use crate::peers::{CALL_MAX, Peers};
 use crate::seal::Sealed;
+use crate::witness_client::{NoAddress, reachable};
 
 /// Between attempts of a new member to learn a set that enrols it.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
@@ -40,6 +42,23 @@ pub(crate) enum AuthorityError {
     /// Not recorded.
     #[error("the change was not recorded")]
     Commit(#[from] CommitError),
+    /// Older replicas would stop at it.
+    #[error("the KMS is at feature level {level}, this takes level {needed}: raise it first")]
+    Level {
+        /// In force.
+        level: u32,
+        /// Needed.
+        needed: u32,
+    },
+    /// The policy is not one for this region.
+    #[error("the witness policy is not taken")]
+    WitnessPolicy(#[source] kms_state::Refusal),
+    /// Its log is not signed by this region's key.
+    #[error("no log of the witness policy has this region's log key (see `reduit log keys`)")]
+    OtherLogKey,
+    /// A witness in it cannot be asked.
+    #[error(transparent)]
+    NoAddress(#[from] NoAddress),
 }
 
 impl Core {
@@ -94,6 +113,50 @@ impl Core {
         });
         self.dual_control(peer, &hash, &single_use_id, &approvals, what)
             .await
+    }
+
+    /// Replaces the policy of witnesses. The approvals sign exactly this request.
+    pub(crate) async fn change_witnesses(
+        &self,
+        peer: &Peer,
+        mut request: v1::ChangeWitnessesRequest,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        self.serving()?;
+        self.ledger.leading()?;
+        if peer.identity.role() != Role::Operator {
+            return Err(AuthorityError::NotOperator(peer.identity.clone()));
+        }
+        let (level, needed) = (self.group.level(), kms_state::LEVEL_WITNESSES);
+        if level < needed {
+            let (level, needed) = (level.0, needed.0);
+            return Err(AuthorityError::Level { level, needed });
+        }
+        let approvals = std::mem::take(&mut request.approvals);
+        let hash = approvals::request_hash("ChangeWitnesses", &request);
+        let policy = request.policy.take().unwrap_or_default();
+        self.check_witness_policy(&policy)?;
+        let claim = Some(self.stated(peer, request.claim.take()));
+        let single_use_id = request.single_use_id;
+        let what = v1::kms_command::Command::ChangeWitnesses(v1::ChangeWitnesses {
+            policy: Some(policy),
+            claim,
+        });
+        self.dual_control(peer, &hash, &single_use_id, &approvals, what)
+            .await
+    }
+
+    /// What the state cannot check: the log's key, and that every witness can be asked.
+    fn check_witness_policy(&self, stored: &v1::WitnessPolicy) -> Result<(), AuthorityError> {
+        let state = self.reader().map_err(StaleError::State)?;
+        let region = kms_state::region(&*state).unwrap_or_default();
+        let rule = WitnessRule::parse(stored, &region.region, &region.log_origin)
+            .map_err(AuthorityError::WitnessPolicy)?;
+        let key = self.log_verifier(&*state);
+        let listed = |key| rule.policy().logs().iter().any(|log| log.key == key);
+        if !key.is_some_and(listed) {
+            return Err(AuthorityError::OtherLogKey);
+        }
+        Ok(reachable(rule.policy(), &region.region)?)
     }
 
     /// Lets region time follow the clocks of a majority by more than a day. Works before this region serves: an unseal

@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::ledger::{Command, CommitError};
 
 /// The stream and epoch every region's log begins with.
-const FIRST_STREAM: &str = "main/1";
+pub(crate) const FIRST_STREAM: &str = "main/1";
 /// How long the founders may take to elect and to record, once in the life of a region.
 const CEREMONY_MAX: Duration = Duration::from_secs(30);
 /// A region's first root key.

@@ -47,6 +47,9 @@ pub struct Config {
     /// Where `/healthz`, `/readyz` and `/metrics` are served in clear; keep it inside. Absent: nowhere.
     #[serde(default)]
     pub health_listen: Option<SocketAddr>,
+    /// Where checkpoints and hash tiles of the log are served over HTTP, to everyone. Absent: nowhere.
+    #[serde(default)]
+    pub log_listen: Option<SocketAddr>,
     /// Whether this is a new member of a living cluster: an empty folder under an enrolled id starts only so.
     #[serde(default)]
     pub join: bool,
@@ -133,6 +136,7 @@ pub const EXAMPLE: &str = r#"Example configuration:
   ca = "/etc/reduit/ca.pem"
   genesis = "/etc/reduit/genesis.set"  # the first enrolment set, signed by the CA
   health_listen = "127.0.0.1:7101"
+  log_listen = "10.0.0.11:7102"        # the log's checkpoints and hash tiles, open to everyone
   # found = true                       # only for the very first start of a region
   # join = true                        # only for a new member of a living cluster
   # nodes = ["node-1:7000"]            # default: those of the enrolment set

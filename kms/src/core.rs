@@ -15,13 +15,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use transport::{Connector, Enrolments, LocalIdentity, SharedClock};
 
+use crate::checkpoints::{Checkpoints, Rules};
 use crate::config::Config;
+use crate::cosigner::Cosigner;
 use crate::custody::Custody;
 use crate::ledger::Ledger;
 use crate::machine::Changes;
 use crate::peers::Peers;
 use crate::seal::{Posture, Seal, Sealed};
 use crate::sessions::Sessions;
+use crate::witness_client::Witnesses;
 
 /// Why a read has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +51,12 @@ pub(crate) struct Core {
     pub(crate) custody: Custody,
     pub(crate) ledger: Ledger,
     pub(crate) changes: watch::Receiver<Changes>,
+    /// This replica's own word on the log.
+    pub(crate) cosigner: Cosigner,
+    pub(crate) checkpoints: Arc<Checkpoints>,
+    /// The witness policy in force.
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) witnesses: Witnesses,
     /// One ceremony at a time; what it made stays until its outcome is known.
     pub(crate) ceremony: tokio::sync::Mutex<Option<crate::ceremony::Made>>,
     /// One change of membership at a time.

@@ -5,13 +5,17 @@
 
 use proto::v1::KmsRefusal;
 use replica::host::{MemberError, ProposeError, RaiseError, ReadError};
+use tlog::OwnTreeRefused;
 use transport::{Fault, Faulty, LeaderHint};
 
 use crate::approvals::ApprovalError;
 use crate::authority::AuthorityError;
 use crate::ceremony::CeremonyError;
+use crate::checkpoints::{ReceiptError, TakeError};
 use crate::core::StaleError;
+use crate::cosigner::CosignError;
 use crate::custody::CustodyError;
+use crate::gate::Unwitnessed;
 use crate::keys::KeyError;
 use crate::leases::LeaseError;
 use crate::ledger::CommitError;
@@ -20,6 +24,7 @@ use crate::membership::MembershipError;
 use crate::opens::OpenError;
 use crate::peer_unseal::{AskError, ReleaseError};
 use crate::policy::Denied;
+use crate::publish::CosignAnswerError;
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::{NoSession, OpenSessionError};
 use crate::unseal::{SealRefused, ShareRefused};
@@ -102,6 +107,7 @@ impl Faulty for CommitError {
             Self::Busy => Fault::Busy,
             Self::TooLarge => Fault::Caller,
             Self::Unknown => Fault::Unknown,
+            Self::Unwitnessed(unwitnessed) => unwitnessed.fault(),
         }
     }
 
@@ -116,6 +122,7 @@ impl Faulty for CommitError {
             Self::Unknown => "maybe-recorded",
             Self::Stopped => "stopping",
             Self::State => "state-unreadable",
+            Self::Unwitnessed(unwitnessed) => unwitnessed.reason(),
         }
     }
 
@@ -138,6 +145,39 @@ faulty!(Denied {
     Self::KeyNotEnabled => (Precondition, "key-disabled"),
     Self::VersionTooOld => (Precondition, "key-version-too-old"),
 });
+
+faulty!(Unwitnessed {
+    Self::NeverHere | Self::TooOld { .. } => (Unavailable, "unwitnessed"),
+    Self::NoWitnesses => (Precondition, "no-witnesses"),
+    // On record, and nothing released: as after any cut answer.
+    Self::NotCovered { .. } => (Unknown, "not-witnessed-in-time"),
+});
+
+faulty!(CosignAnswerError {
+    Self::Malformed(_) => (Caller, "malformed"),
+    Self::NotInitialised => (Precondition, "not-initialised"),
+    Self::Clock => (Internal, "no-clock"),
+} inner { Stale, Cosign });
+
+faulty!(CosignError {
+    Self::Refused(OwnTreeRefused::Behind { .. }) => (Unavailable, "behind"),
+    Self::Refused(OwnTreeRefused::GoneBack { .. }) => (Damaged, "gone-back"),
+    Self::Refused(OwnTreeRefused::Unreadable(_)) => (Damaged, "tree-unreadable"),
+    Self::Refused(_) => (Precondition, "other-tree"),
+    Self::NotDurable(_) | Self::Sign(_) => (Internal, "not-cosigned"),
+});
+
+faulty!(TakeError {
+    Self::Note(_) | Self::Checkpoint(_) => (Caller, "malformed"),
+    Self::OtherTree => (Precondition, "other-tree"),
+    Self::Ahead { .. } => (Unavailable, "behind"),
+} inner { Stale });
+
+faulty!(ReceiptError {
+    Self::NoSuchLeaf { .. } => (Caller, "tree-smaller"),
+    Self::NotCovered => (Unavailable, "no-checkpoint"),
+    Self::Prove(_) => (Caller, "no-such-proof"),
+} inner { Stale });
 
 faulty!(NoSession { Self::Unknown => (Precondition, "no-such-session"), });
 
@@ -182,6 +222,8 @@ faulty!(ApprovalError {
 
 faulty!(AuthorityError {
     Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::Level { .. } => (Precondition, "level-too-low"),
+    Self::WitnessPolicy(_) | Self::OtherLogKey | Self::NoAddress(_) => (Caller, "bad-witness-policy"),
 } inner { Sealed, Stale, Approval, Commit });
 
 faulty!(UnsealError {

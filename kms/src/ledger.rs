@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::{Enrolments, LeaderHint, SharedClock};
 
+use crate::gate::{Gate, Unwitnessed};
 use crate::peers::Peers;
 use crate::policy::{Denied, Permit, Policy};
 use crate::random;
@@ -113,6 +114,9 @@ pub(crate) enum CommitError {
     /// The replica is stopping. Nothing was recorded.
     #[error("this replica is stopping")]
     Stopped,
+    /// Outside witnesses have not said what a release needs them to.
+    #[error("not witnessed")]
+    Unwitnessed(#[source] Unwitnessed),
     /// A local failure to read the state. Nothing was recorded.
     #[error("the state could not be read")]
     State,
@@ -129,7 +133,10 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
 impl CommitError {
     /// Whether the record may exist all the same.
     pub(crate) fn maybe_recorded(&self) -> bool {
-        matches!(self, Self::Unknown)
+        matches!(
+            self,
+            Self::Unknown | Self::Unwitnessed(Unwitnessed::NotCovered { .. })
+        )
     }
 }
 
@@ -141,6 +148,7 @@ pub(crate) struct Ledger {
     identity: Identity,
     clocks: Clocks,
     policy: Policy,
+    gate: Gate,
     queue: mpsc::Sender<Waiting>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -160,6 +168,7 @@ impl Ledger {
         enrolments: Enrolments,
         identity: Identity,
         peers: Arc<Peers>,
+        gate: Gate,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let clock = enrolments.clock().clone();
@@ -173,6 +182,7 @@ impl Ledger {
             identity,
             clocks,
             policy,
+            gate,
             queue,
             writer: Mutex::new(Some(writer)),
         }
@@ -198,9 +208,15 @@ impl Ledger {
             self.leading()?;
             let permit = {
                 let state = self.group.reader().map_err(|_| CommitError::State)?;
-                self.policy
+                let permit = self
+                    .policy
                     .permit(&*state, &request)
-                    .map_err(CommitError::Denied)?
+                    .map_err(CommitError::Denied)?;
+                let purpose = request.claim().purpose.as_str();
+                self.gate
+                    .may_release(&*state, purpose)
+                    .map_err(CommitError::Unwitnessed)?;
+                permit
             };
             let record = record(&request, &permit);
             if broken(Switch::ReleaseBeforeRecord) {
@@ -224,6 +240,7 @@ impl Ledger {
                 .await?
             {
                 Outcome::Recorded(leaf) => {
+                    self.witnessed(&request, leaf, deadline).await?;
                     let key = permit.into_key();
                     return Ok(Recorded { request, key, leaf });
                 }
@@ -236,6 +253,22 @@ impl Ledger {
                 Outcome::Unknown => return Err(CommitError::Unknown),
             }
         }
+    }
+
+    /// Waits for the witnesses where the request's purpose needs them to have seen its record.
+    async fn witnessed<R: Release>(
+        &self,
+        request: &R,
+        leaf: Leaf,
+        deadline: Instant,
+    ) -> Result<(), CommitError> {
+        let state = self.group.reader().map_err(|_| CommitError::Unknown)?;
+        let rule = self.gate.rule_of(&*state, &request.claim().purpose);
+        drop(state);
+        self.gate
+            .covered(rule, leaf.index, deadline)
+            .await
+            .map_err(CommitError::Unwitnessed)
     }
 
     /// Proposes one command built from the state as it stands, anew when what it was built on moved.

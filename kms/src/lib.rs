@@ -10,33 +10,40 @@
 pub mod approvals;
 mod authority;
 mod ceremony;
+mod checkpoints;
 mod config;
 mod confirm;
 mod core;
+mod cosigner;
 mod custody;
 mod fault;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 mod health;
 mod keys;
 mod leases;
 mod ledger;
 mod log;
+mod log_http;
 mod machine;
 mod membership;
 mod opens;
 mod peer_unseal;
 mod peers;
 mod policy;
+mod publish;
 mod seal;
 mod server;
 mod service;
 mod sessions;
 mod slots;
 mod unseal;
+mod witness_client;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LEASE_SECONDS_MAX, LogFormat};
+pub use cosigner::CosignerError;
 pub use opens::OPEN_ITEMS_MAX;
 pub use server::{Parts, Replica, StartError};
 

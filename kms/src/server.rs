@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use transport::{
     Acceptor, CertificateError, Connector, Cut, EnrolmentError, Enrolments, IdentityError,
     KeyExchange, LocalIdentity, RegionTrust, SharedClock, SystemClock,
@@ -26,16 +27,23 @@ use transport::{
 
 use crate::approvals::sha256;
 use crate::authority::learn_own_enrolment;
+use crate::ceremony::FIRST_STREAM;
+use crate::checkpoints::{Checkpoints, Rules};
 use crate::config::{Config, ConfigError};
 use crate::core::{Core, SWEEP_EVERY};
+use crate::cosigner::{Cosigner, CosignerError};
 use crate::custody::Custody;
+use crate::gate::Gate;
 use crate::health;
 use crate::ledger::Ledger;
+use crate::log_http;
 use crate::machine::KmsMachine;
 use crate::peers::Peers;
+use crate::publish::cosigner_name;
 use crate::seal::Seal;
 use crate::service::Services;
 use crate::sessions::Sessions;
+use crate::witness_client::Witnesses;
 
 /// How long a new member waits to be enrolled before it gives up.
 const LEARN_MAX: Duration = Duration::from_secs(60);
@@ -93,6 +101,9 @@ pub enum StartError {
     /// No locked memory for keys.
     #[error("no key memory")]
     KeyMemory(#[source] envelope::KeyError),
+    /// This replica's own word on the log.
+    #[error("the cosigner of the log")]
+    Cosigner(#[from] CosignerError),
     /// Folder, log, state or engine.
     #[error("consensus")]
     Host(#[source] Box<replica::host::OpenError>),
@@ -113,6 +124,7 @@ pub struct Replica {
     host: Host,
     address: SocketAddr,
     health: Option<SocketAddr>,
+    log: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     cut: CancellationToken,
     servers: JoinSet<()>,
@@ -164,6 +176,15 @@ impl Replica {
         let health_listener = health::bind(config.health_listen)
             .await
             .map_err(io("listening for health checks"))?;
+        let log_listener = log_http::bind(config.log_listen)
+            .await
+            .map_err(io("listening for readers of the log"))?;
+        let origin = format!("{}/{FIRST_STREAM}", config.region);
+        let cosigner = Cosigner::open(
+            &config.data_dir,
+            &cosigner_name(&identity),
+            &origin.parse().expect("a region's first log has a name"),
+        )?;
         if config.join {
             let learnt = learn_own_enrolment(&enrolments, &peers, &identity);
             tokio::time::timeout(LEARN_MAX, learnt)
@@ -190,6 +211,13 @@ impl Replica {
         // Sealed: votes, does not campaign.
         group.set_may_campaign(false);
 
+        let checkpoints = Arc::new(Checkpoints::open(&config.data_dir));
+        let rules = Arc::new(Rules::default());
+        let gate = Gate {
+            rules: rules.clone(),
+            checkpoints: checkpoints.clone(),
+            seal: seal.clone(),
+        };
         let core = Arc::new(Core {
             custody: Custody::new(config.region.clone(), seal.clone()),
             ledger: Ledger::start(
@@ -197,7 +225,12 @@ impl Replica {
                 enrolments.clone(),
                 identity.clone(),
                 peers.clone(),
+                gate,
             ),
+            cosigner,
+            checkpoints,
+            rules,
+            witnesses: Witnesses::default(),
             sessions: Sessions::new(),
             ceremony: tokio::sync::Mutex::new(None),
             membership: tokio::sync::Mutex::new(()),
@@ -222,6 +255,9 @@ impl Replica {
             health: health_listener
                 .as_ref()
                 .and_then(|listener| listener.local_addr().ok()),
+            log: log_listener
+                .as_ref()
+                .and_then(|listener| listener.local_addr().ok()),
             stop,
             cut: CancellationToken::new(),
             servers: JoinSet::new(),
@@ -229,6 +265,15 @@ impl Replica {
         };
         let acceptor = Acceptor::new(&local, enrolments, KeyExchange::HybridOnly);
         replica.serve(acceptor, listener, stopped.clone());
+        if let Some(listener) = log_listener {
+            let core = replica.core.clone();
+            let served = log_http::serve(core, listener, until_stopped(stopped.clone()));
+            replica.servers.spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::error!(%error, "the log's port failed");
+                }
+            });
+        }
         if let Some(listener) = health_listener {
             let served = health::serve(
                 replica.core.clone(),
@@ -249,11 +294,13 @@ impl Replica {
 
     fn serve(&mut self, acceptor: Acceptor, listener: TcpListener, stopped: watch::Receiver<bool>) {
         let services = Services(self.core.clone());
-        let router = transport::server()
-            .add_service(self.host.service().server())
+        let routes = Routes::new(self.host.service().server())
             .add_service(services.kms())
             .add_service(services.operate())
-            .add_service(services.peer());
+            .add_service(services.peer())
+            .into_axum_router()
+            .merge(log_http::enrolled(self.core.clone()));
+        let router = transport::server().add_routes(Routes::from(routes));
         let cut = self.cut.clone();
         let incoming = acceptor
             .incoming(listener)
@@ -271,6 +318,7 @@ impl Replica {
         self.drivers.spawn(core.clone().follow_authority());
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
+        self.drivers.spawn(core.clone().publish_checkpoints());
         self.drivers.spawn(sweep(core.clone()));
         let (failing, host) = (core.clone(), self.host.clone());
         self.drivers.spawn(async move {
@@ -287,6 +335,11 @@ impl Replica {
     /// Where it answers health checks.
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health
+    }
+
+    /// Where it serves the log.
+    pub fn log_address(&self) -> Option<SocketAddr> {
+        self.log
     }
 
     /// The consensus group, for those who watch it.

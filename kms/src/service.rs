@@ -228,6 +228,19 @@ impl Kms for Services {
         )
     }
 
+    async fn find_checkpoint(
+        &self,
+        request: Request<v1::FindCheckpointRequest>,
+    ) -> Answer<v1::FindCheckpointReply> {
+        peer(&request)?;
+        answer("FindCheckpoint", self.0.find_checkpoint())
+    }
+
+    async fn receipt(&self, request: Request<v1::ReceiptRequest>) -> Answer<v1::ReceiptReply> {
+        peer(&request)?;
+        answer("Receipt", self.0.receipt(request.get_ref()).await)
+    }
+
     async fn status(&self, request: Request<v1::KmsStatusRequest>) -> Answer<v1::KmsStatusReply> {
         peer(&request)?;
         Ok(Response::new(self.0.status()))
@@ -332,6 +345,17 @@ impl KmsOperate for Services {
         )
     }
 
+    async fn change_witnesses(
+        &self,
+        request: Request<v1::ChangeWitnessesRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "ChangeWitnesses",
+            self.0.change_witnesses(&peer, request.into_inner()).await,
+        )
+    }
+
     async fn allocate_kms_id(
         &self,
         request: Request<v1::AllocateKmsIdRequest>,
@@ -396,6 +420,28 @@ impl KmsPeer for Services {
             "UnsealMe",
             self.0.unseal_me(&peer, request.into_inner()).await,
         )
+    }
+
+    async fn cosign_checkpoint(
+        &self,
+        request: Request<v1::CosignCheckpointRequest>,
+    ) -> Answer<v1::CosignCheckpointReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        answer(
+            "CosignCheckpoint",
+            self.0.cosign_checkpoint(request.get_ref()).await,
+        )
+    }
+
+    async fn take_checkpoint(
+        &self,
+        request: Request<v1::TakeCheckpointRequest>,
+    ) -> Answer<v1::TakeCheckpointReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let taken = self.0.take_checkpoint(&request.get_ref().note);
+        answer("TakeCheckpoint", taken.map(|()| v1::TakeCheckpointReply {}))
     }
 
     async fn record_unsealed(

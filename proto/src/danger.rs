@@ -32,13 +32,15 @@ pub enum Switch {
     ReleaseBeforeRecord,
     /// P5: a block goes by the age of its upload.
     UnlinkByClock,
+    /// P3: keys leave although no witness has vouched for the log.
+    IgnoreWitnesses,
     /// P4: small objects go to the nodes unsealed.
     PlaintextOnNode,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -50,6 +52,7 @@ impl Switch {
         Self::IgnoreApprovals,
         Self::ReleaseBeforeRecord,
         Self::UnlinkByClock,
+        Self::IgnoreWitnesses,
         Self::PlaintextOnNode,
     ];
 
@@ -67,6 +70,7 @@ impl Switch {
             Self::IgnoreApprovals => "ignore_approvals",
             Self::ReleaseBeforeRecord => "release_before_record",
             Self::UnlinkByClock => "unlink_by_clock",
+            Self::IgnoreWitnesses => "ignore_witnesses",
             Self::PlaintextOnNode => "plaintext_on_node",
         }
     }

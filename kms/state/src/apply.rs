@@ -13,10 +13,12 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{keys, members, read, records, time};
+use crate::{keys, members, read, records, time, witnesses};
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 1 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 2 });
+/// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
+pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +122,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::ChangeGrants(change) => members::change_grants(applying, change)?,
         Command::AllocateKmsId(allocate) => members::allocate(applying, allocate)?,
         Command::RecordUnseal(unseal) => members::record_unseal(applying, unseal)?,
+        Command::ChangeWitnesses(change) => witnesses::change(applying, change)?,
         Command::Init(_) | Command::AdvanceTime(_) => {
             return Err(Stop::Unknown("a command that is handled before dispatch"));
         }

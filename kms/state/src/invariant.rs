@@ -12,6 +12,7 @@ use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
+use crate::witnesses::WitnessRule;
 use crate::{layout, read, requests};
 
 /// What is wrong with a state.
@@ -61,7 +62,21 @@ pub fn all(state: &dyn Reader) -> Checked {
     invariant_dataset_chains_are_complete(state)?;
     invariant_keys_are_in_order(state)?;
     invariant_authority_parses(state)?;
+    invariant_witness_policy_parses(state)?;
     invariant_queues_match_their_tables(state)
+}
+
+/// A policy of witnesses is one that this region's replicas can follow.
+pub fn invariant_witness_policy_parses(state: &dyn Reader) -> Checked {
+    const NAME: &str = "the witness policy parses";
+    let (Some(stored), Some(region)) = (read::witness_policy(state), read::region(state)) else {
+        return Ok(());
+    };
+    let parsed = WitnessRule::parse(&stored, &region.region, &region.log_origin);
+    parsed.map(drop).map_err(|refusal| Broken {
+        invariant: NAME,
+        what: refusal.to_string(),
+    })
 }
 
 /// Leaves are gapless, frontier and stored hashes are what hashing them anew gives.

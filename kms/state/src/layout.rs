@@ -15,6 +15,8 @@ pub const AUTHORITY_VERSION: &[u8] = b"V";
 pub const TIME: &[u8] = b"T";
 /// Frontier of the log's tree ([`tlog::Frontier::to_bytes`]).
 pub const FRONTIER: &[u8] = b"F";
+/// Who vouches for the log ([`proto::v1::WitnessPolicy`]); absent where nobody ever did.
+pub const WITNESSES: &[u8] = b"W";
 
 /// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
 pub const KEKS: u8 = b'k';

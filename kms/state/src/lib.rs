@@ -21,8 +21,9 @@ mod records;
 mod refusal;
 mod requests;
 mod time;
+mod witnesses;
 
-pub use apply::{At, LEVEL_MAX, UnknownCommand, apply};
+pub use apply::{At, LEVEL_MAX, LEVEL_WITNESSES, UnknownCommand, apply};
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
     Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,
@@ -32,9 +33,10 @@ pub use members::CHANGES_MAX;
 pub use read::{
     LeavesAsked, StateHashes, TreeHead, authority_set, authority_version, boot, frontier, key,
     key_info, keys, latest_lease_expiry, lease, leaves, member, pseudonym_owner, region,
-    region_time, tree_head,
+    region_time, tree_head, witness_policy,
 };
 pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
 pub use refusal::Refusal;
 pub use requests::CHANGE_REMEMBERED_MS;
 pub use time::{IDLE_JUMP_MS_MAX, JUMP_MS_MAX};
+pub use witnesses::{POLICY_TEXT_MAX, UNWITNESSED_MS, WitnessRule, is_own_name};

@@ -296,16 +296,16 @@ pub(crate) fn change_grants(
     Ok(change.commit(applying, Kind::GrantsChanged, &shown, after.set()))
 }
 
-/// A change of the authority that was asked for by an operator and approved by enough others.
-struct DualControlled {
-    authority: Authority,
+/// A change that was asked for by an operator and approved by enough others.
+pub(crate) struct DualControlled {
+    pub(crate) authority: Authority,
     approved: crate::approvals::Approved,
     purpose: Purpose,
     private: Private,
 }
 
 impl DualControlled {
-    fn check(applying: &Applying<'_>, claim: Option<&Claim>) -> Result<Self, Refusal> {
+    pub(crate) fn check(applying: &Applying<'_>, claim: Option<&Claim>) -> Result<Self, Refusal> {
         let (actor, purpose, private) = stated(claim)?;
         let authority = applying.authority()?;
         let requester = of_operator(applying, &authority)?;
@@ -322,15 +322,25 @@ impl DualControlled {
     }
 
     fn commit(
-        mut self,
+        self,
         applying: &mut Applying<'_>,
         kind: Kind,
         shown: &impl Serialize,
         after: &EnrolmentSet,
     ) -> KmsDone {
+        store_authority(applying, after);
+        self.record(applying, kind, shown)
+    }
+
+    /// The change's leaf, with the approvals used up. The caller has stored the change.
+    pub(crate) fn record(
+        mut self,
+        applying: &mut Applying<'_>,
+        kind: Kind,
+        shown: &impl Serialize,
+    ) -> KmsDone {
         details(&mut self.private, shown);
         applying.use_approvals(&self.approved, &mut self.private);
-        store_authority(applying, after);
         let leaf = applying.append(kind, self.purpose, None, self.private);
         KmsDone {
             leaf_index: leaf.index.0,

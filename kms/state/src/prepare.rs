@@ -12,9 +12,9 @@ use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
-    ChangeKeyState, Claim, ConfirmShard, CreateKek, EnrolmentSet, InitKms, KekRecord,
-    KekVersionRecord, KeyState, KmsCommand, KmsRegion, LeaseIssue, OpenedItem, Opens, Record,
-    RecordBatch, RecordUnseal, RegisterShard, RotateKek, UnsealHow,
+    ChangeKeyState, ChangeWitnesses, Claim, ConfirmShard, CreateKek, EnrolmentSet, InitKms,
+    KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion, LeaseIssue, OpenedItem, Opens,
+    Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek, UnsealHow,
 };
 use tlog::Purpose;
 
@@ -281,6 +281,16 @@ pub fn change_enrolment(
 pub fn change_grants(authority: &Authority, asked: Asked, mut change: ChangeGrants) -> KmsCommand {
     change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
     asked.command(authority.version(), Command::ChangeGrants(change))
+}
+
+/// Replaces the policy of witnesses; needs the approvals in `asked`.
+pub fn change_witnesses(
+    authority: &Authority,
+    asked: Asked,
+    mut change: ChangeWitnesses,
+) -> KmsCommand {
+    change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
+    asked.command(authority.version(), Command::ChangeWitnesses(change))
 }
 
 /// Records that a replica received the root key in this life of it.

@@ -8,7 +8,7 @@ use proto::ids::{DatasetId, Identity, LeafIndex, LeaseId, NodeId, Role, UnixMs};
 use proto::store::{Reader, prefix_end};
 use proto::v1::{
     EnrolmentSet, KekRecord, KeyInfo, KmsRegion, LeafEntry, LeaseRecord, RequestMemory,
-    UnsealRecord,
+    UnsealRecord, WitnessPolicy,
 };
 use tlog::{Frontier, Hash, HashReader, Origin, ProveError, StoredAt};
 
@@ -126,6 +126,11 @@ pub fn member(state: &dyn Reader, role: Role, id: NodeId) -> Option<Identity> {
     let bytes = state.value(&layout::member(role, id))?;
     let text = std::str::from_utf8(&bytes).expect("a stored identity is text");
     Some(text.parse().expect("a stored identity is valid"))
+}
+
+/// Who vouches for the log, where somebody does.
+pub fn witness_policy(state: &dyn Reader) -> Option<WitnessPolicy> {
+    record(state, layout::WITNESSES)
 }
 
 /// The tree's frontier.

@@ -57,6 +57,18 @@ impl Caller {
         KmsClient::new(self.channels[at].clone())
     }
 
+    /// A request of plain HTTP on a replica's mTLS port: status and body.
+    pub(crate) async fn get(&self, at: usize, path: &str) -> (u16, Vec<u8>) {
+        use tower::{Service as _, ServiceExt as _};
+        let mut channel = self.channels[at].clone();
+        let request = axum::http::Request::get(path).body(tonic::body::Body::empty());
+        let ready = channel.ready().await.expect("connected");
+        let response = ready.call(request.expect("a request")).await;
+        let (head, body) = response.expect("an answer").into_parts();
+        let body = axum::body::to_bytes(axum::body::Body::new(body), 64 << 20).await;
+        (head.status.as_u16(), body.expect("a body").to_vec())
+    }
+
     pub(crate) fn operate(&self, at: usize) -> KmsOperateClient<Channel> {
         KmsOperateClient::new(self.channels[at].clone())
     }

@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 mod caller;
+mod log;
 mod people;
 
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ use transport::{Clock as _, SystemClock};
 
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use log::{Served, TestWitness, leaves, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
 
@@ -353,6 +356,7 @@ fn config(
         ca: file("ca.pem", people.ca_pem().as_bytes()),
         genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
         health_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        log_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         join: false,
         found: true,
         nodes: Vec::new(),

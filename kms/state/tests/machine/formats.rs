@@ -23,6 +23,7 @@ fn golden_bytes_of_state_keys() {
         (layout::AUTHORITY_VERSION.to_vec(), "56".to_owned()),
         (layout::TIME.to_vec(), "54".to_owned()),
         (layout::FRONTIER.to_vec(), "46".to_owned()),
+        (layout::WITNESSES.to_vec(), "57".to_owned()),
         (layout::kek(&dataset), format!("6b{d}")),
         (
             layout::pseudonym(&[0xAB; 16]),

@@ -11,3 +11,4 @@ mod random;
 mod region_time;
 mod retries;
 mod use_of_keys;
+mod witnesses;
