@@ -43,6 +43,10 @@ const MAY: &[(&str, &[&str])] = &[
             "reduit-transport",
         ],
     ),
+    (
+        "reduit-witness",
+        &["reduit-proto", "reduit-tlog", "reduit-transport"],
+    ),
     ("reduit-local", &["*"]),
     ("reduit-sim", &["*"]),
     ("reduit-faults", &["*"]),
