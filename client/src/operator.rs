@@ -379,7 +379,7 @@ impl Region {
             .map(KmsOperateClient::new)
     }
 
-    async fn on_kms_leader<T, F, Fut>(&self, call: F) -> Result<T, Error>
+    pub(crate) async fn on_kms_leader<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(KmsOperateClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,

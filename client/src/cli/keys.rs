@@ -1,11 +1,13 @@
 //! `reduit key` and `reduit log`.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use client::KeyChange;
 use client::ids::DatasetName;
 
 use super::Session;
-use super::failure::Failure;
+use super::failure::{Failure, file};
 use super::output::{line, time};
 
 #[derive(Subcommand)]
@@ -36,6 +38,24 @@ pub(crate) enum Command {
 pub(crate) enum LogCommand {
     /// Origin, size and root hash.
     Head,
+    /// The newest signed checkpoint: a C2SP note with every cosignature it has.
+    Checkpoint {
+        /// The newest one that the region's witnesses vouch for.
+        #[arg(long)]
+        witnessed: bool,
+    },
+    /// A leaf's receipt: a C2SP tlog-proof, checked offline by `reduit verify` and others.
+    Receipt {
+        /// The leaf's index, as the answer to what made it says.
+        leaf: u64,
+        /// Where to write it; default: standard output.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
+    /// The public keys that sign the log: its own, then each replica's.
+    Keys,
+    /// The policy of who vouches for the log, as approved; without one, the log and a majority of its replicas.
+    Policy,
     /// Leaves in order, one JSON document a line.
     Leaves {
         /// From this one on.
@@ -112,6 +132,52 @@ pub(crate) async fn log(session: &Session, command: LogCommand) -> Result<(), Fa
             } else {
                 line(format!("{}\n{}\n{root}", head.origin, head.size));
             }
+        }
+        LogCommand::Checkpoint { witnessed } => {
+            let found = region.keys().checkpoint().await?;
+            let note = if witnessed {
+                found.witnessed
+            } else {
+                found.newest
+            };
+            if note.is_empty() {
+                let none = "there is no such checkpoint yet";
+                return Err(client::Error::Unavailable {
+                    reason: "no-checkpoint".to_owned(),
+                    message: none.to_owned(),
+                }
+                .into());
+            }
+            line(String::from_utf8_lossy(&note).trim_end_matches('\n'));
+        }
+        LogCommand::Receipt { leaf, output } => {
+            let proof = region.keys().receipt(leaf).await?;
+            match output {
+                Some(path) => std::fs::write(&path, &proof)
+                    .map_err(file(format!("writing {}", path.display())))?,
+                None => line(String::from_utf8_lossy(&proof).trim_end_matches('\n')),
+            }
+        }
+        LogCommand::Keys => {
+            let keys = region.log_keys().await?;
+            if session.json {
+                line(serde_json::json!({ "log": keys.log, "replicas": keys.replicas }));
+                return Ok(());
+            }
+            line(
+                keys.log
+                    .as_deref()
+                    .unwrap_or("every replica that answers is sealed"),
+            );
+            keys.replicas.iter().for_each(line);
+        }
+        LogCommand::Policy => {
+            let found = region.keys().checkpoint().await?;
+            let text = match found.policy {
+                Some(policy) => String::from_utf8_lossy(&policy.policy).into_owned(),
+                None => region.log_keys().await?.policy(&[], 0).unwrap_or_default(),
+            };
+            line(text.trim_end_matches('\n'));
         }
         LogCommand::Leaves {
             start,

@@ -45,6 +45,20 @@ pub(crate) enum Command {
         /// The replica's member id.
         replica: u64,
     },
+    /// Replaces the policy of who vouches for the region's log, approved by two other operators.
+    Witnesses {
+        /// The policy (C2SP tlog-policy): start from `reduit log policy`.
+        policy: PathBuf,
+        /// No key is released while the newest witnessed checkpoint is older: hours.
+        #[arg(long, default_value_t = 24)]
+        unwitnessed_hours: u64,
+        /// An approving operator's certificate (PEM); give it and --key once for each.
+        #[arg(long, required = true)]
+        certificate: Vec<PathBuf>,
+        /// The same operator's key (PEM).
+        #[arg(long, required = true)]
+        key: Vec<PathBuf>,
+    },
     /// Raises the feature level once every voter supports it. There is no way back.
     RaiseLevel {
         /// To this.
@@ -126,6 +140,29 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Seal { replica } => {
             region.seal(NodeId(replica)).await?;
             line("sealed");
+        }
+        Command::Witnesses {
+            policy,
+            unwitnessed_hours,
+            certificate,
+            key,
+        } => {
+            if certificate.len() != key.len() {
+                let why = "each --certificate takes a --key";
+                return Err(Failure::Usage(why.to_owned()));
+            }
+            let approvers = certificate.iter().zip(&key).map(|(certificate, key)| {
+                LocalIdentity::load(certificate, key)
+                    .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))
+            });
+            let approvers = approvers.collect::<Result<Vec<_>, _>>()?;
+            let text =
+                std::fs::read(&policy).map_err(file(format!("reading {}", policy.display())))?;
+            let unwitnessed_ms = unwitnessed_hours.saturating_mul(3_600_000);
+            let done = region
+                .change_witnesses(text.into(), unwitnessed_ms, &approvers)
+                .await?;
+            line(format!("witnesses changed, leaf {}", done.leaf_index));
         }
         Command::RaiseLevel { level } => {
             line(format!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use client::operator::CustodianShare;
-use client::{Region, Tuning};
+use client::{OutsideWitness, Region, Tuning};
 use prost::Message as _;
 use proto::ids::NodeId;
 use proto::v1;
@@ -18,6 +18,8 @@ use crate::files::{OPERATORS, custodian_key, write_private};
 /// How long a step of the ceremony may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
+/// The feature level of the KMS from which on it knows witnesses.
+const LEVEL_WITNESSES: u32 = 2;
 
 /// Connects as one of a region's identities.
 pub async fn connect(region: &RegionEntry, name: &str) -> Result<Region> {
@@ -150,6 +152,26 @@ pub async fn unseal(region: &RegionEntry) -> Result<()> {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Has outside witnesses vouch for a region's log from now on: `needed` of them beside a majority of its replicas.
+pub async fn witnessed_by(
+    region: &RegionEntry,
+    witnesses: &[OutsideWitness],
+    needed: usize,
+    unwitnessed_max: Duration,
+) -> Result<()> {
+    let operator = connect(region, OPERATORS[0]).await?;
+    operator.raise_kms_level(LEVEL_WITNESSES).await?;
+    let keys = operator.log_keys().await?;
+    let policy = keys
+        .policy(witnesses, needed)
+        .context("every replica that answers is sealed")?;
+    let unwitnessed_ms = u64::try_from(unwitnessed_max.as_millis())?;
+    operator
+        .change_witnesses(policy.into(), unwitnessed_ms, &approvers(region)?)
+        .await?;
+    Ok(())
 }
 
 /// Gives as many custodians' shares as it takes.

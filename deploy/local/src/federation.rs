@@ -70,6 +70,9 @@ pub struct Service {
     pub endpoint: String,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub health: String,
+    /// Where a KMS replica serves the log's checkpoints and hash tiles; empty for a storage node.
+    #[serde(default)]
+    pub log_http: String,
     /// Its configuration.
     pub config: PathBuf,
     /// Its data.

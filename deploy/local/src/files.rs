@@ -208,6 +208,9 @@ pub fn write_config(region: &RegionEntry, service: &Service, admission: Admissio
         region.dir.join("genesis.set").display().to_string(),
     );
     set("health_listen", service.health.clone());
+    if !service.log_http.is_empty() {
+        set("log_listen", service.log_http.clone());
+    }
     let id = i64::try_from(service.node_id).context("a member id beyond 63 bits")?;
     config.insert("node_id".to_owned(), toml::Value::Integer(id));
     match admission {

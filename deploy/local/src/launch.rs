@@ -491,6 +491,11 @@ fn service(
         identity: Identity::new(region.region.clone(), role, short)?.to_string(),
         endpoint: place.endpoint,
         health: place.health,
+        log_http: if kind == Kind::Kms {
+            place.log_http
+        } else {
+            String::new()
+        },
         config: base.with_extension("toml"),
         data: place.data,
         log: base.with_extension("log"),

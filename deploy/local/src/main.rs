@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use local::{FederationPlan, Local};
 
@@ -65,6 +65,20 @@ enum Command {
         /// Such as ch-zrh.
         region: String,
     },
+    /// Has witnesses of another organisation vouch for a region's log.
+    Witnesses {
+        /// Such as ch-zrh.
+        region: String,
+        /// VKEY=URL of one, such as `w.example+0a1b2c3d+BA…=http://127.0.0.1:7300`; may be repeated.
+        #[arg(long = "witness", required = true)]
+        witnesses: Vec<String>,
+        /// How many of them it takes; default: all.
+        #[arg(long)]
+        needed: Option<usize>,
+        /// No key is released while the newest witnessed checkpoint is older, in seconds.
+        #[arg(long, default_value_t = 24 * 3600)]
+        unwitnessed_seconds: u64,
+    },
     /// Replaces a node or KMS replica by a new one.
     ReplaceNode {
         /// Such as ch-zrh/n1.
@@ -122,6 +136,29 @@ async fn main() -> Result<()> {
         Command::Restart { name } => Local::load(dir)?.restart(&name).await?,
         Command::AddNode { region } => println!("{}", Local::load(dir)?.add_node(&region).await?),
         Command::AddKms { region } => println!("{}", Local::load(dir)?.add_kms(&region).await?),
+        Command::Witnesses {
+            region,
+            witnesses,
+            needed,
+            unwitnessed_seconds,
+        } => {
+            let local = Local::load(dir)?;
+            let witnesses = witnesses
+                .iter()
+                .map(|text| {
+                    // Base64 may end in an equals sign, an address has none before its scheme.
+                    let (vkey, url) = text
+                        .split_once("=http")
+                        .map(|(vkey, rest)| (vkey.to_owned(), format!("http{rest}")))
+                        .with_context(|| format!("{text} is not VKEY=http://..."))?;
+                    Ok(client::OutsideWitness { vkey, url })
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let needed = needed.unwrap_or(witnesses.len());
+            let unwitnessed = std::time::Duration::from_secs(unwitnessed_seconds);
+            let region = local.federation.region(&region)?;
+            local::ceremony::witnessed_by(region, &witnesses, needed, unwitnessed).await?;
+        }
         Command::ReplaceNode { name } => println!("{}", Local::load(dir)?.replace(&name).await?),
     }
     Ok(())

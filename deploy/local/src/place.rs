@@ -20,6 +20,8 @@ pub struct Place {
     pub endpoint: String,
     /// Where its health port is.
     pub health: String,
+    /// Where a KMS replica serves the log's checkpoints and hash tiles.
+    pub log_http: String,
     /// Its data folder.
     pub data: PathBuf,
 }
@@ -78,6 +80,7 @@ impl Places for Loopback {
         Ok(Place {
             endpoint: self.take()?,
             health: self.take()?,
+            log_http: self.take()?,
             data: base.to_owned(),
         })
     }

@@ -24,6 +24,7 @@ use crate::net::{Net, namespace_file};
 /// Services' ports; every service has an address of its own.
 const PORT: u16 = 7_000;
 const HEALTH_PORT: u16 = 7_001;
+const LOG_PORT: u16 = 7_002;
 /// No volume outlives this: longer than any run.
 const VOLUME_LIVES_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Where Debian puts libfaketime for programs with threads.
@@ -155,6 +156,7 @@ impl Places for Rooms {
         Ok(Place {
             endpoint: format!("{address}:{PORT}"),
             health: format!("{address}:{HEALTH_PORT}"),
+            log_http: format!("{address}:{LOG_PORT}"),
             data,
         })
     }
