@@ -329,7 +329,7 @@ mod tests {
 
     fn lines(path: &Path) -> Vec<Alarm> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let lines = text.lines().map(|line| serde_json::from_str(line));
+        let lines = text.lines().map(serde_json::from_str);
         lines.collect::<Result<_, _>>().expect("alarms")
     }
 

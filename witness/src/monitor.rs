@@ -133,7 +133,7 @@ impl Follower {
             None => None,
         };
         let position = Position::load(watched.log.folder(), origin)?;
-        let fetch = Fetch::new(config.url.clone(), config.entries.as_ref())?;
+        let fetch = Fetch::new(config.url.clone(), config.entries.as_ref(), &watched.clock)?;
         let news_ms = watched.clock.now().0;
         let follower = Self {
             config: config.clone(),

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tower::ServiceExt as _;
-use transport::{Connector, Expect, KeyExchange, Lane, LocalIdentity, RegionTrust};
+use transport::{Connector, Expect, KeyExchange, Lane, LocalIdentity, RegionTrust, SharedClock};
 
 use super::MonitorError;
 use crate::config::{EntriesConfig, LogUrl};
@@ -77,9 +77,13 @@ pub(crate) struct Fetch {
 
 impl Fetch {
     /// Within a runtime, which does the work while the caller's thread waits.
-    pub(crate) fn new(url: LogUrl, entries: Option<&EntriesConfig>) -> Result<Self, MonitorError> {
+    pub(crate) fn new(
+        url: LogUrl,
+        entries: Option<&EntriesConfig>,
+        clock: &SharedClock,
+    ) -> Result<Self, MonitorError> {
         let bundles = match entries {
-            Some(entries) => channels(entries)?,
+            Some(entries) => channels(entries, clock)?,
             None => Vec::new(),
         };
         Ok(Self {
@@ -243,10 +247,14 @@ fn unreachable(url: &str, error: &dyn std::error::Error) -> FetchError {
     }
 }
 
-fn channels(entries: &EntriesConfig) -> Result<Vec<(String, Channel)>, MonitorError> {
+fn channels(
+    entries: &EntriesConfig,
+    clock: &SharedClock,
+) -> Result<Vec<(String, Channel)>, MonitorError> {
     let identity = LocalIdentity::load(&entries.certificate, &entries.key)?;
     let trust = RegionTrust::load(entries.region.clone(), &entries.ca)?;
-    let connector = Connector::pinned(identity, trust, KeyExchange::HybridOnly);
+    let connector =
+        Connector::pinned(identity, trust, KeyExchange::HybridOnly).with_clock(clock.clone());
     let channel = |endpoint: &String| {
         let channel = connector.channel_lazy(endpoint, Expect::Role(Role::Kms), Lane::Data);
         channel
