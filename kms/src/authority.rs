@@ -16,6 +16,7 @@ use transport::{EnrolmentError, Enrolments, Peer};
 
 use crate::approvals::{self, ApprovalError};
 use crate::core::{Core, StaleError};
+use crate::gate::OutgoingSilent;
 use crate::ledger::{Command, CommitError};
 use crate::peers::{CALL_MAX, Peers};
 use crate::seal::Sealed;
@@ -59,6 +60,15 @@ pub(crate) enum AuthorityError {
     /// A witness in it cannot be asked.
     #[error(transparent)]
     NoAddress(#[from] NoAddress),
+    /// There is nothing to cosign yet.
+    #[error("there is no finished checkpoint yet for witnesses to cosign")]
+    NoCheckpoint,
+    /// The new quorum does not answer.
+    #[error("the new witnesses do not cosign the newest checkpoint")]
+    IncomingSilent(#[source] tlog::PolicyRefused),
+    /// The old quorum has not seen everything.
+    #[error(transparent)]
+    OutgoingSilent(#[from] OutgoingSilent),
 }
 
 impl Core {
@@ -134,19 +144,33 @@ impl Core {
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ChangeWitnesses", &request);
         let policy = request.policy.take().unwrap_or_default();
-        self.check_witness_policy(&policy)?;
+        // Before anybody is asked on its account.
+        let claims = approvals::verified(
+            &self.enrolments.current(),
+            &hash,
+            Some(request.single_use_id.as_ref()),
+            &approvals,
+            self.now(),
+        )?;
+        approvals::counted(&claims, &peer.identity, self.approvers_min())?;
+        let rule = self.check_witness_policy(&policy)?;
+        let outgoing_size = self.witnesses_answer(&rule).await?;
         let claim = Some(self.stated(peer, request.claim.take()));
         let single_use_id = request.single_use_id;
         let what = v1::kms_command::Command::ChangeWitnesses(v1::ChangeWitnesses {
             policy: Some(policy),
             claim,
+            outgoing_size,
         });
         self.dual_control(peer, &hash, &single_use_id, &approvals, what)
             .await
     }
 
     /// What the state cannot check: the log's key, and that every witness can be asked.
-    fn check_witness_policy(&self, stored: &v1::WitnessPolicy) -> Result<(), AuthorityError> {
+    fn check_witness_policy(
+        &self,
+        stored: &v1::WitnessPolicy,
+    ) -> Result<WitnessRule, AuthorityError> {
         let state = self.reader().map_err(StaleError::State)?;
         let region = kms_state::region(&*state).unwrap_or_default();
         let rule = WitnessRule::parse(stored, &region.region, &region.log_origin)
@@ -156,7 +180,28 @@ impl Core {
         if !key.is_some_and(listed) {
             return Err(AuthorityError::OtherLogKey);
         }
-        Ok(reachable(rule.policy(), &region.region)?)
+        reachable(rule.policy(), &region.region)?;
+        Ok(rule)
+    }
+
+    /// Has the incoming quorum cosign the newest checkpoint, or nothing could be released once it is in force, and asks
+    /// that the outgoing one has. Answers how far the outgoing one vouches.
+    async fn witnesses_answer(&self, incoming: &WitnessRule) -> Result<u64, AuthorityError> {
+        let newest = self.checkpoints.now().newest;
+        let newest = newest.ok_or(AuthorityError::NoCheckpoint)?;
+        let size = newest.checkpoint.size();
+        if incoming.witnessed() {
+            let policy = incoming.policy();
+            let note = self
+                .ask_witnesses_of(policy, newest.note.clone(), size)
+                .await;
+            policy
+                .check(&note)
+                .map_err(AuthorityError::IncomingSilent)?;
+        }
+        let state = self.reader().map_err(StaleError::State)?;
+        let outgoing = self.ledger.gate().outgoing(&*state, size)?;
+        Ok(outgoing.unwrap_or_default())
     }
 
     /// Lets region time follow the clocks of a majority by more than a day. Works before this region serves: an unseal

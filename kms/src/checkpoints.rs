@@ -173,7 +173,8 @@ impl Checkpoints {
         self.held.subscribe()
     }
 
-    fn replace(&self, finished: Arc<Finished>, rule: Option<&Rule>) {
+    /// Holds a finished checkpoint, where it is not smaller than what is held.
+    pub(crate) fn replace(&self, finished: Arc<Finished>, rule: Option<&Rule>) {
         let trusted = rule.and_then(|rule| rule.policy().check(&finished.note).ok());
         let witnessed = trusted.and_then(|trusted| trusted.as_of()).zip(rule);
         let size = finished.checkpoint.size();
@@ -215,7 +216,8 @@ impl Checkpoints {
     }
 }
 
-fn finished(bytes: &[u8]) -> Result<Finished, TakeError> {
+/// Reads one that is said to be finished.
+pub(crate) fn finished(bytes: &[u8]) -> Result<Finished, TakeError> {
     let note = Note::parse(bytes)?;
     let checkpoint = note.text().parse()?;
     Ok(Finished {

@@ -224,6 +224,9 @@ faulty!(AuthorityError {
     Self::NotOperator(_) => (Denied, "not-operator"),
     Self::Level { .. } => (Precondition, "level-too-low"),
     Self::WitnessPolicy(_) | Self::OtherLogKey | Self::NoAddress(_) => (Caller, "bad-witness-policy"),
+    Self::NoCheckpoint => (Unavailable, "no-checkpoint"),
+    Self::IncomingSilent(_) => (Precondition, "new-witnesses-silent"),
+    Self::OutgoingSilent(_) => (Precondition, "outgoing-witnesses-behind"),
 } inner { Sealed, Stale, Approval, Commit });
 
 faulty!(UnsealError {

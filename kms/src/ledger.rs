@@ -391,6 +391,11 @@ impl Ledger {
         }
     }
 
+    /// Whether witnesses let keys go.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// Who may do what.
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy

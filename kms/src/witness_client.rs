@@ -18,8 +18,8 @@ use hyper_util::rt::TokioIo;
 use kms_state::StateHashes;
 use parking_lot::Mutex;
 use tlog::{
-    AddCheckpoint, Hash, NOTE_BYTES_MAX, Note, Party, SIZE_CONTENT_TYPE, Signature, VerifierKey,
-    cosignatures_in,
+    AddCheckpoint, Hash, NOTE_BYTES_MAX, Note, Party, Policy, SIZE_CONTENT_TYPE, Signature,
+    VerifierKey, cosignatures_in,
 };
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -151,11 +151,11 @@ impl Address {
 }
 
 /// Whether every outside witness of a policy can be asked.
-pub(crate) fn reachable(policy: &tlog::Policy, region: &str) -> Result<(), NoAddress> {
+pub(crate) fn reachable(policy: &Policy, region: &str) -> Result<(), NoAddress> {
     outside(policy, region).try_for_each(|party| Address::of(party).map(drop))
 }
 
-fn outside<'p>(policy: &'p tlog::Policy, region: &'p str) -> impl Iterator<Item = &'p Party> {
+fn outside<'p>(policy: &'p Policy, region: &'p str) -> impl Iterator<Item = &'p Party> {
     let parties = policy.witnesses().map(|(_, party)| party);
     parties.filter(|party| !kms_state::is_own_name(region, party.key.name().as_str()))
 }
@@ -171,8 +171,13 @@ impl Core {
             return note;
         };
         drop(state);
+        self.ask_witnesses_of(rule.policy(), note, size).await
+    }
+
+    /// As [`Core::ask_witnesses`], of a policy that need not be in force.
+    pub(crate) async fn ask_witnesses_of(&self, policy: &Policy, note: Note, size: u64) -> Note {
         let region = self.config.region.as_str();
-        let mut asked: FuturesUnordered<_> = outside(rule.policy(), region)
+        let mut asked: FuturesUnordered<_> = outside(policy, region)
             .filter(|party| self.witnesses.may_be_asked(&party.key))
             .map(|party| self.ask_witness(party, &note, size))
             .collect();
@@ -185,7 +190,7 @@ impl Core {
                     Err(error) => tracing::warn!(%error, "a cosignature does not fit the note"),
                 }
             }
-            if rule.policy().check(&finished).is_ok() {
+            if policy.check(&finished).is_ok() {
                 deadline = deadline.min(Instant::now() + REST_MAX);
             }
         }

@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, now, policy_text, random, reason,
+    AheadClock, Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, now, policy_text, random,
+    reason,
 };
 use kms::approvals::{approve, request_hash};
 use proto::ids::UnixMs;
@@ -14,7 +16,10 @@ use proto::v1;
 use tlog::{Note, Policy, SignatureType, SignerKey};
 
 const DATASET: [u8; 16] = [0xD9; 16];
-const DAY_MS: u64 = 24 * 3_600_000;
+/// The shortest that a region may go without.
+const UNWITNESSED_MS: u64 = 60_000;
+/// Between two looks at what takes its time.
+const PAUSE: Duration = Duration::from_millis(20);
 
 async fn raise_level(region: &Region, level: u32) {
     let operator = region.caller("op-1");
@@ -40,7 +45,7 @@ async fn change_witnesses(
         policy: Some(v1::WitnessPolicy {
             format: 1,
             policy: Bytes::copy_from_slice(text.as_bytes()),
-            unwitnessed_max_ms: DAY_MS,
+            unwitnessed_max_ms: UNWITNESSED_MS,
         }),
         single_use_id: Bytes::copy_from_slice(&single_use_id),
         ..v1::ChangeWitnessesRequest::default()
@@ -62,25 +67,64 @@ async fn found(caller: &Caller, at: usize) -> v1::FindCheckpointReply {
     found.expect("found").into_inner()
 }
 
-/// A region with one witness whose policy is in force; the witness is silent if so asked.
-async fn witnessed(silent: bool) -> (Region, TestWitness) {
-    let region = Region::initialised(Begin::default()).await;
+/// A region with one witness that follows its log; without a policy that says so yet.
+async fn with_witness(begin: Begin) -> (Region, TestWitness) {
+    let region = Region::initialised(begin).await;
     let witness = TestWitness::start("witness.example/one", 41).await;
-    witness.silence(silent);
     let leader = region.leader().await;
     witness.follow(&found(&region.caller("app"), leader).await.log_key);
+    (region, witness)
+}
+
+/// The same, with the policy in force.
+async fn witnessed(begin: Begin) -> (Region, TestWitness) {
+    let (region, witness) = with_witness(begin).await;
     raise_level(&region, 2).await;
     let text = policy_text(&region, &[&witness]).await;
-    change_witnesses(&region, &text, &["op-2", "op-3"])
-        .await
-        .expect("changed");
+    changed(&region, &text).await;
     (region, witness)
+}
+
+/// Changes the policy, as soon as there is a checkpoint to begin with and who is to go has seen the newest.
+async fn changed(region: &Region, text: &str) -> v1::KmsDone {
+    let changed = async {
+        loop {
+            match change_witnesses(region, text, &["op-2", "op-3"]).await {
+                Ok(done) => return done,
+                Err(status) => {
+                    let reason = reason(&status);
+                    let soon = ["no-checkpoint", "outgoing-witnesses-behind"].contains(&reason);
+                    assert!(soon, "{status}");
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, changed)
+        .await
+        .expect("in time")
+}
+
+/// A lease as soon as the witnesses let it go.
+async fn leased(app: &Caller) -> v1::IssueLeaseReply {
+    let leased = async {
+        loop {
+            match app.lease(DATASET).await {
+                Ok((lease, _)) => return lease,
+                Err(status) => assert_eq!(reason(&status), "unwitnessed", "{status}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, leased)
+        .await
+        .expect("in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_policy_of_witnesses_takes_a_level_dual_control_and_this_regions_log() {
-    let region = Region::initialised(Begin::default()).await;
-    let witness = TestWitness::start("witness.example/one", 41).await;
+    let (region, witness) = with_witness(Begin::default()).await;
+    checkpoint_is_made(&region).await;
     let text = policy_text(&region, &[&witness]).await;
     let two = ["op-2", "op-3"];
     let refused = change_witnesses(&region, &text, &two).await;
@@ -119,10 +163,25 @@ async fn the_policy_of_witnesses_takes_a_level_dual_control_and_this_regions_log
         let refused = refused.expect_err(&bad);
         assert_eq!(reason(&refused), "bad-witness-policy", "{bad}{refused}");
     }
+    // Nobody could release a key under a policy whose witnesses do not answer.
+    witness.silence(true);
+    let refused = change_witnesses(&region, &text, &two).await;
+    let refused = refused.expect_err("it does not answer");
+    assert_eq!(reason(&refused), "new-witnesses-silent", "{refused}");
+    assert!(refused.message().contains("w0"), "{refused}");
+    witness.silence(false);
     let size = region.status(region.leader().await).await.tree_size;
-    let done = change_witnesses(&region, &text, &two)
-        .await
-        .expect("changed");
+    let done = async {
+        loop {
+            match change_witnesses(&region, &text, &two).await {
+                Ok(done) => return done,
+                // Who failed is left alone for a moment.
+                Err(status) => assert_eq!(reason(&status), "new-witnesses-silent", "{status}"),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, done).await.expect("in time");
     assert_eq!(done.leaf_index, size, "on record");
     for at in 0..REPLICAS {
         let found = async {
@@ -144,54 +203,111 @@ async fn the_policy_of_witnesses_takes_a_level_dual_control_and_this_regions_log
     region.stop().await;
 }
 
-/// Promise P3, red with `ignore_witnesses`: without the word of the witnesses nothing is released, and with it all is.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_key_is_released_without_the_word_of_the_witnesses() {
-    let (region, witness) = witnessed(true).await;
-    let app = region.caller("app");
-    // Making a key releases nothing.
-    app.create_key(DATASET).await.expect("a key");
-    let size = region.status(region.leader().await).await.tree_size;
-    let refused = app.lease(DATASET).await.map(drop);
-    let refused = refused.expect_err("nobody vouches for this log");
-    assert_eq!(reason(&refused), "unwitnessed");
-    assert!(refused.message().contains("witnesses"), "{refused}");
-    let after = region.status(region.leader().await).await.tree_size;
-    assert_eq!(after, size, "and nothing is recorded");
-
-    witness.silence(false);
-    witness.has_seen(size).await;
-    let leased = async {
-        loop {
-            match app.lease(DATASET).await {
-                Ok((lease, _)) => return lease,
-                Err(status) => assert_eq!(reason(&status), "unwitnessed"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+/// Waits for a first checkpoint on the leader.
+async fn checkpoint_is_made(region: &Region) {
+    let (app, leader) = (region.caller("app"), region.leader().await);
+    let made = async {
+        while found(&app, leader).await.newest.is_empty() {
+            tokio::time::sleep(PAUSE).await;
         }
     };
-    let lease = tokio::time::timeout(PATIENCE, leased)
-        .await
-        .expect("served");
+    tokio::time::timeout(PATIENCE, made).await.expect("in time");
+}
 
-    // Its receipt has the witness's word in it, and holds by the very policy that was approved.
+/// Promise P3, red with `ignore_witnesses`: once the witnesses have been silent for as long as the region allows,
+/// nothing is released before they speak again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_is_released_without_a_fresh_word_of_the_witnesses() {
+    let clock = Arc::new(AheadClock::default());
+    let begin = Begin {
+        clock: Some(clock.clone()),
+        ..Begin::default()
+    };
+    let (region, witness) = witnessed(begin).await;
+    let app = region.caller("app");
+    app.create_key(DATASET).await.expect("a key");
+    let lease = leased(&app).await;
+
+    witness.silence(true);
+    let ahead = 2 * UNWITNESSED_MS;
+    clock.0.store(ahead, std::sync::atomic::Ordering::Relaxed);
+    let refused = app.lease(DATASET).await.map(drop);
+    let refused = refused.expect_err("the last word is too old");
+    assert_eq!(reason(&refused), "unwitnessed", "{refused}");
+    assert!(refused.message().contains("cosigned last"), "{refused}");
+
+    witness.set_ahead(ahead);
+    witness.silence(false);
+    let again = leased(&app).await;
+    assert!(again.leaf_index > lease.leaf_index);
+    a_receipt_has_their_word(&region, &app, &lease).await;
+    region.stop().await;
+}
+
+/// A lease's receipt holds by the very policy that was approved, the witness's word included.
+async fn a_receipt_has_their_word(region: &Region, app: &Caller, lease: &v1::IssueLeaseReply) {
     let request = v1::ReceiptRequest {
         leaf_index: lease.leaf_index,
     };
     let leader = region.leader().await;
     let receipt = app.kms(leader).receipt(request).await.expect("a receipt");
     let file = tlog::ProofFile::parse(&receipt.into_inner().proof).expect("a proof file");
-    let found = found(&app, leader).await;
+    let found = found(app, leader).await;
     let policy = Policy::parse(&found.policy.expect("in force").policy).expect("a policy");
     let trusted = policy.check(file.checkpoint()).expect("both quorums");
-    let names: Vec<_> = trusted
-        .cosigned()
-        .iter()
-        .map(|c| c.witness.to_string())
-        .collect();
+    let names = trusted.cosigned().iter().map(|c| c.witness.to_string());
+    let names: Vec<_> = names.collect();
     assert!(names.contains(&"w0".to_owned()), "{names:?}");
     let served = Note::parse(&found.witnessed).expect("a note");
     policy.check(&served).expect("witnessed");
+}
+
+/// Who vouched so far vouches up to the change, unless it has been silent for as long as the region allows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_outgoing_witnesses_have_the_last_word() {
+    let clock = Arc::new(AheadClock::default());
+    let begin = Begin {
+        clock: Some(clock.clone()),
+        ..Begin::default()
+    };
+    let (region, witness) = witnessed(begin).await;
+    let app = region.caller("app");
+    app.create_key(DATASET).await.expect("a key");
+    leased(&app).await;
+    let size = region.status(region.leader().await).await.tree_size;
+    witness.has_seen(size).await;
+    witness.silence(true);
+    // Something that the witness has not seen, in a finished checkpoint.
+    let (lease, _) = app.lease(DATASET).await.expect("a lease");
+    let leader = region.leader().await;
+    let stated = async {
+        loop {
+            let newest = Note::parse(&found(&app, leader).await.newest).expect("a note");
+            let newest: tlog::Checkpoint = newest.text().parse().expect("a checkpoint");
+            if newest.size() > lease.leaf_index {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stated)
+        .await
+        .expect("in time");
+
+    let next = TestWitness::start("witness.example/two", 42).await;
+    next.follow(&found(&app, leader).await.log_key);
+    let text = policy_text(&region, &[&next]).await;
+    let refused = change_witnesses(&region, &text, &["op-2", "op-3"]).await;
+    let refused = refused.expect_err("the outgoing one has not seen it");
+    assert_eq!(reason(&refused), "outgoing-witnesses-behind", "{refused}");
+
+    let ahead = 2 * UNWITNESSED_MS;
+    clock.0.store(ahead, std::sync::atomic::Ordering::Relaxed);
+    next.set_ahead(ahead);
+    // Region time follows with the next command: a lease, which is refused.
+    app.lease(DATASET).await.map(drop).expect_err("too old");
+    changed(&region, &text).await;
+    leased(&app).await;
     region.stop().await;
 }
 
@@ -199,7 +315,7 @@ async fn no_key_is_released_without_the_word_of_the_witnesses() {
 /// own unsealing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_cold_unseal_the_witnesses_speak_first() {
-    let (mut region, witness) = witnessed(false).await;
+    let (mut region, witness) = witnessed(Begin::default()).await;
     let app = region.caller("app");
     app.create_key(DATASET).await.expect("a key");
     let size = region.status(region.leader().await).await.tree_size;
@@ -218,22 +334,14 @@ async fn after_a_cold_unseal_the_witnesses_speak_first() {
     let refused = refused.expect_err("not seen by anybody yet");
     assert_eq!(reason(&refused), "unwitnessed");
     witness.silence(false);
-    let leased = async {
-        while let Err(status) = app.lease(DATASET).await {
-            assert_eq!(reason(&status), "unwitnessed");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, leased)
-        .await
-        .expect("served again");
+    leased(&app).await;
     region.stop().await;
 }
 
 /// A witness that lost its memory, or was asked by somebody else, says where it stands and is asked from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witness_is_asked_from_the_size_it_states() {
-    let (region, witness) = witnessed(false).await;
+    let (region, witness) = witnessed(Begin::default()).await;
     let app = region.caller("app");
     app.create_key(DATASET).await.expect("a key");
     let size = region.status(region.leader().await).await.tree_size;

@@ -164,6 +164,18 @@ const PROMISES: &[Promise] = &[
         test: "no_key_is_released_before_its_record_is_committed",
     },
     Promise {
+        says: "P3 released without the word of the witnesses",
+        switch: "ignore_witnesses",
+        target: Some("witnesses"),
+        test: "no_key_is_released_without_a_fresh_word_of_the_witnesses",
+    },
+    Promise {
+        says: "P3 a person's purpose released before its record is witnessed",
+        switch: "ignore_witnesses",
+        target: None,
+        test: "a_persons_purpose_waits_until_the_witnesses_have_seen_its_record",
+    },
+    Promise {
         says: "P5 block unlinked by clock",
         switch: "unlink_by_clock",
         target: None,

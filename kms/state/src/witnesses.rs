@@ -85,6 +85,7 @@ impl WitnessRule {
 struct Details {
     policy_sha256: String,
     before_sha256: String,
+    outgoing_size: u64,
     unwitnessed_max_ms: u64,
     witnesses: Vec<String>,
     quorum: bool,
@@ -116,6 +117,7 @@ pub(crate) fn change(
         } else {
             digest(&before.policy)
         },
+        outgoing_size: command.outgoing_size,
         unwitnessed_max_ms: stored.unwitnessed_max_ms,
         witnesses: rule
             .policy()

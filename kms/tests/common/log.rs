@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -108,6 +108,7 @@ struct Inner {
     log: Mutex<Option<VerifierKey>>,
     latest: Mutex<Option<Latest>>,
     silent: AtomicBool,
+    ahead_ms: AtomicU64,
 }
 
 impl TestWitness {
@@ -120,6 +121,7 @@ impl TestWitness {
             log: Mutex::new(None),
             latest: Mutex::new(None),
             silent: AtomicBool::new(false),
+            ahead_ms: AtomicU64::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -152,6 +154,11 @@ impl TestWitness {
     /// Answers nobody, or everybody again.
     pub(crate) fn silence(&self, silent: bool) {
         self.inner.silent.store(silent, Ordering::Relaxed);
+    }
+
+    /// Sets its clock ahead, as that of the replicas is.
+    pub(crate) fn set_ahead(&self, ms: u64) {
+        self.inner.ahead_ms.store(ms, Ordering::Relaxed);
     }
 
     /// Leaves of what it cosigned last.
@@ -201,7 +208,8 @@ async fn add_checkpoint(State(inner): State<Arc<Inner>>, body: Bytes) -> Respons
                 *latest = Some(new.clone());
                 Ok::<_, ()>(())
             });
-            let time = UnixSeconds::new(now().0 / 1000).expect("a time");
+            let now_ms = now().0 + inner.ahead_ms.load(Ordering::Relaxed);
+            let time = UnixSeconds::new(now_ms / 1000).expect("a time");
             let keys = std::slice::from_ref(&inner.key);
             let lines = persisted.expect("stored").cosign(keys, time);
             lines.expect("signs").into_response()

@@ -10,6 +10,7 @@ mod people;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kms::approvals::{approve, unseal_hash};
@@ -22,7 +23,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use transport::testing::FlakyProxy;
-use transport::{Clock as _, SystemClock};
+use transport::{Clock as _, SharedClock, SystemClock};
 
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
@@ -73,6 +74,18 @@ pub(crate) struct Region {
 pub(crate) struct Begin {
     pub grants: Vec<v1::Grant>,
     pub request_ms_max: u64,
+    /// The replicas' clock; the system's when absent.
+    pub clock: Option<SharedClock>,
+}
+
+/// A clock of the replicas that a test can set ahead.
+#[derive(Debug, Default)]
+pub(crate) struct AheadClock(pub AtomicU64);
+
+impl transport::Clock for AheadClock {
+    fn now(&self) -> UnixMs {
+        UnixMs(SystemClock.now().0 + self.0.load(Ordering::Relaxed))
+    }
 }
 
 impl Default for Begin {
@@ -80,6 +93,7 @@ impl Default for Begin {
         Self {
             grants: vec![people::all_to_app()],
             request_ms_max: 10_000,
+            clock: None,
         }
     }
 }
@@ -113,6 +127,7 @@ impl Region {
             };
             let parts = Parts {
                 listener: Some(listener),
+                clock: begin.clock.clone(),
                 ..Parts::default()
             };
             let replica = Replica::start(config.clone(), parts)

@@ -43,6 +43,7 @@ fn change(lab: &Lab, policy: WitnessPolicy, approvals: Vec<ApprovalClaim>) -> Km
     let change = ChangeWitnesses {
         policy: Some(policy),
         claim: None,
+        outgoing_size: 0,
     };
     let asked = Asked {
         approvals,
