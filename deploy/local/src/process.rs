@@ -50,6 +50,8 @@ pub fn start(service: &Service, mut command: Command) -> Result<u32> {
     let child = command
         .arg("--config")
         .arg(&service.config)
+        // What they log is quoted by whoever looks for why one ended.
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

@@ -87,7 +87,7 @@ pub async fn run(plan: &Plan) -> Result<Report> {
     if kept {
         keep_logs(folder.path(), &plan.out)?;
     }
-    let report = outcome?;
+    let report = outcome?.without(folder.path())?;
     std::fs::write(
         plan.out.join("report.json"),
         serde_json::to_vec_pretty(&report)?,
@@ -471,6 +471,13 @@ impl Report {
             danger: plan.danger.clone(),
             ..Self::default()
         }
+    }
+
+    /// The same with `folder`, which is gone and was nobody's but this machine's, called `WORLD`.
+    fn without(&self, folder: &Path) -> Result<Self> {
+        let folder = folder.to_str().context("a folder's name is text")?;
+        let text = serde_json::to_string(self)?.replace(folder, "WORLD");
+        Ok(serde_json::from_str(&text)?)
     }
 
     fn take_residency(&mut self, residency: &Residency) {
