@@ -12,6 +12,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-transport", &["reduit-proto"]),
     ("reduit-node-state", &["reduit-proto", "reduit-tlog"]),
     ("reduit-kms-state", &["reduit-proto", "reduit-tlog"]),
+    ("reduit-policy", &["reduit-proto", "reduit-tlog"]),
     ("reduit-replica", &["reduit-proto", "reduit-transport"]),
     (
         "reduit-node",
@@ -64,6 +65,7 @@ const PURE: &[&str] = &[
     "reduit-tlog",
     "reduit-node-state",
     "reduit-kms-state",
+    "reduit-policy",
 ];
 const RUNTIMES: &[&str] = &[
     "tokio",
