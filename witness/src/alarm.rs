@@ -217,19 +217,22 @@ impl Alarms {
     pub fn catch(&self, folder: &Path, evidence: Evidence) -> io::Result<()> {
         let mut book = self.book.lock();
         let origin = evidence.alarm.origin.clone();
-        let kept = book.evidence.entry(origin).or_default();
+        let kept = book.evidence.entry(origin.clone()).or_default();
         let same = |old: &Evidence| {
             (&old.checkpoints, &old.alarm.text) == (&evidence.checkpoints, &evidence.alarm.text)
         };
         if kept.iter().any(same) {
             return Ok(());
         }
+        // Told first: kept without being told, it would count as known.
+        self.write(&mut book, vec![evidence.alarm.clone()])?;
+        let kept = book.evidence.entry(origin).or_default();
         if kept.len() < EVIDENCE_MAX {
             let bytes = serde_json::to_vec_pretty(&evidence)?;
             durable::replace(&evidence_file(folder, kept.len()), &bytes)?;
-            kept.push(evidence.clone());
+            kept.push(evidence);
         }
-        self.write(&mut book, vec![evidence.alarm])
+        Ok(())
     }
 
     /// A condition holds: raised when it begins.

@@ -8,7 +8,7 @@ use tlog::{
     TILE_WIDTH, Tile, TileKind, TileRefused, TileTree, bundle_bytes, tiles_changed,
 };
 
-use super::fetch::Tiles;
+use super::fetch::{FetchError, Tiles};
 use super::{Finding, Follower, ROUNDS_OF_GRACE, Trouble};
 use crate::alarm::{Alarm, Evidence, Rule, Weight};
 
@@ -289,6 +289,7 @@ impl Follower {
             // Told before it is remembered as read: told twice is better than never.
             self.tell(found, now)?;
             self.position.read = index * TILE_WIDTH + entries.len() as u64;
+            self.entry_rounds = 0;
             bundles += 1;
             if bundles % BUNDLES_A_SAVE == 0 {
                 self.save()?;
@@ -297,7 +298,6 @@ impl Follower {
         if self.position.read > begun {
             self.save()?;
         }
-        self.entry_rounds = 0;
         self.end(Rule::EntriesRefused)?;
         self.end(Rule::EntriesUnavailable)
     }
@@ -309,7 +309,9 @@ impl Follower {
         }
         let is_missing = matches!(refused, TileRefused::Missing(_));
         let trouble = self.refused(Rule::EntriesRefused, refused);
-        if !is_missing {
+        // A long log is read in many looks, each of which ends before the log does.
+        let ended = matches!(trouble, Trouble::Absent(FetchError::Ended(_)));
+        if !is_missing || ended {
             return trouble;
         }
         self.entry_rounds = self.entry_rounds.saturating_add(1);

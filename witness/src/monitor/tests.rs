@@ -345,7 +345,18 @@ async fn what_the_log_did_not_sign_is_no_checkpoint() {
     let mut bench = Bench::of(Tree::of(300)).await;
     bench.look().await;
     let good = Tree::of(400).signed(400).to_string();
+    // Signed by this log's key, of another log.
+    let elsewhere = {
+        let root = Tree::of(400).checkpoint(400).root();
+        let origin = "ch-zrh/main/2".parse().expect("an origin");
+        let checkpoint = tlog::Checkpoint::new(origin, 400, root).expect("a checkpoint");
+        let line = log_key().sign_checkpoint(&checkpoint, None).expect("signs");
+        tlog::Note::new(checkpoint.to_string(), vec![line])
+            .expect("a note")
+            .to_string()
+    };
     for bad in [
+        elsewhere,
         good.replacen("\n400\n", "\n401\n", 1),
         good.replacen("main/1\n", "main/2\n", 1),
         String::new(),
@@ -355,8 +366,8 @@ async fn what_the_log_did_not_sign_is_no_checkpoint() {
         let status = bench.look().await;
         assert_eq!((status.size, status.is_stopped), (300, false));
         assert!(status.error.is_some());
+        assert_eq!(bench.rules_told(), [(Rule::CheckpointRefused, false)]);
     }
-    assert_eq!(bench.rules_told(), [(Rule::CheckpointRefused, false)]);
     bench.log.show(|shown| {
         shown.checkpoint = None;
         shown.tree.grow(400, Purpose::service());

@@ -93,6 +93,29 @@ async fn every_answer_that_the_protocol_names() {
     witness.stop().await;
 }
 
+/// A log with many cosigners sends all their signatures; those that nobody here knows mean nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_be_as_long_as_the_protocol_lets_it() {
+    let (place, tree) = (Place::new(), Tree::of(9));
+    let witness = start(&place).await;
+    let unknown = |i: u8| tlog::Signature {
+        name: format!("replica-{i}.example").parse().expect("a name"),
+        id: tlog::KeyId([i; 4]),
+        bytes: vec![i; 2_428],
+    };
+    let note = signed(ORIGIN, 7, tree.roots[7], &log_key());
+    let note = (0..99).fold(note, |note, i| note.with(unknown(i)).expect("room"));
+    let body = request(0, Vec::new(), note);
+    assert!(body.len() > 300_000);
+    let answer = add(witness.address(), &body);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(
+        read(&place.state_file()).len() < 1_000,
+        "the log's signature alone is kept"
+    );
+    witness.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn monitors_get_the_checkpoint_that_was_cosigned_last() {
     let (place, tree) = (Place::new(), Tree::of(9));
