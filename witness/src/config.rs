@@ -5,6 +5,7 @@
 //! gained by TLS but secrecy, and entry bundles have a way of their own.
 
 mod hours;
+mod rules;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use proto::ids::RegionId;
 use serde::{Deserialize, Deserializer};
-use tlog::{Kind, OriginLine, Purpose, SignatureType, VerifierKey};
+use tlog::{OriginLine, SignatureType, VerifierKey};
 
 pub use hours::{Hours, HoursError};
+pub use rules::{Rate, Rules};
 
 /// Logs that one witness follows at most.
 pub const LOGS_MAX: usize = 256;
@@ -195,72 +197,6 @@ pub struct EntriesConfig {
     pub key: PathBuf,
     /// PEM certificate of the region's CA.
     pub ca: PathBuf,
-}
-
-/// What alarms. Hours and rates go by the region's time as it stands in the leaves.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Rules {
-    /// Opens at other times alarm; absent: at none.
-    pub open_hours: Option<Vec<Hours>>,
-    /// Purposes that open around the clock.
-    pub open_hours_exempt: BTreeSet<Purpose>,
-    /// How far the clock of `open_hours` is ahead of UTC; summer time is not followed.
-    pub utc_offset_minutes: i32,
-    /// Purposes that are known beforehand. Any other alarms when it is first seen.
-    pub purposes: BTreeSet<Purpose>,
-    /// How many of a kind may fall into any sixty minutes.
-    pub rates: Vec<Rate>,
-    /// Kinds that alarm whenever they happen; absent: all but [`Rules::EVERYDAY`].
-    pub watch: Option<BTreeSet<Kind>>,
-    /// Minutes without a newer checkpoint that alarm.
-    pub silence_minutes: u64,
-}
-
-/// How many of a kind may fall into any sixty minutes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rate {
-    /// Which kind; of opens, objects are counted and not leaves.
-    pub kind: Kind,
-    /// The most that does not alarm.
-    pub per_hour_max: u64,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            open_hours: None,
-            open_hours_exempt: BTreeSet::new(),
-            utc_offset_minutes: 0,
-            purposes: BTreeSet::new(),
-            rates: Vec::new(),
-            watch: None,
-            silence_minutes: 15,
-        }
-    }
-}
-
-impl Rules {
-    /// What happens every day: the use of keys and their life, which the other rules look at. A kind that is added to
-    /// the log later alarms until somebody says that it is one of these.
-    pub const EVERYDAY: [Kind; 7] = [
-        Kind::Lease,
-        Kind::MetadataLease,
-        Kind::Open,
-        Kind::KeyCreated,
-        Kind::KeyRotated,
-        Kind::KeyStateAcknowledged,
-        Kind::ShardRegistered,
-    ];
-
-    /// Whether a leaf of this kind alarms by itself.
-    pub fn watches(&self, kind: Kind) -> bool {
-        match &self.watch {
-            Some(kinds) => kinds.contains(&kind),
-            None => !Self::EVERYDAY.contains(&kind),
-        }
-    }
 }
 
 /// A log's prefix: `http://host[:port]/[path/]`, with its last slash.

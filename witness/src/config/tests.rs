@@ -1,6 +1,6 @@
 //! Claims about what a configuration may say.
 
-use tlog::SignerKey;
+use tlog::{Kind, SignerKey};
 
 use super::*;
 

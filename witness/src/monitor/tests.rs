@@ -213,6 +213,64 @@ async fn an_honest_log_is_hashed_read_and_copied_whole_and_a_restart_goes_on() {
     assert_eq!(checkpoint, tree.signed(700).to_string());
 }
 
+/// As the process runs it: by itself, and ended when told although the log never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_monitor_follows_by_itself_and_stops_while_it_waits() {
+    let mut bench = Bench::reading(Tree::of(300)).await;
+    (bench.follower, bench.state) = (None, None);
+    let key = bench.folder.path().join("w1.key");
+    let name = "witness.example/w1".parse().expect("a name");
+    crate::generate(&name, crate::Algorithm::Ed25519, &key).expect("made");
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let config = crate::Config {
+        state_dir: bench.folder.path().join("state"),
+        keys: vec![key],
+        listen: any,
+        status_listen: None,
+        submission_prefix: crate::Prefix::default(),
+        monitoring_prefix: crate::Prefix::default(),
+        alarms: None,
+        log_format: crate::LogFormat::Text,
+        log: String::new(),
+        logs: vec![LogConfig {
+            origin: ORIGIN.parse().expect("an origin"),
+            keys: vec![log_key().verifier().clone()],
+            monitor: Some(bench.config.clone()),
+        }],
+    };
+    let witness = crate::Witness::start(&config, bench.clock.clone()).await;
+    let witness = witness.expect("starts");
+    let read = || {
+        witness.status().logs[0]
+            .monitor
+            .as_ref()
+            .and_then(|m| m.read)
+    };
+    until("it reads", || read() == Some(300)).await;
+    bench.log.show(|shown| {
+        shown.tree.grow(400, Purpose::service());
+        shown.size = 400;
+    });
+    until("it reads on", || read() == Some(400)).await;
+    bench.log.show(|shown| {
+        shown.hangs = true;
+        shown.asked.clear();
+    });
+    until("it waits", || !bench.log.shown.lock().asked.is_empty()).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(5), witness.stop());
+    stopped.await.expect("long before the answer is given up");
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waited).await;
+    waited.expect(what);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_identity_hashes_alone_are_followed() {
     let mut bench = Bench::of(Tree::of(300)).await;

@@ -84,7 +84,7 @@ fn metrics_have_one_line_a_sample() {
     status.logs[0].origin = "a\"b\\c".to_owned();
     status.conditions = vec![alarm(Rule::Silence)];
     let counts = [(("o".to_owned(), Rule::Rate), 4)].into();
-    let text = exposition(&status, &counts);
+    let text = metrics::exposition(&status, &counts);
     for line in [
         "reduit_witness_cosigned_leaves{origin=\"a\\\"b\\\\c\"} 7",
         "reduit_witness_answers_total{origin=\"a\\\"b\\\\c\",code=\"409\"} 1",

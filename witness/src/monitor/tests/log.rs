@@ -150,8 +150,10 @@ pub(super) struct Shown {
     pub(super) cosigned_s: Option<u64>,
     /// Instead of the checkpoint.
     pub(super) checkpoint: Option<String>,
-    /// Whether it answers at all.
+    /// Whether it answers that it cannot.
     pub(super) is_silent: bool,
+    /// Whether it takes requests and never answers.
+    pub(super) hangs: bool,
     /// Bytes of a tile exchanged for others.
     pub(super) lies: BTreeMap<Tile, Vec<u8>>,
     /// Paths asked for.
@@ -201,6 +203,7 @@ impl FakeLog {
             cosigned_s: None,
             checkpoint: None,
             is_silent: false,
+            hangs: false,
             lies: BTreeMap::new(),
             asked: Vec::new(),
         }));
@@ -281,6 +284,11 @@ async fn entries(listener: TcpListener, acceptor: Acceptor, router: Router) {
 }
 
 async fn checkpoint(State(shown): State<Shared>) -> Response {
+    let hangs = shown.lock().hangs;
+    if hangs {
+        shown.lock().asked.push("checkpoint".to_owned());
+        return std::future::pending().await;
+    }
     let mut shown = shown.lock();
     shown.asked.push("checkpoint".to_owned());
     if shown.is_silent {
