@@ -110,6 +110,9 @@ pub(crate) enum TakeError {
     /// Of another tree than the one applied here.
     #[error("it is not of the tree applied here")]
     OtherTree,
+    /// Not by this region's log key.
+    #[error("it is not signed by the log")]
+    NotSigned(#[source] tlog::NoteRefused),
     /// It goes further than what is applied here.
     #[error("it has {size} leaves, more than are applied here")]
     Ahead {
@@ -228,6 +231,13 @@ pub(crate) fn finished(bytes: &[u8]) -> Result<Finished, TakeError> {
 }
 
 impl Core {
+    /// Takes what the leader hands out, once what it is of is applied here, or soon refuses.
+    pub(crate) async fn take_handed(&self, note: &[u8]) -> Result<(), TakeError> {
+        let size = finished(note)?.checkpoint.size();
+        self.caught_up(size).await;
+        self.take_checkpoint(note)
+    }
+
     /// Takes a finished checkpoint, if it is of the tree applied here.
     pub(crate) fn take_checkpoint(&self, note: &[u8]) -> Result<(), TakeError> {
         if note.len() > NOTE_BYTES_MAX {
@@ -244,6 +254,10 @@ impl Core {
         let same_log = finished.checkpoint.origin().as_str() == head.origin.to_string();
         if !same_log || root != Some(finished.checkpoint.root()) {
             return Err(TakeError::OtherTree);
+        }
+        // A sealed replica cannot tell; what it then serves is checked by its readers.
+        if let Some(key) = self.log_verifier(&*state) {
+            finished.note.verify(&[key]).map_err(TakeError::NotSigned)?;
         }
         let rule = self.rules.in_force(&*state);
         drop(state);

@@ -170,6 +170,7 @@ faulty!(CosignError {
 faulty!(TakeError {
     Self::Note(_) | Self::Checkpoint(_) => (Caller, "malformed"),
     Self::OtherTree => (Precondition, "other-tree"),
+    Self::NotSigned(_) => (Denied, "bad-signature"),
     Self::Ahead { .. } => (Unavailable, "behind"),
 } inner { Stale });
 

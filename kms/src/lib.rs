@@ -27,6 +27,7 @@ mod leases;
 mod ledger;
 mod log;
 mod log_http;
+mod log_port;
 mod machine;
 mod membership;
 mod opens;

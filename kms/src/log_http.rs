@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use transport::PeerConnection;
 
 use crate::core::Core;
+use crate::log_port::{BoundedListener, CONNECTION_TIME, CONNECTIONS_MAX};
 
 /// Requests answered at once on the open port; beyond, 503: tiles are to be fetched through caches.
 const REQUESTS_MAX: usize = 64;
@@ -57,6 +58,7 @@ pub(crate) async fn serve(
         .route("/checkpoint", get(open_checkpoint))
         .route("/tile/{*path}", get(open_tile))
         .with_state(open);
+    let listener = BoundedListener::new(listener, CONNECTIONS_MAX, CONNECTION_TIME);
     axum::serve(listener, router)
         .with_graceful_shutdown(stop)
         .await

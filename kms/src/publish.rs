@@ -163,6 +163,7 @@ impl Core {
             let held = self.checkpoints.now();
             held.witnessed_under(&rule)
                 .is_none_or(|w| w.finished.checkpoint.size() < head.size)
+                && self.may_ask_witnesses(rule.policy())
         });
         if fresh && !lacks_word {
             return Ok(None);

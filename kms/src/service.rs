@@ -440,7 +440,7 @@ impl KmsPeer for Services {
     ) -> Answer<v1::TakeCheckpointReply> {
         let peer = peer(&request)?;
         require_role(&peer, &[Role::Kms])?;
-        let taken = self.0.take_checkpoint(&request.get_ref().note);
+        let taken = self.0.take_handed(&request.get_ref().note).await;
         answer("TakeCheckpoint", taken.map(|()| v1::TakeCheckpointReply {}))
     }
 

@@ -36,7 +36,7 @@ const REST_MAX: Duration = Duration::from_millis(200);
 const TRIES_MAX: u32 = 3;
 /// Pause after the first failure; doubled with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// What is known of one witness, by its key.
 #[derive(Debug, Clone, Copy, Default)]
@@ -266,6 +266,14 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Whether any outside witness of a policy is not being left alone after a failure.
+    pub(crate) fn may_ask_witnesses(&self, policy: &Policy) -> bool {
+        outside(policy, self.config.region.as_str())
+            .any(|party| self.witnesses.may_be_asked(&party.key))
+    }
+}
+
 impl Witnesses {
     fn may_be_asked(&self, key: &VerifierKey) -> bool {
         let known = self.0.lock().get(key).copied().unwrap_or_default();
@@ -409,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_a_minute() {
+    fn pauses_double_up_to_a_quarter_of_a_minute() {
         assert_eq!(pause(1), PAUSE_MIN);
         assert_eq!(pause(2), PAUSE_MIN * 2);
         assert_eq!(pause(8), PAUSE_MAX);
