@@ -189,3 +189,121 @@ pub(crate) fn actions(constraint: &ActionConstraint) -> Vec<Action> {
     };
     Action::ALL.into_iter().filter(through).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proto::ids::{DatasetId, UnixMs};
+
+    use super::*;
+    use crate::text::PolicyText;
+
+    const PRINCIPALS: [&str; 8] = [
+        "principal",
+        "principal is Identity",
+        "principal in Role::\"client\"",
+        "principal is Identity in Role::\"gateway\"",
+        "principal in Role::\"gateway\"",
+        "principal == Identity::\"spiffe://ch-zrh/client/a\"",
+        "principal in Identity::\"spiffe://ch-zrh/client/b\"",
+        "principal is Identity in Identity::\"spiffe://ch-zrh/client/a\"",
+    ];
+    const ACTIONS: [&str; 4] = [
+        "action",
+        "action == Action::\"read\"",
+        "action in Action::\"list\"",
+        "action in [Action::\"read\", Action::\"write\", Action::\"read\"]",
+    ];
+    const RESOURCES: [&str; 7] = [
+        "resource",
+        "resource is Dataset",
+        "resource is Region",
+        "resource == Dataset::\"00000000000000000000000000000000\"",
+        "resource in Dataset::\"01010101010101010101010101010101\"",
+        "resource is Dataset in Dataset::\"01010101010101010101010101010101\"",
+        "resource == Region::\"ch-zrh\"",
+    ];
+    const CONDITIONS: [&str; 4] = [
+        "",
+        "when { context.purpose == \"service\" }",
+        "unless { principal.name == \"a\" }",
+        "when { context.time.unix_ms * 9223372036854775807 > 0 || context.purpose == \"service\" }",
+    ];
+
+    fn statement() -> impl Strategy<Value = String> {
+        // Few forbids and fewer failures, or the answer were always no.
+        let effect = prop_oneof![6 => Just("permit"), 1 => Just("forbid")];
+        let condition = prop_oneof![12 => 0..3_usize, 1 => Just(3_usize)];
+        let scope = (0..PRINCIPALS.len(), 0..ACTIONS.len(), 0..RESOURCES.len());
+        (effect, scope, condition).prop_map(|(effect, (principal, action, resource), condition)| {
+            let (principal, action) = (PRINCIPALS[principal], ACTIONS[action]);
+            let (resource, condition) = (RESOURCES[resource], CONDITIONS[condition]);
+            format!("{effect} ({principal}, {action}, {resource}) {condition};\n")
+        })
+    }
+
+    fn requests() -> Vec<Request> {
+        let mut requests = Vec::new();
+        for name in ["client/a", "client/b", "client/c", "gateway/a"] {
+            for action in Action::ALL {
+                for dataset in [None, Some(0), Some(1), Some(2)] {
+                    for purpose in ["service", "other"] {
+                        let identity = format!("spiffe://ch-zrh/{name}");
+                        requests.push(Request {
+                            principal: identity.parse().expect("an identity"),
+                            action,
+                            dataset: dataset.map(|at| DatasetId([at; 16])),
+                            purpose: purpose.parse().expect("a purpose"),
+                            case: None,
+                            recipient_region: "ch-zrh".parse().expect("a region"),
+                            at: UnixMs(1_795_687_200_000),
+                        });
+                    }
+                }
+            }
+        }
+        requests
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// The index leaves out only what Cedar would pass over.
+        #[test]
+        fn the_index_decides_as_all_policies_together(
+            statements in prop::collection::vec(statement(), 1..10),
+        ) {
+            let policy = PolicyText::parse(&statements.concat()).expect("it is valid");
+            let all = PolicySet::from_policies(
+                policy.statements.iter().map(|statement| statement.policy.clone()),
+            ).expect("names are unique");
+            for request in requests() {
+                let asked = request.asked();
+                let decision = policy.ask(&asked, request.action);
+                let answer =
+                    Authorizer::new().is_authorized(&asked.request, &all, &asked.entities);
+                let failed = answer.diagnostics().errors().count();
+                prop_assert_eq!(decision.errors.len(), failed, "{:?}", request);
+                let allowed = answer.decision() == Verdict::Allow && failed == 0;
+                prop_assert_eq!(decision.allowed, allowed, "{:?} {:?}", request, decision);
+                if failed == 0 {
+                    let reasons = answer.diagnostics().reason();
+                    let mut by: Vec<_> = reasons.map(ToString::to_string).collect();
+                    by.sort();
+                    prop_assert_eq!(decision.by, by, "{:?}", request);
+                }
+                // And explanations say the same of each policy.
+                let explained = policy.explain(&request);
+                if failed == 0 {
+                    let named = if explained.forbids.is_empty() { explained.permits } else { explained.forbids };
+                    let mut named: Vec<_> = named.into_iter().map(|named| named.policy).collect();
+                    named.sort();
+                    let answer = answer.diagnostics().reason();
+                    let mut by: Vec<_> = answer.map(ToString::to_string).collect();
+                    by.sort();
+                    prop_assert_eq!(named, by, "{:?}", request);
+                }
+            }
+        }
+    }
+}

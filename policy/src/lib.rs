@@ -7,9 +7,13 @@
 
 mod bounds;
 mod decide;
+mod diff;
 mod errors;
+mod explain;
 mod grants;
+mod lint;
 mod literals;
+mod parts;
 mod place;
 mod request;
 mod schema;
@@ -18,8 +22,11 @@ mod text;
 
 pub use bounds::{HUMAN_PURPOSES, is_human, role_may};
 pub use decide::{Decision, Why};
+pub use diff::{COMBINATIONS_MAX, Change, Difference, Dimensions, TooMany, diff, differing};
 pub use errors::{PolicyErrors, Problem};
+pub use explain::{Explanation, Named, Near};
 pub use grants::GrantsError;
+pub use parts::Unmet;
 pub use place::Place;
 pub use request::{Action, NoAction, Request};
 pub use schema::SCHEMA;

@@ -28,6 +28,8 @@ pub(crate) struct Literals {
     pub(crate) numbers: BTreeSet<i64>,
     /// Attributes of the context and of time that it reads.
     pub(crate) reads: BTreeSet<String>,
+    /// Whether it matches by pattern somewhere.
+    pub(crate) patterns: bool,
 }
 
 impl Literals {
@@ -65,10 +67,11 @@ impl Literals {
             ours.extend(theirs.iter().cloned());
         }
         self.numbers.extend(&other.numbers);
+        self.patterns |= other.patterns;
     }
 
     // Depth is bounded by `shape`.
-    fn walk(&mut self, json: &Value) {
+    pub(crate) fn walk(&mut self, json: &Value) {
         match json {
             Value::Array(items) => items.iter().for_each(|item| self.walk(item)),
             Value::Object(object) => {
@@ -76,6 +79,7 @@ impl Literals {
                     match key.as_str() {
                         "Value" => self.numbers.extend(value.as_i64()),
                         "." | "has" => self.read(value),
+                        "like" => self.patterns = true,
                         "==" | "!=" | "contains" | "containsAny" | "containsAll" | "in" => {
                             self.compared(&value["left"], &value["right"]);
                             self.compared(&value["right"], &value["left"]);

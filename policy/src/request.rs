@@ -151,6 +151,10 @@ impl Request {
         }
     }
 
+    pub(crate) fn time(&self) -> Instant {
+        self.at.into()
+    }
+
     fn context(&self) -> Context {
         let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
         let mut pairs = vec![
@@ -159,7 +163,7 @@ impl Request {
                 "recipient_region".to_owned(),
                 text(self.recipient_region.as_str()),
             ),
-            ("time".to_owned(), instant(self.at)),
+            ("time".to_owned(), self.time().record()),
         ];
         if let Some(case) = &self.case {
             pairs.push(("case".to_owned(), text(case)));
@@ -172,18 +176,39 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-fn instant(at: UnixMs) -> RestrictedExpression {
-    let long =
-        |number: u64| RestrictedExpression::new_long(i64::try_from(number).unwrap_or(i64::MAX));
-    // 1970-01-01 was a Thursday, the fourth day.
-    let weekday = (at.0 / DAY_MS + 3) % 7 + 1;
-    RestrictedExpression::new_record([
-        ("unix_ms".to_owned(), long(at.0)),
-        ("weekday".to_owned(), long(weekday)),
-        ("hour".to_owned(), long(at.0 % DAY_MS / HOUR_MS)),
-        ("minute".to_owned(), long(at.0 % HOUR_MS / MINUTE_MS)),
-    ])
-    .expect("the names are distinct")
+/// The region's time as policies see it, in UTC.
+pub(crate) struct Instant {
+    pub(crate) unix_ms: u64,
+    /// 1 is Monday.
+    pub(crate) weekday: u64,
+    pub(crate) hour: u64,
+    pub(crate) minute: u64,
+}
+
+impl From<UnixMs> for Instant {
+    fn from(UnixMs(unix_ms): UnixMs) -> Self {
+        Self {
+            unix_ms,
+            // 1970-01-01 was a Thursday, the fourth day.
+            weekday: (unix_ms / DAY_MS + 3) % 7 + 1,
+            hour: unix_ms % DAY_MS / HOUR_MS,
+            minute: unix_ms % HOUR_MS / MINUTE_MS,
+        }
+    }
+}
+
+impl Instant {
+    fn record(&self) -> RestrictedExpression {
+        let long =
+            |number: u64| RestrictedExpression::new_long(i64::try_from(number).unwrap_or(i64::MAX));
+        RestrictedExpression::new_record([
+            ("unix_ms".to_owned(), long(self.unix_ms)),
+            ("weekday".to_owned(), long(self.weekday)),
+            ("hour".to_owned(), long(self.hour)),
+            ("minute".to_owned(), long(self.minute)),
+        ])
+        .expect("the names are distinct")
+    }
 }
 
 #[cfg(test)]
@@ -227,23 +252,11 @@ mod tests {
 
     #[test]
     fn time_is_utc_and_monday_is_one() {
-        let read = |at, what: &str| {
-            let pairs = [("time".to_owned(), instant(UnixMs(at)))];
-            let context = Context::from_pairs(pairs).expect("a context");
-            match context.get("time") {
-                Some(cedar_policy::EvalResult::Record(time)) => match time.get(what) {
-                    Some(cedar_policy::EvalResult::Long(number)) => *number,
-                    other => panic!("{other:?}"),
-                },
-                other => panic!("{other:?}"),
-            }
-        };
         // 2026-11-26T01:36:47Z, a Thursday.
-        let at = 1_795_657_007_000;
-        let parts = ["weekday", "hour", "minute"].map(|what| read(at, what));
-        assert_eq!(parts, [4, 1, 36]);
+        let time = Instant::from(UnixMs(1_795_657_007_000));
+        assert_eq!((time.weekday, time.hour, time.minute), (4, 1, 36));
         // 2026-11-23T00:00:00Z, a Monday.
-        assert_eq!(read(1_795_392_000_000, "weekday"), 1);
-        assert_eq!(read(1_795_392_000_000 - 1, "weekday"), 7);
+        assert_eq!(Instant::from(UnixMs(1_795_392_000_000)).weekday, 1);
+        assert_eq!(Instant::from(UnixMs(1_795_392_000_000 - 1)).weekday, 7);
     }
 }

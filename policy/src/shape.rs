@@ -1,7 +1,8 @@
 //! The outer shape of a policy text: where its statements begin, how deep and how long they are.
 //!
 //! Owns the bounds that keep Cedar's parser, validator and evaluator within a known depth of stack. They recurse over
-//! what they are given, and the evaluator gives up by how much stack is left, which replicas need not agree on.
+//! what they are given. By how much stack is left, the evaluator fails and the validator lets an expression pass
+//! unchecked; replicas need not agree on that.
 //! Refuses what exceeds a bound, with its place; knows nothing of the grammar inside a statement.
 
 use crate::errors::Problem;
@@ -13,8 +14,8 @@ pub const TEXT_BYTES_MAX: usize = 900_000;
 pub const POLICIES_MAX: usize = 5_000;
 /// Brackets within one another.
 const NESTING_MAX: usize = 24;
-/// Operators of one statement: each may be a level of its tree.
-const OPERATORS_MAX: usize = 200;
+/// Operators and brackets of one statement: each may be a level of its tree.
+const OPERATORS_MAX: usize = 128;
 
 /// Where each statement begins, in bytes.
 pub(crate) fn statements(text: &str) -> Result<Vec<usize>, Problem> {
@@ -71,14 +72,18 @@ impl Scan {
             return Err(format!("more than {POLICIES_MAX} policies"));
         }
         match bytes[at] {
-            b'(' | b'[' | b'{' => self.nesting += 1,
+            // An index or a call adds a level to what it follows, without nesting in the text.
+            b'(' | b'[' | b'{' => {
+                self.nesting += 1;
+                self.operators += 1;
+            }
             b')' | b']' | b'}' => self.nesting = self.nesting.saturating_sub(1),
             b';' => {
                 self.inside = false;
                 self.nesting = 0;
             }
             b'&' | b'|' | b'!' | b'<' | b'>' | b'=' | b'+' | b'-' | b'*' | b'.' => {
-                self.operators += 1;
+                self.operators += usize::from(!ends_pair(bytes, at));
             }
             // Every word counts as `if`, `has`, `in`, `like` or `is`; a name stands beside an operator anyway.
             byte if starts_word(bytes, at, byte) => {
@@ -90,10 +95,18 @@ impl Scan {
             return Err(format!("brackets more than {NESTING_MAX} deep"));
         }
         if self.operators > OPERATORS_MAX {
-            return Err(format!("more than {OPERATORS_MAX} operators in one policy"));
+            return Err(format!(
+                "more than {OPERATORS_MAX} operators and brackets in one policy"
+            ));
         }
         Ok(())
     }
+}
+
+/// Whether this is the second character of an operator that has two.
+fn ends_pair(bytes: &[u8], at: usize) -> bool {
+    let pairs = [b"&&", b"||", b"==", b"!=", b"<=", b">="];
+    at > 0 && pairs.iter().any(|pair| bytes[at - 1..=at] == pair[..])
 }
 
 fn starts_word(bytes: &[u8], at: usize, byte: u8) -> bool {

@@ -87,12 +87,6 @@ impl Policy {
             .iter()
             .map(|statement| (statement.name.as_str(), statement.place))
     }
-
-    pub(crate) fn statement(&self, name: &str) -> Option<&Statement> {
-        self.statements
-            .iter()
-            .find(|statement| statement.name == name)
-    }
 }
 
 /// One `permit` or `forbid`.
@@ -195,7 +189,15 @@ fn validate(text: &str, statements: &[Statement], set: &PolicySet, problems: &mu
     for (id, diagnostic, hint) in errors.chain(warnings) {
         let name: &str = id.as_ref();
         let start = starts.get(name).copied().unwrap_or(Place::START);
-        problems.push(of_diagnostic(text, start, diagnostic, hint).policy(name));
+        let mut problem = of_diagnostic(text, start, diagnostic, hint).policy(name);
+        // Cedar begins with the name, which is told beside.
+        if let Some(rest) = problem
+            .message
+            .strip_prefix(&format!("for policy `{name}`, "))
+        {
+            problem.message = rest.to_owned();
+        }
+        problems.push(problem);
     }
 }
 
