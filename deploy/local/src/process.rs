@@ -66,12 +66,16 @@ pub fn start(service: &Service, mut command: Command) -> Result<u32> {
         std::thread::sleep(Duration::from_millis(1));
     }
     // Reaped here while this process lives, by init afterwards; a thread a child is the price.
+    let name = service.name.clone();
     std::thread::Builder::new()
         .name(format!("reap-{pid}"))
-        .stack_size(64 * 1024)
+        .stack_size(256 * 1024)
         .spawn(move || {
             let mut child = child;
-            drop(child.wait());
+            match child.wait() {
+                Ok(status) => tracing::info!(service = %name, pid, %status, "ended"),
+                Err(error) => tracing::warn!(service = %name, pid, %error, "not reaped"),
+            }
         })?;
     Ok(pid)
 }
