@@ -18,6 +18,7 @@ mod raft_peer;
 mod region;
 mod sealed;
 mod upload;
+mod witness;
 
 use crate::Target;
 
@@ -73,4 +74,7 @@ static TARGETS: &[Target] = &[
     command::COMMAND,
     client::DATASET_INFO,
     client::HEALTH_ANSWER,
+    witness::ENTRIES,
+    witness::POSITION,
+    witness::CONFIG,
 ];
