@@ -10,6 +10,7 @@ mod keys;
 pub(crate) mod location;
 mod operate;
 mod output;
+mod policy;
 
 use std::path::PathBuf;
 
@@ -37,6 +38,7 @@ Examples:
   reduit get cti/reports/2026/report.json -
   tar c . | reduit put - cti/backup.tar
   reduit ls cti/reports/ --json
+  reduit policy diff region.cedar proposed.cedar
   reduit doctor";
 
 /// Sealed object storage confined to one region.
@@ -80,6 +82,9 @@ enum Command {
     /// The region's transparency log: head, leaves.
     #[command(subcommand)]
     Log(keys::LogCommand),
+    /// Policy texts, offline: check, explain, diff, schema.
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
@@ -128,6 +133,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Rm(rm) => rm.run(&session).await,
         Command::Key(command) => keys::run(&session, command).await,
         Command::Log(command) => keys::log(&session, command).await,
+        Command::Policy(command) => policy::run(session.json, command),
         Command::Operator(command) => operate::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Completions { shell } => {

@@ -41,6 +41,7 @@ const MAY: &[(&str, &[&str])] = &[
             "reduit-proto",
             "reduit-envelope",
             "reduit-tlog",
+            "reduit-policy",
             "reduit-transport",
         ],
     ),

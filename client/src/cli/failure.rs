@@ -25,6 +25,12 @@ pub(crate) enum Failure {
     Partly { failed: usize, total: usize },
     #[error("{0} problems found")]
     Unhealthy(usize),
+    /// The answer is no, and printed already.
+    #[error("no")]
+    No,
+    /// A question of yes or no has no answer.
+    #[error("{0}")]
+    NoAnswer(String),
 }
 
 impl Failure {
@@ -34,10 +40,14 @@ impl Failure {
             Self::Settings(SettingsError::NoSuchContext(_) | SettingsError::NoneCurrent) => {
                 Fault::Missing
             }
-            Self::Settings(_) | Self::File { .. } | Self::Partly { .. } | Self::Unhealthy(_) => {
+            Self::Settings(_)
+            | Self::File { .. }
+            | Self::Partly { .. }
+            | Self::Unhealthy(_)
+            | Self::No => {
                 return 1;
             }
-            Self::Id(_) | Self::Usage(_) => return 2,
+            Self::Id(_) | Self::Usage(_) | Self::NoAnswer(_) => return 2,
         };
         match fault {
             Fault::Missing => 3,
@@ -50,14 +60,23 @@ impl Failure {
         }
     }
 
-    /// Prints it and gives the exit code.
-    pub(crate) fn report(&self, json: bool) -> ExitCode {
+    /// It and everything it comes from.
+    pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(error) = source {
             text = format!("{text}: {error}");
             source = error.source();
         }
+        text
+    }
+
+    /// Prints it and gives the exit code.
+    pub(crate) fn report(&self, json: bool) -> ExitCode {
+        if matches!(self, Self::No) {
+            return ExitCode::from(self.code());
+        }
+        let text = self.chain();
         if json {
             let reason = match self {
                 Self::Client(error) => error.reason(),
@@ -66,6 +85,8 @@ impl Failure {
                 Self::Id(_) | Self::Usage(_) => "usage",
                 Self::Partly { .. } => "partly",
                 Self::Unhealthy(_) => "unhealthy",
+                Self::No => "no",
+                Self::NoAnswer(_) => "no-answer",
             };
             let error = serde_json::json!({ "error": { "reason": reason, "message": text, "exit": self.code() } });
             eprintln!("{error}");

@@ -1,5 +1,6 @@
 //! What objects and datasets look like when printed.
 
+use client::ids::UnixMs;
 use client::{DatasetInfo, ObjectInfo};
 use serde_json::{Value, json};
 
@@ -23,6 +24,35 @@ pub(crate) fn time(ms: u64) -> String {
         rest / 60 % 60,
         rest % 60
     )
+}
+
+/// RFC 3339 in UTC to the second, as [`time`] writes it, from 1970 on.
+pub(crate) fn parse_time(text: &str) -> Result<UnixMs, &'static str> {
+    const WRONG: &str = "a time is written 2026-11-26T22:00:00Z, in UTC, from 1970 on";
+    let digits = |at: std::ops::Range<usize>| -> Result<u64, &'static str> {
+        let part = text
+            .get(at)
+            .filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+        part.and_then(|part| part.parse().ok()).ok_or(WRONG)
+    };
+    let (year, month, day) = (digits(0..4)?, digits(5..7)?, digits(8..10)?);
+    let (hour, minute, second) = (digits(11..13)?, digits(14..16)?, digits(17..19)?);
+    if year < 1970 {
+        return Err(WRONG);
+    }
+    // A civil date to days: H. Hinnant, as above.
+    let y = year - u64::from(month <= 2);
+    let (era, yoe) = (y / 400, y % 400);
+    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day.saturating_sub(1);
+    let doe = yoe * 365 + yoe / 4 - yoe / 100 + doy;
+    let days = (era * 146_097 + doe).checked_sub(719_468).ok_or(WRONG)?;
+    let ms = (days * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000;
+    // What is no date, or not written so, does not come back as it went.
+    if time(ms) == text {
+        Ok(UnixMs(ms))
+    } else {
+        Err(WRONG)
+    }
 }
 
 pub(crate) fn object(info: &ObjectInfo) -> Value {
@@ -63,7 +93,32 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 
 #[cfg(test)]
 mod tests {
-    use super::time;
+    use super::{parse_time, time};
+
+    #[test]
+    fn times_are_read_as_they_are_written() {
+        for ms in [0, 951_782_400_000, 1_795_305_599_000, 4_102_444_800_000] {
+            assert_eq!(parse_time(&time(ms)).map(|at| at.0), Ok(ms));
+        }
+        let wrong = [
+            "",
+            "2026-11-26",
+            "2026-11-26T22:00:00",
+            "2026-11-26t22:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-01-00T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2026-11-26T24:00:00Z",
+            "2026-11-26T22:60:00Z",
+            "+026-11-26T22:00:00Z",
+            "2026-11-26T22:00:00ZZ",
+        ];
+        for text in wrong {
+            assert!(parse_time(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_rfc_3339() {
