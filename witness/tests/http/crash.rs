@@ -67,9 +67,17 @@ impl Process {
         rustix::fs::fcntl_setfl(&self.pipe, flags).expect("set");
     }
 
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
+    /// As `kill -9`, and gone when this returns.
+    fn kill(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Process {
+    /// A test that fails leaves no process either.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
