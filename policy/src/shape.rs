@@ -17,6 +17,9 @@ const NESTING_MAX: usize = 24;
 /// Operators and brackets of one statement: each may be a level of its tree.
 const OPERATORS_MAX: usize = 128;
 
+/// Commas of a text: each is an element that Cedar keeps about 2 KB for while it parses.
+const COMMAS_MAX: usize = 50_000;
+
 /// Where each statement begins, in bytes.
 pub(crate) fn statements(text: &str) -> Result<Vec<usize>, Problem> {
     if text.len() > TEXT_BYTES_MAX {
@@ -56,6 +59,7 @@ struct Scan {
     inside: bool,
     nesting: usize,
     operators: usize,
+    commas: usize,
 }
 
 impl Scan {
@@ -78,6 +82,7 @@ impl Scan {
                 self.operators += 1;
             }
             b')' | b']' | b'}' => self.nesting = self.nesting.saturating_sub(1),
+            b',' => self.commas += 1,
             b';' => {
                 self.inside = false;
                 self.nesting = 0;
@@ -90,6 +95,9 @@ impl Scan {
                 self.operators += usize::from(is_operator(bytes, at))
             }
             _ => {}
+        }
+        if self.commas > COMMAS_MAX {
+            return Err(format!("more than {COMMAS_MAX} commas"));
         }
         if self.nesting > NESTING_MAX {
             return Err(format!("brackets more than {NESTING_MAX} deep"));

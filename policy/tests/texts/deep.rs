@@ -118,6 +118,7 @@ fn what_is_beyond_a_bound_is_named() {
     assert!(
         said(&condition(&"true && ".repeat(300))).contains("operators and brackets in one policy")
     );
+    assert!(said(&condition(&format!("[{}1]", "1,".repeat(50_001)))).contains("commas"));
     assert!(said(&" ".repeat(TEXT_BYTES_MAX + 1)).contains("bytes, more than"));
     assert!(
         said(&"permit (principal, action, resource);".repeat(5_001))
