@@ -171,6 +171,8 @@ fn of_kms() -> Wanted {
                 "ChangeKeyState",
                 "ChangeEnrolment",
                 "ChangeGrants",
+                "ChangeWitnesses",
+                "DestroyKek",
                 "RecordUnseal",
                 "ConfirmShard",
                 "AllocateKmsId",

@@ -251,6 +251,8 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::Records(_)) => "Records",
         Some(Command::ChangeEnrolment(_)) => "ChangeEnrolment",
         Some(Command::ChangeGrants(_)) => "ChangeGrants",
+        Some(Command::ChangeWitnesses(_)) => "ChangeWitnesses",
+        Some(Command::DestroyKek(_)) => "DestroyKek",
         Some(Command::RecordUnseal(_)) => "RecordUnseal",
         Some(Command::ConfirmShard(_)) => "ConfirmShard",
         Some(Command::AllocateKmsId(_)) => "AllocateKmsId",

@@ -107,6 +107,19 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             }
             _ => claim(draw, &mut change.claim),
         },
+        Some(Command::ChangeWitnesses(change)) => match (dice, &mut change.policy) {
+            (0, _) => change.policy = None,
+            (1, Some(policy)) => policy.format = 0,
+            (2, Some(policy)) => policy.policy = Bytes::from_static(b"quorum all\n"),
+            (3, Some(policy)) => policy.unwitnessed_max_ms = 59_999,
+            _ => claim(draw, &mut change.claim),
+        },
+        Some(Command::DestroyKek(destroy)) => match dice {
+            0 | 1 => destroy.state_version = destroy.state_version.wrapping_sub(1),
+            2 => destroy.dataset_id = short,
+            3 => command.requester = id("operator/o1").to_string(),
+            _ => destroy.witnessed_at_ms = 1,
+        },
         Some(Command::AllocateKmsId(allocate)) => {
             allocate.identity = match dice {
                 0..2 => "nobody".to_owned(),

@@ -7,8 +7,8 @@ use kms_state::{Authority, Refusal};
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, Claim, Enrolment, Grant, KeyState,
-    KmsCommand, OpenedItem, Record, UnsealHow,
+    Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangeWitnesses, Claim, Enrolment, Grant,
+    KeyState, KmsCommand, OpenedItem, Record, UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -17,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use super::bend;
 use super::region::{
     DATASETS, HOUR, START, approval, asked, enrolment, genesis, grant, id, item, region, version,
+    witness_policy,
 };
 
 /// Request ids a run draws from: few, so that retries and thefts happen.
@@ -102,7 +103,8 @@ impl Draw {
             }
             24..46 => self.records(state, &authority),
             46..50 => Some(self.enrol(state, &authority)),
-            50..53 => Some(self.grants(&authority)),
+            50..52 => Some(self.grants(&authority)),
+            52..53 => Some(self.witnesses(&authority)),
             53..56 => {
                 let peer = self.rng.random();
                 let how = if peer {
@@ -215,6 +217,15 @@ impl Draw {
     fn change_state(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
         use KeyState::{Compromised, Destroyed, Disabled, Enabled, PendingDestruction};
         let dataset = self.dataset();
+        let key = kms_state::key(state, &dataset)?;
+        // The driver asks when it takes the key for due, and now and then for one that is not.
+        let due = key.state() == PendingDestruction && key.destroy_after_ms <= self.now;
+        if (due && self.rng.random()) || self.rng.random_ratio(1, 40) {
+            let asked = self.asked(&["kms/r1", "kms/r2"]);
+            let (version, none) = (key.state_version, UnixMs(0));
+            let destroy = prepare::destroy_kek(authority, asked, &dataset, version, none);
+            return Some(destroy);
+        }
         let targets = match kms_state::key(state, &dataset)?.state() {
             Enabled => &[Disabled, Disabled, Disabled, Compromised][..],
             Disabled => &[Enabled, Enabled, Enabled, Compromised, PendingDestruction][..],
@@ -364,6 +375,17 @@ impl Draw {
         let mut asked = self.asked(&["operator/o1"]);
         asked.approvals = self.approvals();
         prepare::change_grants(authority, asked, change)
+    }
+
+    fn witnesses(&mut self, authority: &Authority) -> KmsCommand {
+        let change = ChangeWitnesses {
+            policy: Some(witness_policy()),
+            outgoing_size: 0,
+            claim: None,
+        };
+        let mut asked = self.asked(&["operator/o1"]);
+        asked.approvals = self.approvals();
+        prepare::change_witnesses(authority, asked, change)
     }
 
     /// A tick, a quiet hour, or a night of weeks; the clocks of a majority or not.

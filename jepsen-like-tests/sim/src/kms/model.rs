@@ -10,11 +10,12 @@ use prost::Message as _;
 use proto::ids::{DatasetId, FIRST_ALLOCATED_NODE_ID, Identity, LeaseId, Role};
 use proto::v1::kms_command::Command;
 use proto::v1::{
-    Claim, CreateKek, Enrolment, EnrolmentSet, Grant, InitKms, KekVersionRecord, KeyState,
-    KmsCommand, KmsDone, KmsRefusal, KmsRefused, RecordAnswer,
+    ChangeWitnesses, Claim, CreateKek, Enrolment, EnrolmentSet, Grant, InitKms, KekVersionRecord,
+    KeyState, KmsCommand, KmsDone, KmsRefusal, KmsRefused, RecordAnswer,
 };
 use tlog::{Kind, Purpose};
 
+use super::region::witness_policy;
 use super::uses::{Memory, Use};
 
 /// What a command comes to.
@@ -199,6 +200,10 @@ impl Judging<'_> {
             }
             Command::ChangeGrants(change) => {
                 self.change_grants(&change.add, &change.remove, change.claim.as_ref())
+            }
+            Command::ChangeWitnesses(change) => self.change_witnesses(change),
+            Command::DestroyKek(destroy) => {
+                self.destroy(&destroy.dataset_id, destroy.state_version)
             }
             Command::AllocateKmsId(allocate) => self.allocate(&allocate.identity),
             Command::RecordUnseal(unseal) => {
@@ -389,6 +394,23 @@ impl Judging<'_> {
         Ok(self.of_key(&dataset, leaf))
     }
 
+    /// By a replica alone, when due. No policy that the runs draw asks for witnesses: their time is not looked at.
+    fn destroy(&mut self, dataset: &[u8], version: u64) -> Ruled<KmsDone> {
+        self.of_role(Role::Kms)?;
+        let dataset = self.unmoved(dataset, version)?;
+        let time = self.model.time;
+        let key = self.key(&dataset)?;
+        if key.state != KeyState::PendingDestruction || time < key.destroy_after {
+            return Err(KmsRefusal::WrongState.into());
+        }
+        key.state = KeyState::Destroyed;
+        key.destroy_after = 0;
+        key.state_version += 1;
+        let (kind, service) = (Kind::KeyDestroyed, Purpose::service());
+        let leaf = self.append(kind, service, Some(&dataset), self.requester());
+        Ok(self.of_key(&dataset, leaf))
+    }
+
     fn register_shard(&mut self, dataset: &[u8], shard: u64) -> Ruled<KmsDone> {
         let dataset = dataset_id(dataset)?;
         self.of_role(Role::Kms)?;
@@ -516,6 +538,21 @@ impl Judging<'_> {
         }
         self.model.authority += 1;
         let leaf = self.append(Kind::GrantsChanged, purpose, None, actor);
+        Ok(self.done(leaf))
+    }
+
+    /// The runs draw one policy that holds and bend it: anything else is none.
+    fn change_witnesses(&mut self, change: &ChangeWitnesses) -> Ruled<KmsDone> {
+        let policy = change.policy.as_ref().ok_or(KmsRefusal::Malformed)?;
+        if policy.format > 1 {
+            return Err(Stop::Unknown);
+        }
+        let lasts = (60_000..=30 * 24 * 3_600_000).contains(&policy.unwitnessed_max_ms);
+        if policy.format != 1 || !lasts || policy.policy != witness_policy().policy {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let (purpose, actor) = self.dual_control(change.claim.as_ref())?;
+        let leaf = self.append(Kind::WitnessesChanged, purpose, None, actor);
         Ok(self.done(leaf))
     }
 

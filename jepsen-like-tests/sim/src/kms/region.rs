@@ -8,8 +8,9 @@ use prost::Message as _;
 use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, UnixMs};
 use proto::v1::{
     Action, ApprovalClaim, Enrolment, EnrolmentSet, Grant, KekVersionRecord, KmsRegion, OpenedItem,
-    ShareHolder,
+    ShareHolder, WitnessPolicy,
 };
+use tlog::{SignatureType, SignerKey};
 
 /// Region time at the ceremony.
 pub(crate) const START: u64 = 1_790_000_000_000;
@@ -177,5 +178,20 @@ pub(crate) fn asked(requester: &str, now: u64, number: u64) -> Asked {
         now: UnixMs(now),
         salts,
         approvals: Vec::new(),
+    }
+}
+
+/// A policy of this region's log that asks for nobody, always the same.
+pub(super) fn witness_policy() -> WitnessPolicy {
+    let name = region()
+        .log_origin
+        .parse()
+        .expect("an origin is a key's name");
+    let log = SignerKey::from_seed(name, SignatureType::Ed25519, &[7; 32]);
+    let log = log.expect("a seed of the right length").verifier();
+    WitnessPolicy {
+        format: 1,
+        policy: format!("log {log}\nquorum none\n").into(),
+        unwitnessed_max_ms: 24 * HOUR,
     }
 }
