@@ -13,6 +13,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-node-state", &["reduit-proto", "reduit-tlog"]),
     ("reduit-kms-state", &["reduit-proto", "reduit-tlog"]),
     ("reduit-policy", &["reduit-proto", "reduit-tlog"]),
+    ("reduit-verifier", &["reduit-proto", "reduit-tlog"]),
     ("reduit-replica", &["reduit-proto", "reduit-transport"]),
     (
         "reduit-node",
@@ -43,6 +44,7 @@ const MAY: &[(&str, &[&str])] = &[
             "reduit-tlog",
             "reduit-policy",
             "reduit-transport",
+            "reduit-verifier",
         ],
     ),
     (
@@ -67,6 +69,7 @@ const PURE: &[&str] = &[
     "reduit-node-state",
     "reduit-kms-state",
     "reduit-policy",
+    "reduit-verifier",
 ];
 const RUNTIMES: &[&str] = &[
     "tokio",

@@ -1,0 +1,176 @@
+//! O1 to O4: the list of sealed objects, their leases, and the storage challenge.
+//!
+//! Owns what can be held against the log of what an exporter lists. Refuses to call a list of stored things proven: the
+//! nodes' catalog is signed by nobody.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tlog::Kind;
+
+use super::access::objects;
+use super::dataset::Slice;
+use super::{Asked, Finding};
+use crate::claim::ClaimId;
+use crate::folder::Folder;
+use crate::format::{self, ObjectLine, StorageAnswers};
+use crate::objects::{CHALLENGES, challenges, is_piece, list_root};
+
+/// Salt and commitment of a stream, and the tag of each chunk (docs/FORMATS.md section 2).
+const STREAM_HEAD_BYTES: u64 = 56;
+const CHUNK_BYTES: u64 = 16_384;
+const TAG_BYTES: u64 = 16;
+
+pub(super) fn judge(folder: &Folder, slice: &Slice<'_>, asked: &Asked) -> Vec<(ClaimId, Finding)> {
+    let Some(lines) = folder.objects() else {
+        let none = Finding::not_shown("the folder has no list of sealed objects");
+        let ids = [ClaimId::O1, ClaimId::O2, ClaimId::O3, ClaimId::O4];
+        return ids.map(|id| (id, none.clone())).to_vec();
+    };
+    vec![
+        (ClaimId::O1, list(folder, lines)),
+        (ClaimId::O2, leases(lines, slice)),
+        (
+            ClaimId::O3,
+            Finding::asserted(
+                folder.index().exporter.as_str(),
+                format!(
+                    "that the nodes hold these {} sealed objects, with these roots, and no others",
+                    lines.len()
+                ),
+            ),
+        ),
+        (ClaimId::O4, storage(lines, folder.challenge(), asked)),
+    ]
+}
+
+fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
+    let Some(stated) = &folder.index().objects else {
+        return Finding::contradicted(
+            "there is a list of objects, and the index has no root of it",
+        );
+    };
+    for pair in lines.windows(2) {
+        if pair[0].version >= pair[1].version {
+            return Finding::contradicted("object versions do not ascend");
+        }
+    }
+    for line in lines {
+        if format::id(&line.version).is_none() || format::id(&line.lease).is_none() {
+            return Finding::contradicted("a line of the list has no valid id");
+        }
+        if Some(line.sealed_bytes) != sealed_bytes(line.bytes) {
+            return Finding::contradicted(format!(
+                "version {} cannot have {} sealed bytes",
+                line.version, line.sealed_bytes
+            ));
+        }
+    }
+    let bytes = lines
+        .iter()
+        .fold(0_u64, |sum, line| sum.saturating_add(line.bytes));
+    let real = (lines.len() as u64, bytes, list_root(lines));
+    if real != (stated.count, stated.bytes, stated.root) {
+        return Finding::contradicted("the list is not the one that the index names");
+    }
+    Finding::proven(format!(
+        "the list names {} object versions of {bytes} bytes in all, each once; its root is {}",
+        real.0, real.2
+    ))
+}
+
+/// Sealed length of so many plaintext bytes.
+fn sealed_bytes(plain: u64) -> Option<u64> {
+    let tags = (plain / CHUNK_BYTES + 1).checked_mul(TAG_BYTES)?;
+    plain.checked_add(STREAM_HEAD_BYTES)?.checked_add(tags)
+}
+
+fn leases(lines: &[ObjectLine], slice: &Slice<'_>) -> Finding {
+    for line in lines {
+        match slice.leases.get(&line.lease) {
+            None => {
+                return Finding::not_shown(format!(
+                    "version {} names lease {}, which no leaf of the dataset shows",
+                    line.version, line.lease
+                ));
+            }
+            Some(version) if *version != line.kek_version => {
+                return Finding::contradicted(format!(
+                    "lease {} is under version {version} of the key",
+                    line.lease
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let listed: BTreeMap<&str, &ObjectLine> = lines
+        .iter()
+        .map(|line| (line.version.as_str(), line))
+        .collect();
+    let mut seen = 0_u64;
+    for shown in &slice.leaves {
+        if shown.leaf.kind() != Kind::Open {
+            continue;
+        }
+        for item in objects(shown).unwrap_or_default() {
+            let Some(line) = listed.get(item.version.as_str()) else {
+                continue;
+            };
+            seen += 1;
+            let same = line.name.to_string() == item.name
+                && line.lease == item.lease
+                && line.bytes == item.bytes;
+            if !same {
+                return Finding::contradicted(format!(
+                    "leaf {} opened version {} under another name, lease or length",
+                    shown.index, item.version
+                ));
+            }
+        }
+    }
+    Finding::proven(format!(
+        "all {} versions name leases that the KMS issued for this dataset under its key; {seen} opens on record name them alike",
+        lines.len()
+    ))
+}
+
+fn storage(lines: &[ObjectLine], given: Option<&StorageAnswers>, asked: &Asked) -> Finding {
+    let Some(given) = given else {
+        return Finding::not_shown("the folder answers no storage challenge");
+    };
+    let Some(nonce) = &asked.nonce else {
+        return Finding::not_shown(
+            "no nonce was given to the verifier to hold the answers against",
+        );
+    };
+    if given.nonce != hex::encode(nonce) {
+        return Finding::contradicted("the answers are to another nonce");
+    }
+    let chosen = challenges(nonce, lines);
+    if chosen.len() != given.answers.len() {
+        return Finding::contradicted(format!(
+            "the nonce chooses {} pieces and {} are answered",
+            chosen.len(),
+            given.answers.len()
+        ));
+    }
+    for (challenge, answer) in chosen.iter().zip(&given.answers) {
+        let object = &lines[challenge.object];
+        let held = STANDARD
+            .decode(&answer.piece)
+            .is_ok_and(|bytes| is_piece(object, challenge.piece, &bytes, &answer.proof));
+        if !held {
+            return Finding::contradicted(format!(
+                "piece {} of version {} is not what the list says",
+                challenge.piece, object.version
+            ));
+        }
+    }
+    if chosen.is_empty() {
+        return Finding::not_shown("the list has no sealed byte to ask for");
+    }
+    Finding::proven(format!(
+        "all {CHALLENGES} pieces of ciphertext that the nonce chose were there when the folder was made"
+    ))
+}

@@ -1,0 +1,297 @@
+//! What an honest folder gets, and what one gets that shows less.
+
+use tlog::{Field, Kind};
+use verifier::{Asked, ClaimId, Folder, Verdict, verify};
+
+use crate::build::{
+    ACTOR, END_S, Enrolled, MIDDLE_S, NONCE, START_S, World, asked, exporter, judged, policy,
+    signed, witness_keys, write,
+};
+
+const NOT_PROVEN: [ClaimId; 5] = [
+    ClaimId::O3,
+    ClaimId::X1,
+    ClaimId::X2,
+    ClaimId::X3,
+    ClaimId::X4,
+];
+
+#[test]
+fn an_honest_folder_is_proven_but_for_what_no_folder_shows() {
+    let report = judged(&World::new(10).folder());
+    for claim in &report.claims {
+        let expected = match claim.id {
+            ClaimId::O3 => Verdict::AssertedBy("spiffe://ch-zrh/auditor/inspector".to_owned()),
+            id if NOT_PROVEN.contains(&id) => Verdict::NotShown,
+            _ => Verdict::Proven,
+        };
+        assert_eq!(
+            claim.verdict, expected,
+            "{:?}: {}",
+            claim.id, claim.statement
+        );
+    }
+    assert!(report.is_proven());
+    assert_eq!(report.facts.accesses.len(), 5);
+    assert_eq!(report.facts.gaps.len(), 1, "two hours without a word");
+}
+
+#[test]
+fn a_folder_survives_the_disk() {
+    let folder = World::new(10).folder();
+    let disk = tempfile::tempdir().expect("a folder");
+    let path = disk.path().join("evidence");
+    folder.save(&path).expect("saved");
+    assert_eq!(Folder::read(&path).expect("read"), folder);
+    assert!(folder.save(&path).is_err(), "not over what is there");
+    std::fs::create_dir(path.join("more")).expect("made");
+    assert!(Folder::read(&path).is_err(), "a folder within");
+}
+
+#[test]
+fn what_is_asked_for_by_name_has_to_be_proven() {
+    let folder = World::new(10).folder();
+    let of = |claims: &[ClaimId]| {
+        let claims = claims.to_vec();
+        verify(
+            &folder,
+            &policy(),
+            &Asked {
+                nonce: Some(NONCE),
+                claims,
+            },
+        )
+        .is_proven()
+    };
+    assert!(of(&[ClaimId::R1, ClaimId::O4]));
+    assert!(!of(&[ClaimId::R1, ClaimId::X4]));
+}
+
+#[test]
+fn without_the_nonce_or_with_another_storage_is_not_shown() {
+    let folder = World::new(10).folder();
+    for nonce in [None, Some([78; 32])] {
+        let report = verify(
+            &folder,
+            &policy(),
+            &Asked {
+                nonce,
+                claims: Vec::new(),
+            },
+        );
+        assert_ne!(
+            report.claim(ClaimId::O4).verdict,
+            Verdict::Proven,
+            "{nonce:?}"
+        );
+    }
+}
+
+#[test]
+fn withheld_openings_leave_what_needs_them_not_shown_and_the_rest_proven() {
+    let mut parts = World::new(10).parts();
+    for line in &mut parts.leaves {
+        let kind = tlog::Leaf::parse(line.leaf.as_bytes())
+            .expect("a leaf")
+            .kind();
+        if kind == Kind::Open {
+            let shown = line.openings.take().expect("all are disclosed");
+            line.openings = Some(shown.reveal(&[Field::Details], false));
+        }
+    }
+    let report = judged(&write(parts));
+    for (id, verdict) in [
+        (ClaimId::F1, Verdict::Proven),
+        (ClaimId::L4, Verdict::Proven),
+        (ClaimId::D2, Verdict::Proven),
+        (ClaimId::D4, Verdict::NotShown),
+        (ClaimId::D5, Verdict::NotShown),
+        (ClaimId::D6, Verdict::NotShown),
+    ] {
+        assert_eq!(report.claim(id).verdict, verdict, "{id:?}");
+    }
+}
+
+#[test]
+fn a_slice_alone_asserts_what_the_whole_log_proves() {
+    let mut parts = World::new(10).parts();
+    parts.leaves.retain(|line| ![5, 11].contains(&line.index));
+    let report = judged(&write(parts));
+    assert_eq!(report.claim(ClaimId::D2).verdict, Verdict::Proven);
+    for id in [ClaimId::D3, ClaimId::R1, ClaimId::W1] {
+        let verdict = &report.claim(id).verdict;
+        assert!(
+            matches!(verdict, Verdict::AssertedBy(_)),
+            "{id:?}: {verdict}"
+        );
+    }
+}
+
+#[test]
+fn true_leaves_that_tell_of_a_breach_contradict_the_claim() {
+    // A release abroad; a person's purpose with one approver; with the actor's own approval; without any.
+    let abroad = |world: &mut World| {
+        let fields = [
+            (Field::Actor, "spiffe://xx-far/gateway/gw-9".to_owned()),
+            (Field::RecipientRegion, "xx-far".to_owned()),
+            (Field::Bytes, "0".to_owned()),
+        ];
+        world.append(Kind::Open, END_S - 60, "service", Some(12), &fields, vec![]);
+    };
+    let approved = |by: &[&str]| {
+        let list: Vec<String> = by
+            .iter()
+            .map(|who| format!(r#"{{"approver":"{who}"}}"#))
+            .collect();
+        let field = (Field::Approvals, format!("[{}]", list.join(",")));
+        move |world: &mut World| {
+            world.open(
+                END_S - 60,
+                "investigation",
+                &[0],
+                std::slice::from_ref(&field),
+            )
+        }
+    };
+    let mut one = World::new(10);
+    abroad(&mut one);
+    assert_eq!(
+        judged(&one.folder()).claim(ClaimId::D5).verdict,
+        Verdict::Contradicted
+    );
+    for by in [
+        &["spiffe://ch-zrh/operator/two"][..],
+        &["spiffe://ch-zrh/operator/two", ACTOR],
+        &["a", "a"],
+    ] {
+        let mut world = World::new(10);
+        approved(by)(&mut world);
+        let report = judged(&world.folder());
+        assert_eq!(
+            report.claim(ClaimId::D6).verdict,
+            Verdict::Contradicted,
+            "{by:?}"
+        );
+    }
+    let mut none = World::new(10);
+    none.open(END_S - 60, "legal-request", &[0], &[]);
+    assert_eq!(
+        judged(&none.folder()).claim(ClaimId::D6).verdict,
+        Verdict::Contradicted
+    );
+}
+
+#[test]
+fn a_region_whose_clock_is_off_is_contradicted_by_its_cosigners() {
+    let mut world = World::new(10);
+    world.open(END_S + 121, "service", &[0], &[]);
+    assert_eq!(
+        judged(&world.folder()).claim(ClaimId::L5).verdict,
+        Verdict::Contradicted
+    );
+    let mut world = World::new(10);
+    world.open(END_S + 119, "service", &[0], &[]);
+    assert_eq!(
+        judged(&world.folder()).claim(ClaimId::L5).verdict,
+        Verdict::Proven
+    );
+}
+
+#[test]
+fn checkpoints_that_do_not_reach_over_the_period_do_not_prove_it() {
+    for (from, to, weak) in [
+        (START_S - 1, END_S, ClaimId::L2),
+        (START_S, END_S + 1, ClaimId::L1),
+        (END_S, START_S, ClaimId::L1),
+    ] {
+        let mut parts = World::new(10).parts();
+        parts.period.from_ms = from * 1_000;
+        parts.period.to_ms = to * 1_000;
+        let report = judged(&write(parts));
+        assert_ne!(report.claim(weak).verdict, Verdict::Proven);
+        assert!(!report.is_proven());
+    }
+}
+
+#[test]
+fn too_few_cosigners_and_stale_ones_do_not_vouch() {
+    let world = World::new(10);
+    let size = world.size();
+    let [one, two, _] = witness_keys();
+    for (note, id) in [
+        (world.note_by(size, END_S, &[one, two]), ClaimId::L1),
+        (world.note(size, END_S - 1), ClaimId::L1),
+        (world.note(size, MIDDLE_S - 1), ClaimId::L6),
+    ] {
+        let mut parts = world.parts();
+        parts.checkpoints[2].note = note;
+        assert_ne!(
+            judged(&write(parts)).claim(id).verdict,
+            Verdict::Proven,
+            "{id:?}"
+        );
+    }
+}
+
+#[test]
+fn two_histories_that_are_both_cosigned_are_seen_as_a_fork() {
+    let (here, mut there) = (World::new(10), World::new(11));
+    there.open(END_S - 1, "service", &[0], &[]);
+    let mut parts = there.parts();
+    parts.checkpoints[0].note = here.note(3, START_S);
+    parts.checkpoints[1].note = here.note(8, MIDDLE_S);
+    let report = judged(&write(parts));
+    assert_eq!(report.claim(ClaimId::L3).verdict, Verdict::Contradicted);
+    assert!(!report.is_proven());
+}
+
+#[test]
+fn a_stranger_s_signature_makes_no_folder_the_exporter_s() {
+    let mut files = World::new(10).folder().files().clone();
+    signed(&mut files, &Enrolled::of(99));
+    let report = judged(&Folder::from_files(files.clone()).expect("reads"));
+    assert_eq!(report.claim(ClaimId::F1).verdict, Verdict::Contradicted);
+    signed(&mut files, &exporter());
+    assert!(judged(&Folder::from_files(files).expect("reads")).is_proven());
+}
+
+#[test]
+fn a_policy_that_asks_nobody_proves_nothing_by_itself() {
+    let text = format!("log {}\nquorum none\n", crate::build::log_key().verifier());
+    let nobody = tlog::Policy::parse(text.as_bytes()).expect("a policy");
+    let report = verify(&World::new(10).folder(), &nobody, &asked());
+    assert!(matches!(
+        report.claim(ClaimId::L1).verdict,
+        Verdict::AssertedBy(_)
+    ));
+    assert!(
+        report
+            .claims
+            .iter()
+            .all(|claim| claim.verdict != Verdict::Proven)
+    );
+}
+
+#[test]
+fn every_form_of_the_report_has_assumptions_and_limits_and_the_page_asks_nobody() {
+    let mut parts = World::new(10).parts();
+    parts.region = "<script>alert(1)</script>\u{1b}[2J".to_owned();
+    let report = judged(&write(parts));
+    let (text, json, html) = (report.to_text(), report.to_json(), report.to_html());
+    for (id, words) in verifier::ASSUMPTIONS.iter().chain(verifier::LIMITS) {
+        for form in [&text, &json, &html] {
+            assert!(form.contains(words), "{id}");
+        }
+    }
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(value["all_asked_proven"], false);
+    assert!(!text.contains('\u{1b}') && !html.contains('\u{1b}'));
+    assert!(!html.contains("<script") && html.matches("<svg").count() == 2);
+    let elsewhere = html.replace("http://www.w3.org/2000/svg", "");
+    assert!(
+        !elsewhere.contains("http:")
+            && !elsewhere.contains("https:")
+            && !elsewhere.contains("src=")
+            && !elsewhere.contains("href")
+    );
+}
