@@ -5,12 +5,14 @@ mod copy;
 mod data;
 mod dataset;
 mod doctor;
+mod evidence;
 mod failure;
 mod keys;
 pub(crate) mod location;
 mod operate;
 mod output;
 mod policy;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -39,6 +41,7 @@ Examples:
   tar c . | reduit put - cti/backup.tar
   reduit ls cti/reports/ --json
   reduit policy diff region.cedar proposed.cedar
+  reduit verify evidence/ --policy trust.policy
   reduit doctor";
 
 /// Sealed object storage confined to one region.
@@ -85,6 +88,10 @@ enum Command {
     /// Policy texts, offline: check, explain, diff, schema.
     #[command(subcommand)]
     Policy(policy::Command),
+    Verify(verify::Verify),
+    /// Evidence about a dataset for somebody outside: export.
+    #[command(subcommand)]
+    Evidence(evidence::Command),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
@@ -134,6 +141,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Key(command) => keys::run(&session, command).await,
         Command::Log(command) => keys::log(&session, command).await,
         Command::Policy(command) => policy::run(session.json, command),
+        Command::Verify(verify) => verify.run(session.json),
+        Command::Evidence(command) => evidence::run(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Completions { shell } => {

@@ -18,6 +18,7 @@ mod dataset;
 mod detached;
 mod download;
 mod error;
+mod evidence;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -42,6 +43,7 @@ pub use dataset::{
 pub use detached::DetachedObject;
 pub use download::ObjectReader;
 pub use error::Error;
+pub use evidence::EvidenceRequest;
 pub use kms::{KeyChange, Keys, LeafReader};
 pub use listing::{ListOptions, Page, VersionsPage};
 pub use log::{LogKeys, OutsideWitness};
