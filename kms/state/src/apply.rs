@@ -13,12 +13,15 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{keys, members, read, records, time, witnesses};
+use crate::{destroy, keys, members, read, records, time, witnesses};
 
 /// The highest feature level this build understands.
 pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 2 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
+
+/// From this level on a leader may propose [`Command::DestroyKek`]: builds below stop at it.
+pub const LEVEL_DESTRUCTION: FeatureLevel = FeatureLevel(2);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +126,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::AllocateKmsId(allocate) => members::allocate(applying, allocate)?,
         Command::RecordUnseal(unseal) => members::record_unseal(applying, unseal)?,
         Command::ChangeWitnesses(change) => witnesses::change(applying, change)?,
+        Command::DestroyKek(destroy) => destroy::destroy(applying, destroy)?,
         Command::Init(_) | Command::AdvanceTime(_) => {
             return Err(Stop::Unknown("a command that is handled before dispatch"));
         }

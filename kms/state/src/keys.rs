@@ -19,6 +19,7 @@ use tlog::{Field, Kind, Private, Purpose};
 
 use crate::append::{Appended, Applying, array, details, stated};
 use crate::apply::Stop;
+use crate::destroy;
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
@@ -180,10 +181,7 @@ pub(crate) fn change_state(
         _ => key.destroy_after_ms = 0,
     }
     if target == KeyState::Destroyed {
-        for version in &mut key.versions {
-            version.wrapped_kek.clear();
-            version.wrapped_metadata_key.clear();
-        }
+        destroy::purge(&mut key);
     }
     key.set_state(target);
     key.state_version += 1;
@@ -287,7 +285,7 @@ fn done_before(
 }
 
 /// The key, still at the version the leader decided on.
-fn moved_by(
+pub(crate) fn moved_by(
     applying: &Applying<'_>,
     dataset: &[u8],
     decided_on: u64,
@@ -322,7 +320,7 @@ fn requested(
 }
 
 /// What shards say reaches the log by a KMS replica alone.
-fn of_replica(applying: &Applying<'_>) -> Result<Identity, Refusal> {
+pub(crate) fn of_replica(applying: &Applying<'_>) -> Result<Identity, Refusal> {
     let authority = applying.authority()?;
     let requester = applying.requester(&authority)?;
     if requester.role() == Role::Kms {
@@ -356,7 +354,7 @@ fn checked_version(
     Ok(version)
 }
 
-fn append(
+pub(crate) fn append(
     applying: &mut Applying<'_>,
     kind: Kind,
     purpose: Purpose,
@@ -367,7 +365,7 @@ fn append(
     applying.append(kind, purpose, Some(key), private)
 }
 
-fn store(
+pub(crate) fn store(
     applying: &mut Applying<'_>,
     dataset: &DatasetId,
     key: &KekRecord,

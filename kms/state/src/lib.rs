@@ -11,6 +11,7 @@ mod append;
 mod apply;
 mod approvals;
 mod authority;
+mod destroy;
 pub mod invariant;
 mod keys;
 pub mod layout;
@@ -23,7 +24,7 @@ mod requests;
 mod time;
 mod witnesses;
 
-pub use apply::{At, LEVEL_MAX, LEVEL_WITNESSES, UnknownCommand, apply};
+pub use apply::{At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_WITNESSES, UnknownCommand, apply};
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
     Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,

@@ -12,9 +12,9 @@ use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
-    ChangeKeyState, ChangeWitnesses, Claim, ConfirmShard, CreateKek, EnrolmentSet, InitKms,
-    KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion, LeaseIssue, OpenedItem, Opens,
-    Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek, UnsealHow,
+    ChangeKeyState, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek, EnrolmentSet,
+    InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion, LeaseIssue, OpenedItem,
+    Opens, Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek, UnsealHow,
 };
 use tlog::Purpose;
 
@@ -281,6 +281,23 @@ pub fn change_enrolment(
 pub fn change_grants(authority: &Authority, asked: Asked, mut change: ChangeGrants) -> KmsCommand {
     change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
     asked.command(authority.version(), Command::ChangeGrants(change))
+}
+
+/// Destroys a key whose destruction is due. `witnessed_at` is a time that the witnesses' quorum has stated, 0 where the
+/// region asks for none.
+pub fn destroy_kek(
+    authority: &Authority,
+    asked: Asked,
+    dataset: &DatasetId,
+    state_version: u64,
+    witnessed_at: UnixMs,
+) -> KmsCommand {
+    let destroy = DestroyKek {
+        dataset_id: (*dataset).into(),
+        state_version,
+        witnessed_at_ms: witnessed_at.0,
+    };
+    asked.command(authority.version(), Command::DestroyKek(destroy))
 }
 
 /// Replaces the policy of witnesses; needs the approvals in `asked`.

@@ -188,7 +188,8 @@ pub(super) fn witness_policy() -> WitnessPolicy {
         .parse()
         .expect("an origin is a key's name");
     let log = SignerKey::from_seed(name, SignatureType::Ed25519, &[7; 32]);
-    let log = log.expect("a seed of the right length").verifier();
+    let log = log.expect("a seed of the right length");
+    let log = log.verifier();
     WitnessPolicy {
         format: 1,
         policy: format!("log {log}\nquorum none\n").into(),

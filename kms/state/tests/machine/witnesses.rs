@@ -23,11 +23,11 @@ fn witness(name: &str, key: &str, seed: u8) -> String {
     format!("witness {name} {key} http://127.0.0.1:1/\n")
 }
 
-fn one_witness() -> String {
+pub(crate) fn one_witness() -> String {
     log(LOG) + &witness("w", "witness.example/w", 9) + "quorum w\n"
 }
 
-fn policy(text: &str) -> WitnessPolicy {
+pub(crate) fn policy(text: &str) -> WitnessPolicy {
     WitnessPolicy {
         format: 1,
         policy: text.as_bytes().to_vec().into(),
