@@ -1,5 +1,6 @@
 //! Every target.
 
+mod access;
 mod blocks;
 mod c2sp;
 mod client;
@@ -28,6 +29,7 @@ pub fn targets() -> &'static [Target] {
 }
 
 static TARGETS: &[Target] = &[
+    access::ACCESS_POLICY,
     ids::TEXT,
     ids::BINARY,
     messages::MESSAGES,
