@@ -216,11 +216,17 @@ impl Draw {
 
     fn change_state(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
         use KeyState::{Compromised, Destroyed, Disabled, Enabled, PendingDestruction};
-        let dataset = self.dataset();
+        let time = kms_state::region_time(state).0;
+        let is_due = |dataset: &DatasetId| {
+            let key = kms_state::key(state, dataset);
+            key.is_some_and(|key| key.state() == PendingDestruction && key.destroy_after_ms <= time)
+        };
+        // The driver asks for what is due, and now and then for what is not.
+        let due = DATASETS.into_iter().find(is_due);
+        let due = due.filter(|_| self.rng.random_ratio(3, 4));
+        let dataset = due.unwrap_or_else(|| self.dataset());
         let key = kms_state::key(state, &dataset)?;
-        // The driver asks when it takes the key for due, and now and then for one that is not.
-        let due = key.state() == PendingDestruction && key.destroy_after_ms <= self.now;
-        if (due && self.rng.random()) || self.rng.random_ratio(1, 40) {
+        if due.is_some() || self.rng.random_ratio(1, 40) {
             let asked = self.asked(&["kms/r1", "kms/r2"]);
             let (version, none) = (key.state_version, UnixMs(0));
             let destroy = prepare::destroy_kek(authority, asked, &dataset, version, none);
