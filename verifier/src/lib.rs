@@ -31,3 +31,4 @@ pub use objects::{
 };
 pub use parts::{Parts, PartsError, Signer, gaps_between};
 pub use report::{Access, Facts, Report};
+pub use time::utc;

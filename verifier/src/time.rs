@@ -3,7 +3,7 @@
 //! Owns one form: RFC 3339 in UTC, to the second. Refuses time zones.
 
 /// Milliseconds since 1970 as RFC 3339; years past 9999 as the number itself.
-pub(crate) fn utc(ms: u64) -> String {
+pub fn utc(ms: u64) -> String {
     let seconds = ms / 1_000;
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     if days > 2_932_896 {

@@ -4,26 +4,9 @@ use client::ids::UnixMs;
 use client::{DatasetInfo, ObjectInfo};
 use serde_json::{Value, json};
 
-/// Milliseconds since the epoch as RFC 3339 in UTC, to the second.
+/// Milliseconds since the epoch as RFC 3339 in UTC, to the second: one spelling in every report.
 pub(crate) fn time(ms: u64) -> String {
-    let seconds = ms / 1_000;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a civil date: H. Hinnant, "chrono-compatible low-level date algorithms".
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let doe = z % 146_097;
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let day = doy - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3_600,
-        rest / 60 % 60,
-        rest % 60
-    )
+    verifier::utc(ms)
 }
 
 /// RFC 3339 in UTC to the second, as [`time`] writes it, from 1970 on.
