@@ -31,12 +31,13 @@ fn text(name: &OsStr) -> io::Result<&str> {
 
 fn attr(volume: &Volume, inode: u64) -> io::Result<FileAttr> {
     let held = volume.inode(inode)?;
+    // No modes are kept: all of it is for its owner alone, which is what a file of a key has to be.
     let (kind, size, perm, nlink) = match &held.node {
-        Node::Dir(_) => (FileType::Directory, PAGE_BYTES, 0o755, 2),
+        Node::Dir(_) => (FileType::Directory, PAGE_BYTES, 0o700, 2),
         Node::File(content) => (
             FileType::RegularFile,
             content.bytes(),
-            0o644,
+            0o600,
             volume.links(inode),
         ),
     };
