@@ -11,7 +11,7 @@ use envelope::{HpkeInfo, HpkePublicKey, KeyError, RootKey, ShareError, hpke_seal
 use proto::ids::{Identity, NodeId, Role, RootEpoch};
 use proto::transcript;
 use proto::v1;
-use replica::host::FoundError;
+use replica::host::{FoundError, RaiseError};
 use tokio::time::{Instant, timeout_at};
 use transport::Peer;
 use transport::enrolment::Enrolled;
@@ -19,6 +19,7 @@ use transport::enrolment::Enrolled;
 use crate::approvals::sha256;
 use crate::core::Core;
 use crate::ledger::{Command, CommitError};
+use crate::machine::LEVEL_MAX;
 
 /// The stream and epoch every region's log begins with.
 pub(crate) const FIRST_STREAM: &str = "main/1";
@@ -26,6 +27,9 @@ pub(crate) const FIRST_STREAM: &str = "main/1";
 const CEREMONY_MAX: Duration = Duration::from_secs(30);
 /// A region's first root key.
 const FIRST_EPOCH: RootEpoch = RootEpoch(1);
+/// How long the other founders may take to say which feature levels they understand.
+const RAISE_MAX: Duration = Duration::from_secs(5);
+const RAISE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the region was not initialised.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,7 @@ impl Core {
                     needed = made.asked.0,
                     "initialised"
                 );
+                self.begin_at_the_highest_level().await;
                 Ok(made.reply)
             }
             // Definite: the region has another root, or none, and this one was never handed out.
@@ -114,6 +119,24 @@ impl Core {
                 *held = Some(made);
                 Err(error)
             }
+        }
+    }
+
+    /// A region that begins has no history to be careful of. Where a founder is of an older build, or does not say, an
+    /// operator raises the level later.
+    async fn begin_at_the_highest_level(&self) {
+        let raised = async {
+            loop {
+                match self.group.raise_level(LEVEL_MAX).await {
+                    Err(RaiseError::NoAnswer(_)) => tokio::time::sleep(RAISE_PAUSE).await,
+                    done => return done,
+                }
+            }
+        };
+        match tokio::time::timeout(RAISE_MAX, raised).await {
+            Ok(Ok(level)) => tracing::info!(%level, "begins at feature level"),
+            Ok(Err(error)) => tracing::warn!(%error, "begins below its feature level"),
+            Err(_) => tracing::warn!("begins below its feature level: not every founder answers"),
         }
     }
 

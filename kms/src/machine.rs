@@ -57,6 +57,7 @@ impl Machine for KmsMachine {
         let at = kms_state::At {
             index: at.index,
             voters,
+            level: at.level,
         };
         let answer = kms_state::apply(at, command, state).map_err(|unknown| UnknownCommand {
             index: at.index,

@@ -4,6 +4,7 @@
 //! Refuses to serve before the state has caught up with what this disk may have shown, and to lead while sealed.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{GroupId, Role};
 use replica::disk::RealDisk;
-use replica::host::{Admission, Host, HostFailure, HostOptions, Tuning};
+use replica::host::{Admission, Host, HostFailure, HostOptions, OpenError, Tuning, check_resumes};
 use replica::net::TonicDialer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -185,6 +186,10 @@ impl Replica {
             &cosigner_name(&identity),
             &origin.parse().expect("a region's first log has a name"),
         )?;
+        if !config.join && !config.found {
+            check_resumes(&RealDisk, &raft_dir(&config), config.node_id())
+                .map_err(|lost| StartError::Host(OpenError::Folder(lost).into()))?;
+        }
         if config.join {
             let learnt = learn_own_enrolment(&enrolments, &peers, &identity);
             tokio::time::timeout(LEARN_MAX, learnt)
@@ -455,6 +460,10 @@ fn enrolled(
     Ok(())
 }
 
+fn raft_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("raft")
+}
+
 fn open_host(
     config: &Config,
     local: &LocalIdentity,
@@ -482,7 +491,7 @@ fn open_host(
         jurisdiction: config.jurisdiction.clone(),
         cluster: cluster_id,
         admission,
-        dir: config.data_dir.join("raft"),
+        dir: raft_dir(config),
         disk: Arc::new(RealDisk),
         dialer: Arc::new(dialer),
         log: Default::default(),

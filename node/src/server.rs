@@ -14,7 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{Identity, Role};
 use replica::disk::RealDisk;
-use replica::host::{Admission, Host, HostOptions, Tuning, is_taken};
+use replica::host::{Admission, Host, HostOptions, OpenError, Tuning, check_resumes, is_taken};
 use replica::net::TonicDialer;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -178,6 +178,10 @@ impl Node {
         let health_listener = health::bind(config.health_listen)
             .await
             .map_err(io("listening for health checks"))?;
+        if !config.join && !config.found {
+            check_resumes(&RealDisk, &raft_dir(&config), config.node_id())
+                .map_err(|lost| StartError::Host(OpenError::Folder(lost).into()))?;
+        }
         learn_own_enrolment(&config, &refresher, &enrolments, &identity).await?;
         enrolled(&config, &enrolments, &identity)?;
 

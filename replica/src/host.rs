@@ -48,7 +48,7 @@ pub mod reads;
 
 pub use self::core::{GroupRole, GroupView};
 pub use failure::HostFailure;
-pub use folder::{FolderError, is_taken};
+pub use folder::{FolderError, check_resumes, is_taken};
 pub use group::{FoundError, Group, HandOverError, RaiseError};
 pub use members::{Change, Force, MemberError, NothingBeside, PromotionGuard, Withheld};
 pub use options::{Admission, BadTuning, ENTRY_BYTES_MAX, GROUPS_MAX, HostOptions, Tuning};

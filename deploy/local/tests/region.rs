@@ -514,6 +514,32 @@ fn what_must_not_start_does_not_and_says_why() {
     });
 }
 
+/// A member that joined later stands in no set that is left to it once its disk is lost. It says what is the matter
+/// all the same, at once and with nobody there to ask, instead of waiting to be enrolled.
+#[test]
+fn a_lost_disk_is_named_by_a_member_that_joined_and_can_ask_nobody() {
+    with_region(1, async |local| {
+        let bin = binaries().context("the daemons")?;
+        let mut joined = Vec::new();
+        for kind in [Kind::Node, Kind::Kms] {
+            joined.push((kind, local.add("ch-zrh", kind).await?));
+        }
+        let all: Vec<_> = local.services().map(|s| s.name.clone()).collect();
+        local.kill_all_of(&all)?;
+        for (kind, name) in joined {
+            let service = local.federation.service(&name)?.clone();
+            std::fs::remove_dir_all(&service.data)?;
+            std::fs::create_dir_all(&service.data)?;
+            let mut command = Command::new(process::binary_in(&bin, kind)?);
+            let output = command.arg("--config").arg(&service.config).output()?;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(!output.status.success(), "{name} started");
+            ensure!(said.contains("is empty"), "{name}: {said}");
+        }
+        Ok(())
+    });
+}
+
 /// A file that lost its tail or a bit: the process names it and does not start, or mends it from its peers; nothing
 /// that was acknowledged is lost either way.
 #[test]

@@ -13,7 +13,7 @@ pub(crate) mod region;
 mod uses;
 
 use bytes::Bytes;
-use kms_state::{At, LeavesAsked, apply, invariant};
+use kms_state::{At, LEVEL_MAX, LeavesAsked, apply, invariant};
 use prost::Message as _;
 use proto::ids::{LeafIndex, LogIndex};
 use proto::store::MemoryStore;
@@ -117,6 +117,7 @@ impl Run<'_> {
         let at = At {
             index: LogIndex(self.at.index),
             voters: self.at.voters,
+            level: LEVEL_MAX,
         };
         let answer = apply(at, bytes, &mut self.one);
         let again = apply(at, bytes, &mut self.other);
@@ -182,6 +183,7 @@ impl Run<'_> {
         let at = At {
             index: LogIndex(self.at.index + 1),
             voters: self.at.voters,
+            level: LEVEL_MAX,
         };
         hold!(
             apply(at, &bytes, &mut self.one).is_err() && self.one == before,
@@ -198,6 +200,7 @@ impl Run<'_> {
             let at = At {
                 index: LogIndex(at.index),
                 voters: at.voters,
+                level: LEVEL_MAX,
             };
             apply(at, bytes, &mut replayed)
                 .map_err(|unknown| Broken(format!("in a replay: {unknown}")))?;

@@ -86,7 +86,12 @@ impl Machine for Kms {
     ) -> Result<Bytes, UnknownCommand> {
         let voters = u32::try_from(at.voters.all().len()).unwrap_or(u32::MAX);
         let index = at.index;
-        let at = kms_state::At { index, voters };
+        let level = at.level;
+        let at = kms_state::At {
+            index,
+            voters,
+            level,
+        };
         kms_state::apply(at, command, state).map_err(|unknown| UnknownCommand {
             index,
             what: unknown.what.to_owned(),

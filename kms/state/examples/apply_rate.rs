@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyUse, NewKek};
-use kms_state::{At, Authority, apply};
+use kms_state::{At, Authority, LEVEL_MAX, apply};
 use prost::Message;
 use proto::ids::{DatasetId, Identity, KekId, LogIndex, UnixMs};
 use proto::store::MemoryStore;
@@ -101,6 +101,7 @@ fn prepared_region() -> MemoryStore {
     let at = At {
         index: LogIndex(1),
         voters: 1,
+        level: LEVEL_MAX,
     };
     let init = prepare::init(asked("kms/r1"), region(), &enrolments());
     apply(at, &init.encode_to_vec(), &mut state).expect("known");
@@ -161,6 +162,7 @@ fn main() {
             let at = At {
                 index: LogIndex(first + 3),
                 voters: 1,
+                level: LEVEL_MAX,
             };
             let start = Instant::now();
             let answer = apply(at, &command, &mut state).expect("known");

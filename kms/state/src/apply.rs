@@ -16,12 +16,15 @@ use crate::refusal::Refusal;
 use crate::{destroy, keys, members, read, records, time, witnesses};
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 2 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 3 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
 /// From this level on a leader may propose [`Command::DestroyKek`]: builds below stop at it.
 pub const LEVEL_DESTRUCTION: FeatureLevel = FeatureLevel(2);
+
+/// From this level on queues remember where they begin: builds below would answer alike and hold another state.
+pub const LEVEL_QUEUE_HEADS: FeatureLevel = FeatureLevel(3);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub struct At {
     pub index: LogIndex,
     /// Distinct voters in force there; both sets together while a change is joint.
     pub voters: u32,
+    /// The feature level in force there.
+    pub level: FeatureLevel,
 }
 
 /// A command this build does not know. The replica stops.

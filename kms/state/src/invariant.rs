@@ -285,7 +285,21 @@ pub fn invariant_queues_match_their_tables(state: &dyn Reader) -> Checked {
     }
     hold(requests == queued(layout::REQUEST_QUEUE), NAME, || {
         "request ids".into()
-    })
+    })?;
+    for (queued, head) in [
+        (leases, layout::LEASE_QUEUE_HEAD),
+        (requests, layout::REQUEST_QUEUE_HEAD),
+    ] {
+        let head = state.value(head);
+        let before = queued
+            .first()
+            .zip(head)
+            .filter(|(first, head)| first[..] <= head[..]);
+        hold(before.is_none(), NAME, || {
+            "one stands before the head".into()
+        })?;
+    }
+    Ok(())
 }
 
 /// From one state to a later one: time, versions and the log only grow, and what was logged stays.

@@ -17,6 +17,10 @@ pub const TIME: &[u8] = b"T";
 pub const FRONTIER: &[u8] = b"F";
 /// Who vouches for the log ([`proto::v1::WitnessPolicy`]); absent where nobody ever did.
 pub const WITNESSES: &[u8] = b"W";
+/// Where [`LEASE_QUEUE`] begins: the last key that was taken from it.
+pub const LEASE_QUEUE_HEAD: &[u8] = b"X";
+/// Where [`REQUEST_QUEUE`] begins: the last key that was taken from it.
+pub const REQUEST_QUEUE_HEAD: &[u8] = b"Y";
 
 /// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
 pub const KEKS: u8 = b'k';

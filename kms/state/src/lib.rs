@@ -24,7 +24,9 @@ mod requests;
 mod time;
 mod witnesses;
 
-pub use apply::{At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_WITNESSES, UnknownCommand, apply};
+pub use apply::{
+    At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_QUEUE_HEADS, LEVEL_WITNESSES, UnknownCommand, apply,
+};
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
     Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,

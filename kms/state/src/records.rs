@@ -16,7 +16,7 @@ use serde::Serialize;
 use tlog::{Field, Hash, Kind, ObjectItem, Private, Purpose};
 
 use crate::append::{Applying, array, details, stated};
-use crate::apply::Stop;
+use crate::apply::{LEVEL_QUEUE_HEADS, Stop};
 use crate::authority::is_human_purpose;
 use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
@@ -345,33 +345,57 @@ fn request_hash(record: &Record) -> Hash {
 pub(crate) fn forget_expired(applying: &mut Applying<'_>, grown_by: usize) {
     let at_most = FORGET_PER_COMMAND + 2 * grown_by;
     let now = applying.now.0;
-    let leases = due(&*applying.state, layout::LEASE_QUEUE, now, at_most);
-    for key in leases {
-        applying.state.delete(&key);
-        let mut lease = vec![layout::LEASES];
-        lease.extend_from_slice(&key[9..]);
-        applying.state.delete(&lease);
+    forget(applying, LEASES, now, at_most);
+    forget(applying, REQUESTS, now.saturating_sub(USABLE_MS), at_most);
+}
+
+/// Records that are forgotten when their time has come.
+struct Queued {
+    queue: u8,
+    head: &'static [u8],
+    table: u8,
+}
+
+const LEASES: Queued = Queued {
+    queue: layout::LEASE_QUEUE,
+    head: layout::LEASE_QUEUE_HEAD,
+    table: layout::LEASES,
+};
+const REQUESTS: Queued = Queued {
+    queue: layout::REQUEST_QUEUE,
+    head: layout::REQUEST_QUEUE_HEAD,
+    table: layout::REQUESTS,
+};
+
+/// Forgets what is due until `until`, oldest first.
+fn forget(applying: &mut Applying<'_>, queued: Queued, until: u64, at_most: usize) {
+    let remembers = applying.at.level >= LEVEL_QUEUE_HEADS;
+    // Nothing joins a queue before its head: what is queued is due later than now, and now only goes on. A store that
+    // keeps marks of what was deleted passes over all of them when it is asked from the queue's first key on.
+    let start = match applying.state.value(queued.head).filter(|_| remembers) {
+        Some(head) => [&head[..], &[0]].concat(),
+        None => vec![queued.queue],
+    };
+    let due = due(&*applying.state, &start, queued.queue, until, at_most);
+    if let Some(last) = due.last().filter(|_| remembers) {
+        applying.state.put(queued.head, last);
     }
-    let requests = due(
-        &*applying.state,
-        layout::REQUEST_QUEUE,
-        now.saturating_sub(USABLE_MS),
-        at_most,
-    );
-    for key in requests {
+    for key in due {
         applying.state.delete(&key);
-        let mut request = vec![layout::REQUESTS];
-        request.extend_from_slice(&key[9..]);
-        applying.state.delete(&request);
+        let record = [&[queued.table], &key[QUEUE_PREFIX_BYTES..]].concat();
+        applying.state.delete(&record);
     }
 }
 
-/// Keys of a queue whose time is `until` or before, oldest first.
-fn due(state: &dyn Writer, queue: u8, until: u64, at_most: usize) -> Vec<Vec<u8>> {
+/// Of a queue's key, its table and its time.
+const QUEUE_PREFIX_BYTES: usize = 1 + size_of::<u64>();
+
+/// Keys of a queue from `start` on whose time is `until` or before, oldest first.
+fn due(state: &dyn Writer, start: &[u8], queue: u8, until: u64, at_most: usize) -> Vec<Vec<u8>> {
     let mut end = vec![queue];
     end.extend_from_slice(&until.saturating_add(1).to_be_bytes());
     let mut found = Vec::new();
-    state.scan(&[queue], &end, &mut |key, _| {
+    state.scan(start, &end, &mut |key, _| {
         if found.len() < at_most {
             found.push(key.to_vec());
         }

@@ -113,18 +113,36 @@ pub(crate) fn claim(
             check(dir, &bytes, owner).map(Some)
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let has_log = disk
-                .list(&super::log_dir(dir))
-                .is_ok_and(|names| !names.is_empty());
-            if has_log {
-                return Err(FolderError::NoIdentity(dir.to_owned()));
-            }
-            if admission == Admission::Resume {
-                return Err(FolderError::Empty(dir.to_owned(), owner.node));
-            }
+            unclaimed(disk, dir, owner.node, admission)?;
             Ok(None)
         }
         Err(source) => Err(failed(source)),
+    }
+}
+
+/// What a folder without an identity may be taken for.
+fn unclaimed(
+    disk: &dyn Disk,
+    dir: &Path,
+    node: NodeId,
+    admission: Admission,
+) -> Result<(), FolderError> {
+    let has_log = disk
+        .list(&super::log_dir(dir))
+        .is_ok_and(|names| !names.is_empty());
+    match admission {
+        _ if has_log => Err(FolderError::NoIdentity(dir.to_owned())),
+        Admission::Resume => Err(FolderError::Empty(dir.to_owned(), node)),
+        Admission::Join | Admission::Found => Ok(()),
+    }
+}
+
+/// Refuses a member's lost disk without asking anybody: for a process that has to ask others before it opens the
+/// folder, and that asks in vain where all it knew was on that disk.
+pub fn check_resumes(disk: &dyn Disk, dir: &Path, node: NodeId) -> Result<(), FolderError> {
+    match is_taken(disk, dir) {
+        true => Ok(()),
+        false => unclaimed(disk, dir, node, Admission::Resume),
     }
 }
 

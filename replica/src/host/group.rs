@@ -451,6 +451,7 @@ impl Group {
         // ended then, and the state is still to be flushed and let go. Another error is a runtime that ends.
         let raft = core.raft.clone();
         let _ = tokio::spawn(async move { raft.shutdown().await }).await;
+        core.shared.ended.store(true, Ordering::Release);
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
         for task in tasks {
             task.abort();

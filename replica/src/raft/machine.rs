@@ -54,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) running: AtomicBool,
     // Nobody waits for room on the disk any longer.
     pub(crate) stopping: AtomicBool,
+    // The engine has ended, and nobody hears of what is still applied.
+    pub(crate) ended: AtomicBool,
     full: AtomicBool,
 }
 
@@ -138,6 +140,7 @@ impl Shared {
             marks: Mutex::default(),
             running: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             full: AtomicBool::new(false),
         })
     }
@@ -455,6 +458,11 @@ impl RaftStateMachine<Config> for StateMachine {
         let mut waiting: Waiting = Vec::new();
         let mut bytes = 0;
         while let Some(item) = entries.next().await {
+            // Who has far to catch up would keep a process that stops for minutes. The log has the rest.
+            if self.shared.ended.load(Ordering::Acquire) {
+                waiting.clear();
+                continue;
+            }
             let (entry, responder) = item?;
             if let EntryPayload::Normal(command) = &entry.payload {
                 bytes += command.0.len();

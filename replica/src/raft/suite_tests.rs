@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use openraft::StorageError;
+use openraft::storage::RaftStateMachine as _;
 use openraft::testing::log::{StoreBuilder, Suite};
-use proto::ids::{FeatureLevel, GroupId};
+use openraft::{EntryPayload, StorageError};
+use proto::ids::{FeatureLevel, GroupId, LogIndex};
 use proto::store::Writer;
 use tempfile::TempDir;
 
 use super::log_store::LogStore;
 use super::machine::{Shared, StateMachine};
 use super::snapshot::SnapshotDir;
-use super::types::Config;
+use super::types::{Config, Entry, log_id};
 use crate::disk::{Disk, RealDisk, SimDisk};
 use crate::log::{LogOptions, RaftLog};
 use crate::machine::{Machine, Position, UnknownCommand};
@@ -98,4 +99,35 @@ async fn the_engines_suite_passes_on_the_simulated_disk() {
         built: AtomicU64::new(0),
     };
     Suite::test_all(stores).await.expect("the suite passes");
+}
+
+/// Goes red where who stops while it catches up applies all there is first, which takes minutes for a long log.
+#[tokio::test]
+async fn once_the_engine_has_ended_what_is_left_to_apply_is_left() {
+    const ALL: u64 = 5_000;
+    const ENDS_AT: u64 = 1_500;
+    let medium = TwinMedium::new(1);
+    let disk = SimDisk::new(1).boot();
+    let state = TwinState::open(&medium, Path::new("/member/state"), Arc::clone(&disk));
+    let (_log, mut machine) = stores(disk, Path::new("/member"), Arc::new(state));
+    let shared = Arc::clone(&machine.shared);
+    let read = AtomicU64::new(0);
+    let entries = (1..=ALL).map(|index| {
+        shared.ended.store(index >= ENDS_AT, Ordering::Release);
+        read.store(index, Ordering::Relaxed);
+        let (log_id, payload) = (log_id(1, index), EntryPayload::Blank);
+        Ok((Entry { log_id, payload }, None))
+    });
+    let applied = machine.apply(futures::stream::iter(entries)).await;
+    applied.expect("nothing is wrong");
+    assert_eq!(
+        read.into_inner(),
+        ALL,
+        "the engine counts what it was given"
+    );
+    let applied = shared.applied_index().expect("the first chunk");
+    assert!(
+        applied < LogIndex(ENDS_AT),
+        "{applied} of {ALL} were applied"
+    );
 }

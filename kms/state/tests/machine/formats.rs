@@ -1,7 +1,7 @@
 //! Golden bytes of state keys, records and a whole state; what an unknown command does.
 
 use bytes::Bytes;
-use kms_state::{At, apply, layout};
+use kms_state::{At, LEVEL_MAX, apply, layout};
 use prost::Message;
 use proto::ids::{DatasetId, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
@@ -24,6 +24,8 @@ fn golden_bytes_of_state_keys() {
         (layout::TIME.to_vec(), "54".to_owned()),
         (layout::FRONTIER.to_vec(), "46".to_owned()),
         (layout::WITNESSES.to_vec(), "57".to_owned()),
+        (layout::LEASE_QUEUE_HEAD.to_vec(), "58".to_owned()),
+        (layout::REQUEST_QUEUE_HEAD.to_vec(), "59".to_owned()),
         (layout::kek(&dataset), format!("6b{d}")),
         (
             layout::pseudonym(&[0xAB; 16]),
@@ -196,6 +198,7 @@ fn a_command_this_build_does_not_know_in_full_stops_the_replica() {
         let at = At {
             index: LogIndex(9),
             voters: 3,
+            level: LEVEL_MAX,
         };
         assert!(
             apply(at, &bytes, &mut state).is_err(),
@@ -209,7 +212,8 @@ fn a_command_this_build_does_not_know_in_full_stops_the_replica() {
         apply(
             At {
                 index: LogIndex(1),
-                voters: 1
+                voters: 1,
+                level: LEVEL_MAX,
             },
             &[],
             &mut state

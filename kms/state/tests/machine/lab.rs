@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease, Prepared};
-use kms_state::{At, Authority, Refusal, apply, invariant};
+use kms_state::{At, Authority, LEVEL_MAX, Refusal, apply, invariant};
 use prost::Message;
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
 use proto::store::MemoryStore;
@@ -230,6 +230,7 @@ impl Lab {
         At {
             index: LogIndex(self.log.len() as u64 + 1),
             voters: 3,
+            level: LEVEL_MAX,
         }
     }
 

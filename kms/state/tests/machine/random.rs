@@ -1,10 +1,10 @@
 //! Claims under random commands: every invariant after each, and the same log gives the same state.
 
 use kms_state::prepare;
-use kms_state::{At, apply};
+use kms_state::{At, LEVEL_MAX, LEVEL_QUEUE_HEADS, apply, layout};
 use proptest::prelude::*;
-use proto::ids::{LogIndex, UnixMs};
-use proto::store::MemoryStore;
+use proto::ids::{FeatureLevel, LogIndex, UnixMs};
+use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1::{
     Action, ChangeEnrolment, ChangeGrants, KeyState, KmsCommand, Record, UnsealHow, kms_answer,
 };
@@ -240,10 +240,23 @@ proptest! {
         }
         let mut replayed = MemoryStore::default();
         for (index, bytes) in (1..).zip(&lab.log) {
-            let at = At { index: LogIndex(index), voters: 3 };
+            let at = At { index: LogIndex(index), voters: 3, level: LEVEL_MAX };
             apply(at, bytes, &mut replayed).expect("known");
         }
-        prop_assert_eq!(replayed, lab.state);
+        prop_assert_eq!(&replayed, &lab.state);
+
+        // Where a queue begins is remembered, and nothing else comes of it.
+        let below = FeatureLevel(LEVEL_QUEUE_HEADS.0 - 1);
+        let mut without = MemoryStore::default();
+        for (index, bytes) in (1..).zip(&lab.log) {
+            let at = At { index: LogIndex(index), voters: 3, level: below };
+            apply(at, bytes, &mut without).expect("known");
+        }
+        for head in [layout::LEASE_QUEUE_HEAD, layout::REQUEST_QUEUE_HEAD] {
+            prop_assert_eq!(without.value(head), None);
+            replayed.delete(head);
+        }
+        prop_assert_eq!(replayed, without);
     }
 
     #[test]

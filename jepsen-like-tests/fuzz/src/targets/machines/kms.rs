@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
-use kms_state::{At, Authority, apply, invariant};
+use kms_state::{At, Authority, LEVEL_MAX, apply, invariant};
 use prost::Message as _;
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
 use proto::store::MemoryStore;
@@ -48,6 +48,7 @@ impl Region {
         let at = At {
             index: LogIndex(self.index),
             voters: 3,
+            level: LEVEL_MAX,
         };
         apply(at, command, &mut self.state)
     }
