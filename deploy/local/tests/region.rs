@@ -522,7 +522,9 @@ fn a_lost_disk_is_named_by_a_member_that_joined_and_can_ask_nobody() {
         let bin = binaries().context("the daemons")?;
         let mut joined = Vec::new();
         for kind in [Kind::Node, Kind::Kms] {
-            joined.push((kind, local.add("ch-zrh", kind).await?));
+            let name = local.enrol("ch-zrh", kind).await?;
+            local.admit(&name).await?;
+            joined.push((kind, name));
         }
         let all: Vec<_> = local.services().map(|s| s.name.clone()).collect();
         local.kill_all_of(&all)?;
