@@ -818,7 +818,7 @@ impl Dataset {
     }
 }
 
-fn shard_client(channel: Channel) -> ShardClient<Channel> {
+pub(crate) fn shard_client(channel: Channel) -> ShardClient<Channel> {
     ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 

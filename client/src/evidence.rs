@@ -4,6 +4,7 @@
 //! the last checkpoint. It judges nothing else: `verifier` does, offline, for whoever the folder is handed to.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::ids::{DatasetName, UnixMs};
@@ -19,8 +20,14 @@ use crate::error::Error;
 use crate::kms::now;
 use crate::region::Region;
 
+mod stored;
+
 /// Leaves of one folder: what its format takes.
 const LEAVES_MAX: u64 = 1_000_000;
+/// How long a checkpoint is waited for that covers what was recorded before the objects were listed. Then the newest
+/// one has to do: witnesses may be down.
+const COVERED_WAIT: Duration = Duration::from_secs(10);
+const COVERED_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an evidence folder is to be about.
 #[derive(Clone, Debug)]
@@ -35,6 +42,10 @@ pub struct EvidenceRequest {
     pub checkpoints: Vec<Bytes>,
     /// The trust policy, by which gaps are counted.
     pub policy: Policy,
+    /// Whether the dataset's sealed objects are listed, with what the KMS signs of them. Each is read by a node.
+    pub objects: bool,
+    /// The investigator's nonce: the nodes show the pieces of ciphertext that it chooses of the list.
+    pub nonce: Option<[u8; 32]>,
 }
 
 struct Enrolled<'a>(&'a LocalIdentity);
@@ -54,17 +65,26 @@ impl Region {
     /// far as the caller may see them: ask as an auditor.
     pub async fn export_evidence(&self, request: EvidenceRequest) -> Result<Folder, Error> {
         let keys = self.keys();
-        let dataset = self.dataset_info(&request.dataset).await?.id;
+        let about = self.dataset(&request.dataset).await?;
+        let dataset = about.id();
+        // Before the log is read: every lease that is listed is then in it.
+        let sealed = match request.objects {
+            true => Some(about.sealed_objects().await?),
+            false => None,
+        };
+        let (mut challenge, mut headers) = (None, None);
+        if let Some(sealed) = &sealed {
+            if let Some(nonce) = &request.nonce {
+                challenge = Some(about.challenged(nonce, sealed).await?);
+            }
+            headers = Some(keys.attested(&about, sealed).await?);
+        }
         let info = keys.key_info(dataset).await?;
         let key = info.key.ok_or(Error::Protocol {
             what: "no key in the answer",
         })?;
-        let found = keys.checkpoint().await?;
-        let newest = if found.witnessed.is_empty() {
-            found.newest
-        } else {
-            found.witnessed
-        };
+        let found = self.covering_checkpoint().await?;
+        let newest = best_of(&found).clone();
         let mut notes = request.checkpoints;
         notes.push(newest);
         let checkpoints = in_order(&notes)?;
@@ -98,12 +118,39 @@ impl Region {
             exporter: self.identity().to_string(),
             checkpoints,
             leaves,
-            objects: None,
-            challenge: None,
+            objects: sealed.map(|sealed| sealed.iter().map(|one| one.line().clone()).collect()),
+            challenge,
+            headers,
             witness_policy: found.policy.map(|policy| policy.policy.to_vec()),
         };
         Folder::write(parts, &request.policy, &Enrolled(&keys.local))
             .map_err(|error| refused(&error.to_string()))
+    }
+}
+
+impl Region {
+    /// The newest checkpoint, waited for until it covers what is recorded now.
+    async fn covering_checkpoint(&self) -> Result<v1::FindCheckpointReply, Error> {
+        let keys = self.keys();
+        let size = keys.tree_head().await?.size;
+        let end = tokio::time::Instant::now() + COVERED_WAIT;
+        loop {
+            let found = keys.checkpoint().await?;
+            let tree = in_order(std::slice::from_ref(best_of(&found)));
+            let covers = tree.is_ok_and(|tree| tree.iter().any(|(tree, _)| tree.size() >= size));
+            if covers || tokio::time::Instant::now() > end {
+                return Ok(found);
+            }
+            tokio::time::sleep(COVERED_PAUSE).await;
+        }
+    }
+}
+
+/// The newest that the region's witnesses vouch for; where it has none, the newest.
+fn best_of(found: &v1::FindCheckpointReply) -> &Bytes {
+    match found.witnessed.is_empty() {
+        true => &found.newest,
+        false => &found.witnessed,
     }
 }
 

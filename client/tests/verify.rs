@@ -60,6 +60,7 @@ fn written(into: &Path) -> (String, String) {
         leaves: Vec::new(),
         objects: None,
         challenge: None,
+        headers: None,
         witness_policy: None,
     };
     let policy = Policy::parse(text.as_bytes()).expect("a policy");

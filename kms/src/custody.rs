@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use envelope::{
-    DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext, SessionError,
-    SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
+    Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
+    PartNumber, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
 };
 use prost::Message as _;
 use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, UnixMs};
@@ -17,6 +17,7 @@ use proto::transcript;
 use proto::v1;
 use transport::LocalIdentity;
 
+use crate::attest::Header;
 use crate::leases::{Lease, MetadataLease};
 use crate::ledger::{Leaf, Recorded};
 use crate::opens::{OpenItem, OpenObjects, Purpose};
@@ -249,13 +250,7 @@ impl Custody {
         aad: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
         let lease = self.lease(record, item)?;
-        let context = ObjectContext {
-            suite: Suite::Cobblestone256,
-            region: self.region.clone(),
-            dataset: open.dataset,
-            version: item.version,
-            name: NameCommitment(item.name_commitment),
-        };
+        let context = self.context(open.dataset, item);
         let dek = lease
             .open_dek(&DekSalt(item.dek_salt), &context)
             .map_err(CustodyError::Key)?;
@@ -265,6 +260,31 @@ impl Custody {
             Purpose::Read => sender.send_dek(&dek, aad),
         };
         Ok(sealed.map_err(CustodyError::Session)?.as_bytes().to_vec())
+    }
+
+    /// The commitment that a version's first stream has if it is sealed as said. Releases nothing.
+    pub(crate) fn commitment(
+        &self,
+        dataset: DatasetId,
+        record: &v1::KekRecord,
+        header: &Header,
+    ) -> Result<Commitment, CustodyError> {
+        let Header { item, salt } = header;
+        let lease = self.lease(record, item)?;
+        let context = self.context(dataset, item);
+        lease
+            .commitment_of(&DekSalt(item.dek_salt), &context, PartNumber::FIRST, salt)
+            .map_err(CustodyError::Key)
+    }
+
+    fn context(&self, dataset: DatasetId, item: &OpenItem) -> ObjectContext {
+        ObjectContext {
+            suite: Suite::Cobblestone256,
+            region: self.region.clone(),
+            dataset,
+            version: item.version,
+            name: NameCommitment(item.name_commitment),
+        }
     }
 
     /// The lease key of an item's token. The wrapped key is authenticated under the dataset's own KEK together with

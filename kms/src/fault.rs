@@ -9,6 +9,7 @@ use tlog::OwnTreeRefused;
 use transport::{Fault, Faulty, LeaderHint};
 
 use crate::approvals::ApprovalError;
+use crate::attest::AttestError;
 use crate::authority::AuthorityError;
 use crate::ceremony::CeremonyError;
 use crate::checkpoints::{ReceiptError, TakeError};
@@ -200,6 +201,13 @@ faulty!(OpenError {
     Self::Malformed { .. } => (Caller, "malformed"),
     Self::Items => (Caller, "too-many-items"),
 } inner { Sealed, Session, Commit, Custody });
+
+faulty!(AttestError {
+    Self::NotAuditor(_) => (Denied, "not-auditor"),
+    Self::Malformed { .. } => (Caller, "malformed"),
+    Self::Items => (Caller, "too-many-items"),
+    Self::NoSuchKey { .. } => (Missing, "no-such-key"),
+} inner { Sealed, Item, Stale });
 
 faulty!(LeaseError {
     Self::Role { .. } => (Denied, "role-receives-no-keys"),

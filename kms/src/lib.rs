@@ -8,6 +8,7 @@
 //! `Recorded`, which only the ledger makes.
 
 pub mod approvals;
+mod attest;
 mod authority;
 mod ceremony;
 mod checkpoints;

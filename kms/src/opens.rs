@@ -119,7 +119,11 @@ impl OpenObjects {
 }
 
 impl OpenItem {
-    fn parse(item: v1::OpenItem, dataset: DatasetId, region: &str) -> Result<Self, OpenError> {
+    pub(crate) fn parse(
+        item: v1::OpenItem,
+        dataset: DatasetId,
+        region: &str,
+    ) -> Result<Self, OpenError> {
         let malformed = |field| OpenError::Malformed { field };
         let token = v1::LeaseToken::decode(item.token).map_err(|_| malformed("token"))?;
         let header =

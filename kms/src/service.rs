@@ -241,6 +241,15 @@ impl Kms for Services {
         answer("Receipt", self.0.receipt(request.get_ref()).await)
     }
 
+    async fn attest_headers(
+        &self,
+        request: Request<v1::AttestHeadersRequest>,
+    ) -> Answer<v1::AttestHeadersReply> {
+        let peer = peer(&request)?;
+        let attested = self.0.attest_headers(&peer, request.into_inner()).await;
+        answer("AttestHeaders", attested)
+    }
+
     async fn status(&self, request: Request<v1::KmsStatusRequest>) -> Answer<v1::KmsStatusReply> {
         peer(&request)?;
         Ok(Response::new(self.0.status()))

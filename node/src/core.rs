@@ -51,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) failure: Mutex<Option<HostFailure>>,
     /// Founding and changes of membership, one at a time here.
     pub(crate) membership: tokio::sync::Mutex<()>,
+    /// Auditors served at once.
+    pub(crate) audits: Arc<tokio::sync::Semaphore>,
 }
 
 /// A command as decided on one state by one set of enrolments.

@@ -124,6 +124,9 @@ pub enum CallError {
     /// References have not been compared with the disk since the start.
     #[error("this node has not compared its blocks with shard {0} yet")]
     NotReconciled(GroupId),
+    /// Other auditors have the disk.
+    #[error("this node is reading objects for other auditors: ask again later, or another node")]
+    TooManyAudits,
     /// A peer's answer, passed on.
     #[error("{}", .0.message())]
     Peer(Box<Status>),
@@ -176,6 +179,7 @@ impl Faulty for CallError {
             Self::DiskFull { .. } => Fault::Precondition,
             Self::Propose(error) => proposing(error).0,
             Self::Read(error) => reading(error).0,
+            Self::TooManyAudits => Fault::Busy,
             Self::Answer | Self::State(_) => Fault::Internal,
             Self::Member(error) => membership(error).0,
             Self::Raise(error) => raising(error).0,
@@ -210,6 +214,7 @@ impl Faulty for CallError {
             Self::NoAnswer { .. } => "no-answer",
             Self::NoClocks(_) => "no-clocks",
             Self::NotReconciled(_) => "not-reconciled",
+            Self::TooManyAudits => "too-many-audits",
             Self::Peer(_) => "peer",
         }
     }

@@ -17,7 +17,7 @@ use replica::disk::RealDisk;
 use replica::host::{Admission, Host, HostOptions, OpenError, Tuning, check_resumes, is_taken};
 use replica::net::TonicDialer;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transport::fault::Chain;
@@ -38,6 +38,7 @@ use crate::operate::OperateService;
 use crate::peers::NodePeers;
 use crate::repair::{RegionPeers, Repair, RepairOptions};
 use crate::shard::ShardService;
+use crate::shard::stored::AUDITS_MAX;
 use crate::time::GroupClocks;
 use crate::upload::{BlocksParts, BlocksService, UploadTimeouts};
 use crate::{drivers, health};
@@ -219,6 +220,7 @@ impl Node {
             peers: NodePeers::new(connector, enrolments.clone()),
             failure: Mutex::new(None),
             membership: tokio::sync::Mutex::default(),
+            audits: Arc::new(Semaphore::new(AUDITS_MAX)),
             node_id,
             config,
             local: local.clone(),

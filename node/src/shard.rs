@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
 use node_state::{ShardMeta, limits, read};
 use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
@@ -24,6 +25,7 @@ use crate::error::CallError;
 use crate::metered::metered;
 
 pub(crate) mod receipts;
+pub(crate) mod stored;
 pub(crate) mod tokens;
 
 use self::tokens::holder_of;
@@ -593,5 +595,19 @@ impl v1::shard_server::Shard for ShardService {
         let peer = transport::peer(&request)?;
         let call = self.0.shard_status(&peer, request.into_inner());
         metered("shard_status", call).await.map(Response::new)
+    }
+
+    type ProveStoredStream = BoxStream<'static, Result<v1::StoredVersion, Status>>;
+
+    async fn prove_stored(
+        &self,
+        request: Request<v1::ProveStoredRequest>,
+    ) -> Result<Response<Self::ProveStoredStream>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Auditor])?;
+        let answers = self.0.prove_stored(&peer, request.into_inner());
+        metered("prove_stored", async { answers })
+            .await
+            .map(Response::new)
     }
 }

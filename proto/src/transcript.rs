@@ -11,6 +11,8 @@ pub const LABEL_ENROLMENT_SET: &str = "reduit/v1/enrolment-set";
 pub const LABEL_LEASE_TOKEN: &str = "reduit/v1/lease-token";
 /// Ed25519 label of a block receipt, over the encoded body.
 pub const LABEL_RECEIPT: &str = "reduit/v1/receipt";
+/// Ed25519 label of a statement on stream commitments, over the encoded `HeaderStatement`.
+pub const LABEL_ATTEST_HEADERS: &str = "reduit/v1/attest-headers";
 /// Ed25519 label of an approval, over the encoded body.
 pub const LABEL_APPROVAL: &str = "reduit/v1/approval";
 /// Ed25519 label of a session offer, over [`session_offer`].

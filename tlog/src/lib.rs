@@ -17,6 +17,7 @@ mod key;
 mod leaf;
 mod note;
 mod origin;
+mod pieces;
 mod policy;
 mod proof;
 mod proof_file;
@@ -43,6 +44,7 @@ pub use leaf::{
 };
 pub use note::{NOTE_BYTES_MAX, Note, NoteError, NoteRefused, SIGNATURES_MAX, Signature, Signed};
 pub use origin::{Origin, OriginError};
+pub use pieces::{PIECE_BYTES, PieceTree, Pieces, ProvenPiece, piece_count};
 pub use policy::{
     Cosigned, GROUPS_MAX, LOGS_MAX, POLICY_BYTES_MAX, Party, Policy, PolicyError, PolicyErrorKind,
     PolicyName, PolicyRefused, Trusted, WITNESSES_MAX,

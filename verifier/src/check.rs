@@ -4,6 +4,7 @@
 //! folder, the trust policy and what the investigator brought along.
 
 mod access;
+mod attested;
 mod dataset;
 mod log;
 mod region;
@@ -17,7 +18,7 @@ use tlog::Policy;
 use crate::claim::{Claim, ClaimId, Verdict};
 use crate::folder::Folder;
 use crate::format::{
-    CHALLENGE, CHECKPOINTS, GAPS, INDEX_FILE, LEAVES, OBJECTS, SIGNATURE_FILE, WITNESSES,
+    CHALLENGE, CHECKPOINTS, GAPS, HEADERS, INDEX_FILE, LEAVES, OBJECTS, SIGNATURE_FILE, WITNESSES,
 };
 use crate::report::Report;
 
@@ -72,6 +73,7 @@ pub fn verify(folder: &Folder, policy: &Policy, asked: &Asked) -> Report {
     found.extend(access::judge(folder, &slice));
     found.extend(region.findings(folder));
     found.extend(store::judge(folder, &slice, asked));
+    found.insert(ClaimId::X1, attested::judge(folder, &region));
     found.extend(not_in_this_version());
     let mut claims: Vec<Claim> = Vec::new();
     for id in ClaimId::ALL {
@@ -129,16 +131,13 @@ fn evidence(id: ClaimId) -> &'static [&'static str] {
         ClaimId::O1 | ClaimId::O3 => &[OBJECTS, INDEX_FILE],
         ClaimId::O2 => &[OBJECTS, LEAVES],
         ClaimId::O4 => &[CHALLENGE, OBJECTS],
-        ClaimId::X1 | ClaimId::X2 | ClaimId::X3 | ClaimId::X4 => &[],
+        ClaimId::X1 => &[HEADERS, OBJECTS, LEAVES],
+        ClaimId::X2 | ClaimId::X3 | ClaimId::X4 => &[],
     }
 }
 
-fn not_in_this_version() -> [(ClaimId, Finding); 4] {
+fn not_in_this_version() -> [(ClaimId, Finding); 3] {
     [
-        (
-            ClaimId::X1,
-            "the KMS does not yet sign key commitments of stored objects (attest-headers)",
-        ),
         (
             ClaimId::X2,
             "no attestation of hardware or software is part of a folder of this format",

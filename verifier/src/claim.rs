@@ -98,7 +98,7 @@ claims! {
     O2, true, "Every listed object was sealed under a lease of the dataset's key", [D2 L4 O1], ["A1" "A2"];
     O3, false, "What the nodes store is what is listed", [O1], ["A5"];
     O4, false, "Storage held what an investigator's nonce chose", [O1], ["A5"];
-    X1, false, "The listed ciphertexts are keyed as listed", [], ["A1"];
+    X1, false, "The listed ciphertexts are keyed as listed", [D1 L4 O1], ["A1"];
     X2, false, "The key was used by the reviewed software alone", [], ["A1"];
     X3, false, "Destroyed keys are gone from every copy", [], ["A1"];
     X4, false, "Where the machines stand", [], ["A8"];

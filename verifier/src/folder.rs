@@ -9,9 +9,9 @@ use std::io::Read as _;
 use std::path::Path;
 
 use crate::format::{
-    self, CHALLENGE, CHECKPOINTS, CheckpointLine, FORMAT, GAPS, GapTable, INDEX_FILE, Index,
-    IndexSignature, LEAVES, LISTED, LeafLine, NEEDED, OBJECTS, ObjectLine, PROOF_HASHES_MAX,
-    SIGNATURE_FILE, StorageAnswers, WITNESSES,
+    self, CHALLENGE, CHECKPOINTS, CheckpointLine, FORMAT, GAPS, GapTable, HEADERS, HeaderLine,
+    INDEX_FILE, Index, IndexSignature, LEAVES, LISTED, LeafLine, NEEDED, OBJECTS, ObjectLine,
+    PROOF_HASHES_MAX, SIGNATURE_FILE, StorageAnswers, WITNESSES,
 };
 
 /// Bytes of one file.
@@ -28,6 +28,7 @@ pub struct Folder {
     gaps: GapTable,
     objects: Option<Vec<ObjectLine>>,
     challenge: Option<StorageAnswers>,
+    headers: Option<Vec<HeaderLine>>,
 }
 
 /// Why a folder cannot be read.
@@ -127,6 +128,9 @@ impl Folder {
             challenge: has(CHALLENGE)
                 .map(|bytes| format::document(CHALLENGE, bytes))
                 .transpose()?,
+            headers: has(HEADERS)
+                .map(|bytes| format::documents(HEADERS, bytes))
+                .transpose()?,
             index,
             files,
         };
@@ -196,6 +200,11 @@ impl Folder {
 
     pub(crate) fn challenge(&self) -> Option<&StorageAnswers> {
         self.challenge.as_ref()
+    }
+
+    /// What the KMS signed of the listed objects' headers, where it is there.
+    pub fn headers(&self) -> Option<&[HeaderLine]> {
+        self.headers.as_deref()
     }
 
     pub(crate) fn witness_policy(&self) -> Option<&[u8]> {

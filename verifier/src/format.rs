@@ -23,9 +23,18 @@ pub(crate) const OBJECTS: &str = "objects.jsonl";
 pub(crate) const GAPS: &str = "gaps.json";
 pub(crate) const CHALLENGE: &str = "challenge.json";
 pub(crate) const WITNESSES: &str = "witnesses.policy";
+pub(crate) const HEADERS: &str = "headers.jsonl";
 
 /// Names that an index may list. The first three are always there.
-pub(crate) const LISTED: &[&str] = &[CHECKPOINTS, LEAVES, GAPS, OBJECTS, CHALLENGE, WITNESSES];
+pub(crate) const LISTED: &[&str] = &[
+    CHECKPOINTS,
+    LEAVES,
+    GAPS,
+    OBJECTS,
+    CHALLENGE,
+    HEADERS,
+    WITNESSES,
+];
 pub(crate) const NEEDED: &[&str] = &[CHECKPOINTS, LEAVES, GAPS];
 
 /// Version of the folder that this build writes and reads.
@@ -156,8 +165,11 @@ pub struct ObjectLine {
     pub bytes: u64,
     /// Sealed bytes.
     pub sealed_bytes: u64,
-    /// RFC 6962 root over the sealed bytes in pieces of 16 KiB: see [`crate::pieces_root`].
-    pub sealed_root: Hash,
+    /// RFC 6962 root over the sealed bytes in pieces of 16 KiB: see [`crate::pieces_root`]. `None` where no node that
+    /// was asked has all of them.
+    pub sealed_root: Option<Hash>,
+    /// The first 56 sealed bytes, base64: salt and commitment of the stream. `None` where there is no root.
+    pub header: Option<String>,
 }
 
 /// `gaps.json`: when no quorum vouched for the log.
@@ -190,6 +202,18 @@ pub struct StorageAnswers {
     pub nonce: String,
     /// One for each of [`crate::challenges`], in their order.
     pub answers: Vec<StorageAnswer>,
+}
+
+/// A line of `headers.jsonl`: what a KMS replica signed of listed versions, which ascend over the whole file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderLine {
+    /// `HeaderStatement` of the protocol, encoded, base64.
+    pub statement: String,
+    /// The replica's public key, DER in hexadecimal.
+    pub public_key: String,
+    /// Ed25519, hexadecimal.
+    pub signature: String,
 }
 
 /// One piece.

@@ -21,14 +21,13 @@ pub use check::{Asked, verify};
 pub use claim::{Claim, ClaimId, Verdict};
 pub use folder::{FILE_BYTES_MAX, Folder, FolderError};
 pub use format::{
-    CheckpointLine, DatasetNames, FileEntry, GAP_S, Gap, GapTable, INDEX_FILE, Index,
+    CheckpointLine, DatasetNames, FileEntry, GAP_S, Gap, GapTable, HeaderLine, INDEX_FILE, Index,
     LABEL_EVIDENCE, LeafLine, ObjectLine, ObjectList, PROOF_HASHES_MAX, Period, SIGNATURE_FILE,
     StorageAnswer, StorageAnswers,
 };
 pub use limits::{ASSUMPTIONS, LIMITS};
-pub use objects::{
-    CHALLENGES, Challenge, PIECE_BYTES, challenges, list_root, piece_count, pieces_root,
-};
+pub use objects::{CHALLENGES, Challenge, PIECE_BYTES, challenges, list_root, pieces_root};
 pub use parts::{Parts, PartsError, Signer, gaps_between};
 pub use report::{Access, Facts, Report};
 pub use time::utc;
+pub use tlog::piece_count;

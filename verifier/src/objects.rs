@@ -4,12 +4,12 @@
 //! before list and nonce are both fixed: an operator who knew the pieces beforehand need not store the rest.
 
 use proto::ids::LeafIndex;
-use tlog::{Frontier, Hash, leaf_hash, sha256, verify_inclusion};
+use tlog::{Frontier, Hash, leaf_hash, piece_count, sha256, verify_inclusion};
 
 use crate::format::{ObjectLine, encode};
 
 /// Sealed bytes of a piece; the last one of an object is shorter, or as long.
-pub const PIECE_BYTES: u64 = 16 << 10;
+pub const PIECE_BYTES: u64 = tlog::PIECE_BYTES as u64;
 /// Pieces that a nonce chooses. An operator who lost one in ten is caught with probability 1 - 0.9^32 = 97 %.
 pub const CHALLENGES: usize = 32;
 
@@ -33,11 +33,6 @@ pub fn list_root(lines: &[ObjectLine]) -> Hash {
 /// RFC 6962 root over sealed bytes in pieces of [`PIECE_BYTES`].
 pub fn pieces_root(sealed: &[u8]) -> Hash {
     root_of(sealed.chunks(PIECE_BYTES as usize).map(leaf_hash))
-}
-
-/// Pieces of so many sealed bytes.
-pub fn piece_count(sealed_bytes: u64) -> u64 {
-    sealed_bytes.div_ceil(PIECE_BYTES)
 }
 
 fn root_of(leaves: impl Iterator<Item = Hash>) -> Hash {
@@ -75,18 +70,17 @@ pub fn challenges(nonce: &[u8; 32], lines: &[ObjectLine]) -> Vec<Challenge> {
     (0..CHALLENGES).map(choose).collect()
 }
 
-/// Whether these bytes are that piece of the object.
-pub(crate) fn is_piece(object: &ObjectLine, piece: u64, bytes: &[u8], proof: &[Hash]) -> bool {
+/// Whether these bytes are that piece of the object, of which this is the root.
+pub(crate) fn is_piece(
+    object: &ObjectLine,
+    root: &Hash,
+    piece: u64,
+    bytes: &[u8],
+    proof: &[Hash],
+) -> bool {
     let start = piece.saturating_mul(PIECE_BYTES);
     let length = object.sealed_bytes.saturating_sub(start).min(PIECE_BYTES);
     let count = piece_count(object.sealed_bytes);
     bytes.len() as u64 == length
-        && verify_inclusion(
-            &leaf_hash(bytes),
-            LeafIndex(piece),
-            count,
-            proof,
-            &object.sealed_root,
-        )
-        .is_ok()
+        && verify_inclusion(&leaf_hash(bytes), LeafIndex(piece), count, proof, root).is_ok()
 }

@@ -11,8 +11,8 @@ use tlog::{Note, Policy, sha256};
 use crate::folder::{Folder, FolderError};
 use crate::format::{
     CHALLENGE, CHECKPOINTS, CheckpointLine, DatasetNames, FORMAT, FileEntry, GAP_S, GAPS, Gap,
-    GapTable, INDEX_FILE, Index, IndexSignature, LEAVES, LeafLine, OBJECTS, ObjectLine, ObjectList,
-    Period, SIGNATURE_FILE, StorageAnswers, WITNESSES, encode,
+    GapTable, HEADERS, HeaderLine, INDEX_FILE, Index, IndexSignature, LEAVES, LeafLine, OBJECTS,
+    ObjectLine, ObjectList, Period, SIGNATURE_FILE, StorageAnswers, WITNESSES, encode,
 };
 use crate::objects::list_root;
 
@@ -39,6 +39,8 @@ pub struct Parts {
     pub objects: Option<Vec<ObjectLine>>,
     /// Answers to the investigator's nonce.
     pub challenge: Option<StorageAnswers>,
+    /// What the KMS signed of the objects' headers, by ascending version.
+    pub headers: Option<Vec<HeaderLine>>,
     /// The region's witness policy, byte for byte.
     pub witness_policy: Option<Vec<u8>>,
 }
@@ -88,6 +90,9 @@ impl Folder {
         });
         if let Some(challenge) = &parts.challenge {
             put(CHALLENGE, lines(std::slice::from_ref(challenge)));
+        }
+        if let Some(headers) = &parts.headers {
+            put(HEADERS, lines(headers));
         }
         if let Some(policy) = parts.witness_policy {
             put(WITNESSES, policy);

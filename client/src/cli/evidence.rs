@@ -11,16 +11,20 @@ use client::ids::{DatasetName, UnixMs};
 use super::Session;
 use super::failure::{Failure, file};
 use super::output::{line, parse_time};
-use super::verify::read_policy;
+use super::verify::{nonce, read_policy};
 
 const HELP: &str = "The folder has the whole log up to its newest witnessed checkpoint; opened are the leaves of this
 dataset and of the region, as far as you may see them: export as an auditor. A checkpoint from before the period is
-needed to prove where it starts, so keep some (reduit log checkpoint --witnessed). Sealed objects are not listed yet.
+needed to prove where it starts, so keep some (reduit log checkpoint --witnessed). Every object is read once by a
+node, to list its digest; with --nonce the nodes show the pieces that your 32 random bytes choose, and you verify with
+the same. Both take a grant to list the dataset.
 
 Examples:
   reduit evidence export cti evidence/ --policy trust.policy --checkpoint september.note \\
       --from 2026-10-01T00:00:00Z --to 2026-10-31T23:59:59Z
-  reduit verify evidence/ --policy trust.policy --claim D2 --claim D4";
+  reduit evidence export cti evidence/ --policy trust.policy --from 2026-10-01T00:00:00Z \\
+      --to 2026-10-31T23:59:59Z --nonce $(openssl rand -hex 32 | tee nonce)
+  reduit verify evidence/ --policy trust.policy --nonce $(cat nonce) --claim O4 --claim X1";
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -43,6 +47,12 @@ pub(crate) enum Command {
         /// A signed checkpoint that you kept; may be repeated.
         #[arg(long)]
         checkpoint: Vec<PathBuf>,
+        /// Your nonce for the storage challenge, 64 hexadecimal digits.
+        #[arg(long, value_parser = nonce, conflicts_with = "log_only")]
+        nonce: Option<[u8; 32]>,
+        /// Leave the dataset's sealed objects out.
+        #[arg(long)]
+        log_only: bool,
     },
 }
 
@@ -54,6 +64,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         from,
         to,
         checkpoint,
+        nonce,
+        log_only,
     } = command;
     let policy = read_policy(&policy)?;
     let mut checkpoints = Vec::new();
@@ -68,17 +80,23 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         to,
         checkpoints,
         policy,
+        objects: !log_only,
+        nonce,
     };
     let written = region.export_evidence(request).await?;
     written
         .save(&folder)
         .map_err(file(format!("writing {}", folder.display())))?;
     let (leaves, checkpoints) = (written.leaves().len(), written.checkpoints().len());
+    let objects = written.objects().map(<[_]>::len);
     if session.json {
-        line(serde_json::json!({ "folder": folder, "leaves": leaves, "checkpoints": checkpoints }));
+        line(serde_json::json!({
+            "folder": folder, "leaves": leaves, "checkpoints": checkpoints, "objects": objects,
+        }));
     } else {
+        let objects = objects.map_or(String::new(), |count| format!(", {count} sealed objects"));
         line(format!(
-            "{}: {leaves} leaves, {checkpoints} checkpoints",
+            "{}: {leaves} leaves, {checkpoints} checkpoints{objects}",
             folder.display()
         ));
     }

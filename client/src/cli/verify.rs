@@ -42,7 +42,7 @@ pub(crate) struct Verify {
     nonce: Option<[u8; 32]>,
 }
 
-fn nonce(text: &str) -> Result<[u8; 32], &'static str> {
+pub(crate) fn nonce(text: &str) -> Result<[u8; 32], &'static str> {
     let mut bytes = [0; 32];
     hex::decode_to_slice(text, &mut bytes).map_err(|_| "not 64 hexadecimal digits")?;
     Ok(bytes)

@@ -129,6 +129,7 @@ fn what_is_collected_proves_the_slice_and_opens_nothing_of_other_datasets() {
         leaves,
         objects: None,
         challenge: None,
+        headers: None,
         witness_policy: None,
     };
     let folder = Folder::write(parts, &policy, &Local).expect("a folder");

@@ -153,6 +153,7 @@ fn grants() -> Vec<v1::Grant> {
             &["service", "multipart"],
         ),
         grant("role:operator", &[List, Keys], &["service"]),
+        grant("role:auditor", &[List], &["service"]),
     ]
 }
 

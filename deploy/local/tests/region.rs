@@ -3,115 +3,22 @@
 //! The daemons are taken from `REDUIT_BIN`, else from beside the test's own folder; where they are not built the
 //! tests say that they skip. CI builds them first.
 
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Command;
 use std::task::{Context as Poll1, Poll};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use client::ids::{DatasetName, Identity, NodeId, ObjectKey, Role};
-use client::{
-    Body, CreateOptions, Dataset, Error, GetOptions, Precondition, PutOptions, Region, Tuning,
-};
+use client::ids::{Identity, NodeId, ObjectKey, Role};
+use client::{Body, CreateOptions, Error, GetOptions, Precondition, PutOptions};
 use local::files::{self, CLIENTS};
-use local::{FederationPlan, Kind, Local, RegionPlan, ceremony, process};
+use local::{Kind, ceremony, process};
 use tokio::io::{AsyncRead, ReadBuf};
 use transport::{KeyPair, RegionCa};
 
-fn binaries() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("REDUIT_BIN") {
-        return Some(dir.into());
-    }
-    let exe = std::env::current_exe().ok()?;
-    let dir = exe.parent()?.parent()?.to_owned();
-    dir.join("reduit-node").is_file().then_some(dir)
-}
+mod common;
 
-/// Runs `story` on a fresh region and takes it down whatever happens.
-fn with_region(members: u32, story: impl AsyncFnOnce(&mut Local) -> Result<()>) {
-    let Some(bin) = binaries() else {
-        println!(
-            "skipped: the daemons are not built (cargo build --bins) and REDUIT_BIN is not set"
-        );
-        return;
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let dir = folder.path().join("regions");
-    let plan = FederationPlan {
-        regions: vec![RegionPlan {
-            region: "ch-zrh".parse().expect("valid"),
-            jurisdiction: "CH".parse().expect("valid"),
-            nodes: members,
-            kms: members,
-            shards: 1,
-            custodians: (3, 2),
-        }],
-        upload_epoch_seconds: None,
-    };
-    let outcome = runtime.block_on(async {
-        let mut local = match Local::up_with(&dir, &plan, &bin).await {
-            Ok(local) => local,
-            Err(error) => {
-                if let Ok(mut local) = Local::load(&dir) {
-                    local.down()?;
-                }
-                return Err(error.context("starting the region"));
-            }
-        };
-        let outcome = story(&mut local).await;
-        local.down()?;
-        outcome
-    });
-    if let Err(error) = outcome {
-        let kept = folder.keep();
-        panic!("{error:#}\nkept for a look: {}", kept.display());
-    }
-}
-
-async fn region_as(local: &Local, identity: &str, deadline: Duration) -> Result<Region> {
-    let context = local.federation.region("ch-zrh")?.context(identity);
-    Ok(Region::connect(
-        &context,
-        Tuning {
-            deadline,
-            ..Tuning::default()
-        },
-    )
-    .await?)
-}
-
-async fn dataset(local: &Local) -> Result<Dataset> {
-    let region = region_as(local, CLIENTS[0], Duration::from_secs(30)).await?;
-    let name: DatasetName = "test".parse()?;
-    Ok(region
-        .create_dataset(&name, &CreateOptions::default())
-        .await?)
-}
-
-fn key(text: &str) -> ObjectKey {
-    text.parse().expect("a valid key")
-}
-
-fn contains(place: &Path, needle: &[u8]) -> Result<Option<PathBuf>> {
-    if place.is_dir() {
-        for entry in std::fs::read_dir(place)? {
-            if let Some(found) = contains(&entry?.path(), needle)? {
-                return Ok(Some(found));
-            }
-        }
-        return Ok(None);
-    }
-    let bytes = std::fs::read(place)?;
-    Ok(bytes
-        .windows(needle.len())
-        .any(|window| window == needle)
-        .then(|| place.to_owned()))
-}
+use common::{binaries, contains, dataset, find, key, region_as, with_region};
 
 /// P4: what customers store, and what they say of it, is on no disk of the region.
 #[test]
@@ -625,14 +532,4 @@ fn damaged_files_are_named_or_mended_and_nothing_is_lost() {
         }
         Ok(())
     });
-}
-
-fn find(dir: &Path, extension: &str) -> Result<PathBuf> {
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            return Ok(path);
-        }
-    }
-    bail!("no .{extension} in {}", dir.display())
 }

@@ -28,7 +28,7 @@ use transport::{Clock as _, SharedClock, SystemClock};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
-pub(crate) use log::{Served, TestWitness, leaves, policy_text, served};
+pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
 

@@ -36,13 +36,23 @@ pub(super) fn judge(folder: &Folder, slice: &Slice<'_>, asked: &Asked) -> Vec<(C
             Finding::asserted(
                 folder.index().exporter.as_str(),
                 format!(
-                    "that the nodes hold these {} sealed objects, with these roots, and no others",
-                    lines.len()
+                    "that the nodes hold these {} sealed objects, with these roots, and no others{}",
+                    lines.len(),
+                    match unread(lines) {
+                        0 => String::new(),
+                        count => format!("; {count} of them no node that was asked has whole"),
+                    }
                 ),
             ),
         ),
         (ClaimId::O4, storage(lines, folder.challenge(), asked)),
     ]
+}
+
+/// Listed objects that no node could read when the list was made.
+fn unread(lines: &[ObjectLine]) -> usize {
+    let without = lines.iter().filter(|line| line.sealed_root.is_none());
+    without.count()
 }
 
 fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
@@ -59,6 +69,12 @@ fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
     for line in lines {
         if format::id(&line.version).is_none() || format::id(&line.lease).is_none() {
             return Finding::contradicted("a line of the list has no valid id");
+        }
+        if line.sealed_root.is_some() != line.header.is_some() {
+            return Finding::contradicted(format!(
+                "version {} has a root without its header, or a header without a root",
+                line.version
+            ));
         }
         if Some(line.sealed_bytes) != sealed_bytes(line.bytes) {
             return Finding::contradicted(format!(
@@ -84,6 +100,11 @@ fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
 fn sealed_bytes(plain: u64) -> Option<u64> {
     let tags = (plain / CHUNK_BYTES + 1).checked_mul(TAG_BYTES)?;
     plain.checked_add(STREAM_HEAD_BYTES)?.checked_add(tags)
+}
+
+fn starts_with_header(object: &ObjectLine, piece: &[u8]) -> bool {
+    let header = object.header.as_ref().map(|text| STANDARD.decode(text));
+    matches!(header, Some(Ok(header)) if piece.starts_with(&header))
 }
 
 fn leases(lines: &[ObjectLine], slice: &Slice<'_>) -> Finding {
@@ -157,15 +178,27 @@ fn storage(lines: &[ObjectLine], given: Option<&StorageAnswers>, asked: &Asked) 
     }
     for (challenge, answer) in chosen.iter().zip(&given.answers) {
         let object = &lines[challenge.object];
-        let held = STANDARD
-            .decode(&answer.piece)
-            .is_ok_and(|bytes| is_piece(object, challenge.piece, &bytes, &answer.proof));
+        let Some(root) = &object.sealed_root else {
+            return Finding::contradicted(format!(
+                "no node that was asked has all of version {}, which the nonce chose",
+                object.version
+            ));
+        };
+        let piece = STANDARD.decode(&answer.piece).unwrap_or_default();
+        let held = is_piece(object, root, challenge.piece, &piece, &answer.proof)
+            && (challenge.piece != 0 || starts_with_header(object, &piece));
         if !held {
             return Finding::contradicted(format!(
                 "piece {} of version {} is not what the list says",
                 challenge.piece, object.version
             ));
         }
+    }
+    if unread(lines) > 0 {
+        return Finding::not_shown(format!(
+            "no node that was asked has all of {} listed objects",
+            unread(lines)
+        ));
     }
     if chosen.is_empty() {
         return Finding::not_shown("the list has no sealed byte to ask for");

@@ -53,25 +53,24 @@ pub(super) fn judge(folder: &Folder, members: &Members) -> Finding {
 
 fn is_signed(folder: &Folder) -> bool {
     let stated = folder.signature();
-    let decoded = (
-        hex::decode(&stated.public_key),
-        hex::decode(&stated.signature),
-    );
-    let (Ok(key), Ok(signature)) = decoded else {
+    let index = &folder.files()[INDEX_FILE];
+    holds(&stated.public_key, &stated.signature, LABEL_EVIDENCE, index)
+}
+
+/// Whether an Ed25519 signature, in hexadecimal as the key, is of this message under this label.
+pub(super) fn holds(public_key: &str, signature: &str, label: &str, message: &[u8]) -> bool {
+    let (Ok(key), Ok(raw_signature)) = (hex::decode(public_key), hex::decode(signature)) else {
         return false;
     };
     // One spelling each: another one would be another file with the same meaning.
-    let plain = hex::encode(&key) == stated.public_key;
-    if !plain || hex::encode(&signature) != stated.signature {
+    if hex::encode(&key) != public_key || hex::encode(&raw_signature) != signature {
         return false;
     }
     let Some(raw) = key.strip_prefix(&SPKI_PREFIX) else {
         return false;
     };
-    let index = &folder.files()[INDEX_FILE];
-    let mut message = format!("{LABEL_EVIDENCE}\n").into_bytes();
-    message.extend_from_slice(index);
+    let signed = [label.as_bytes(), b"\n", message].concat();
     UnparsedPublicKey::new(&ED25519, raw)
-        .verify(&message, &signature)
+        .verify(&signed, &raw_signature)
         .is_ok()
 }

@@ -5,16 +5,19 @@ use std::collections::BTreeMap;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use prost::Message as _;
 use proto::ids::{LeafIndex, LeaseId, ObjectVersionId, UnixMs};
+use proto::transcript::LABEL_ATTEST_HEADERS;
+use proto::v1;
 use tlog::{
     Checkpoint, DatasetLink, Field, Frontier, Hash, HashReader, Kind, Note, ObjectItem, Openings,
     Policy, Private, Pseudonym, Public, SaltSeed, SaltedLeaf, SignatureType, SignerKey, StoredAt,
     UnixSeconds, leaf_hash, prove_consistency, prove_inclusion, root_at, sha256,
 };
 use verifier::{
-    Asked, CheckpointLine, DatasetNames, Folder, Index, LABEL_EVIDENCE, LeafLine, ObjectLine,
-    PIECE_BYTES, Parts, Period, Report, Signer, StorageAnswer, StorageAnswers, challenges,
-    piece_count, pieces_root, verify,
+    Asked, CheckpointLine, DatasetNames, Folder, HeaderLine, Index, LABEL_EVIDENCE, LeafLine,
+    ObjectLine, PIECE_BYTES, Parts, Period, Report, Signer, StorageAnswer, StorageAnswers,
+    challenges, piece_count, pieces_root, verify,
 };
 
 pub(crate) const REGION: &str = "ch-zrh";
@@ -27,6 +30,7 @@ pub(crate) const NONCE: [u8; 32] = [77; 32];
 
 pub(crate) const ACTOR: &str = "spiffe://ch-zrh/gateway/gw-1";
 const EXPORTER: &str = "spiffe://ch-zrh/auditor/inspector";
+pub(crate) const REPLICA: &str = "spiffe://ch-zrh/kms/one";
 
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
@@ -54,6 +58,21 @@ impl Signer for Enrolled {
 
 pub(crate) fn exporter() -> Enrolled {
     Enrolled::of(9)
+}
+
+/// A replica of the region's KMS.
+pub(crate) fn replica() -> Enrolled {
+    Enrolled::of(8)
+}
+
+/// A statement as a line of the folder, signed by `key`.
+pub(crate) fn stated(statement: &v1::HeaderStatement, key: &Enrolled) -> HeaderLine {
+    let statement = statement.encode_to_vec();
+    HeaderLine {
+        public_key: hex::encode(key.public_key()),
+        signature: hex::encode(key.sign(LABEL_ATTEST_HEADERS, &statement)),
+        statement: STANDARD.encode(statement),
+    }
 }
 
 fn signer(name: &str, kind: SignatureType, seed: u8) -> SignerKey {
@@ -194,10 +213,11 @@ impl World {
         };
         let other = "0".repeat(64);
         let key = hex::encode(sha256(&[&exporter().public_key()]).0);
+        let kms = hex::encode(sha256(&[&replica().public_key()]).0);
         let began = format!(
             r#"{{"origin":"{ORIGIN}","jurisdiction":"CH","enrolled":[{},{}]}}"#,
             member(operator, &other),
-            member("spiffe://ch-zrh/kms/one", &other)
+            member(REPLICA, &kms)
         );
         self.append(
             Kind::Initialised,
@@ -333,7 +353,8 @@ impl World {
                 kek_version,
                 bytes,
                 sealed_bytes,
-                sealed_root: pieces_root(&sealed),
+                sealed_root: Some(pieces_root(&sealed)),
+                header: Some(STANDARD.encode(&sealed[..56])),
             };
             self.sealed.push((line, sealed));
         }
@@ -413,10 +434,6 @@ impl World {
         let mut sealed = self.sealed.clone();
         sealed.sort_by(|a, b| a.0.version.cmp(&b.0.version));
         let lines: Vec<ObjectLine> = sealed.iter().map(|(line, _)| line.clone()).collect();
-        let answers = challenges(&NONCE, &lines).into_iter().map(|challenge| {
-            let bytes = &sealed[challenge.object].1;
-            answer(bytes, challenge.piece)
-        });
         Parts {
             region: REGION.to_owned(),
             origin: ORIGIN.to_owned(),
@@ -437,12 +454,58 @@ impl World {
                 line(Some(8), size, END_S),
             ],
             leaves: self.entries.iter().enumerate().map(leaf).collect(),
-            challenge: Some(StorageAnswers {
-                nonce: hex::encode(NONCE),
-                answers: answers.collect(),
-            }),
+            challenge: self.answers(&lines),
+            headers: Some(
+                lines
+                    .chunks(3)
+                    .map(|lines| stated(&self.statement(lines), &replica()))
+                    .collect(),
+            ),
             objects: Some(lines),
             witness_policy: Some(policy_text().into_bytes()),
+        }
+    }
+
+    /// What the nodes answer to the nonce and this list.
+    pub(crate) fn answers(&self, lines: &[ObjectLine]) -> Option<StorageAnswers> {
+        let answers = challenges(&NONCE, lines).into_iter().map(|challenge| {
+            let version = &lines[challenge.object].version;
+            let sealed = self
+                .sealed
+                .iter()
+                .find(|(line, _)| line.version == *version);
+            answer(&sealed.expect("sealed here").1, challenge.piece)
+        });
+        Some(StorageAnswers {
+            nonce: hex::encode(NONCE),
+            answers: answers.collect(),
+        })
+    }
+
+    /// What the KMS finds of these versions.
+    pub(crate) fn statement(&self, lines: &[ObjectLine]) -> v1::HeaderStatement {
+        let unhex = |text: &str| hex::decode(text).expect("hexadecimal");
+        let attested = lines.iter().map(|line| {
+            let header = STANDARD
+                .decode(line.header.as_ref().expect("read"))
+                .expect("base64");
+            v1::AttestedHeader {
+                version_id: unhex(&line.version).into(),
+                name_commitment: line.name.0.to_vec().into(),
+                lease_id: unhex(&line.lease).into(),
+                kek_version: line.kek_version,
+                stream_salt: header[..24].to_vec().into(),
+                commitment: header[24..].to_vec().into(),
+            }
+        });
+        v1::HeaderStatement {
+            format: 1,
+            region: REGION.to_owned(),
+            replica: REPLICA.to_owned(),
+            dataset_id: vec![self.tag; 16].into(),
+            kek_id: vec![self.tag + 1; 16].into(),
+            at_ms: END_S * 1_000,
+            headers: attested.collect(),
         }
     }
 

@@ -7,9 +7,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use verifier::{ClaimId, Folder, Verdict};
+use verifier::{ClaimId, Folder, Parts, Verdict};
 
-use crate::build::{Files, REGION, Repair, World, exporter, hex16, judged, repaired, signed};
+use crate::build::{
+    END_S, Files, MIDDLE_S, REGION, Repair, START_S, World, exporter, hex16, judged, repaired,
+    signed, witness_keys,
+};
 
 /// Files whose content the log vouches for, whoever signs the index.
 const OF_THE_LOG: &[&str] = &[
@@ -17,6 +20,8 @@ const OF_THE_LOG: &[&str] = &[
     "leaves.jsonl",
     "gaps.json",
     "witnesses.policy",
+    // The KMS signs it.
+    "headers.jsonl",
 ];
 
 struct Mutation {
@@ -339,4 +344,69 @@ fn parts_of_another_region_or_another_log_are_caught() {
         let files = crate::build::write(parts).files().clone();
         assert!(!proven(files).is_superset(&before), "{what}");
     }
+}
+
+/// The kinds of forgery that every folder has to survive, each by an exporter who signs what comes of it.
+#[test]
+fn leaves_trees_cosignatures_key_ids_and_manifests_are_not_exchanged_unseen() {
+    let (here, there) = (World::new(10), World::new(130));
+    let before = proven(here.folder().files().clone());
+    let (honest, other) = (here.parts(), there.parts());
+    let mut cases = Vec::new();
+    let mut case = |what: String, change: &dyn Fn(&mut Parts)| {
+        let mut parts = honest.clone();
+        change(&mut parts);
+        assert_ne!(parts, honest, "{what}");
+        cases.push((what, parts));
+    };
+    for at in 0..honest.leaves.len() {
+        case(format!("leaf {at} dropped"), &|parts| {
+            parts.leaves.remove(at);
+        });
+        if at > 0 {
+            case(format!("leaves {} and {at} exchanged", at - 1), &|parts| {
+                parts.leaves.swap(at - 1, at);
+            });
+            // In order again, with the proofs left where they were.
+            case(format!("leaf {at} in the place before it"), &|parts| {
+                let (first, rest) = parts.leaves.split_at_mut(at);
+                std::mem::swap(&mut first[at - 1].leaf, &mut rest[0].leaf);
+            });
+        }
+    }
+    for at in 0..honest.checkpoints.len() {
+        case(format!("tree {at} of a fork"), &|parts| {
+            parts.checkpoints[at] = other.checkpoints[at].clone();
+        });
+        let size = [3, 8, here.size()][at];
+        let stale = here.note(size, START_S - 10_000);
+        case(format!("cosignatures of tree {at} are stale"), &|parts| {
+            parts.checkpoints[at].note.clone_from(&stale);
+        });
+        let few = here.note_by(size, [START_S, MIDDLE_S, END_S][at], &witness_keys()[1..]);
+        case(format!("a cosignature of tree {at} is missing"), &|parts| {
+            parts.checkpoints[at].note.clone_from(&few);
+        });
+    }
+    // Of the other dataset in this very log.
+    case("another dataset's key id".to_owned(), &|parts| {
+        parts.dataset.kek = hex16(71);
+    });
+    case("another region's manifest".to_owned(), &|parts| {
+        parts.objects.clone_from(&other.objects);
+    });
+    case(
+        "the same, with all that belongs to it".to_owned(),
+        &|parts| {
+            parts.objects.clone_from(&other.objects);
+            parts.challenge.clone_from(&other.challenge);
+            parts.headers.clone_from(&other.headers);
+        },
+    );
+    let count = cases.len();
+    for (what, parts) in cases {
+        let files = crate::build::write(parts).files().clone();
+        assert!(!proven(files).is_superset(&before), "{what}");
+    }
+    assert!(count > 40, "{count}");
 }
