@@ -323,6 +323,90 @@ async fn go_opens_the_checkpoint_and_proves_from_the_tiles_that_a_replica_serves
     assert_eq!((wrong(0), wrong(1)), (0, 1));
 }
 
+/// Tiles as a replica serves them, for `tlog_tiles`.
+struct Served(BTreeMap<String, Vec<u8>>);
+
+impl tlog_tiles::TileReader for Served {
+    fn height(&self) -> u8 {
+        8
+    }
+
+    fn read_tiles(&self, tiles: &[tlog_tiles::Tile]) -> Result<Vec<Vec<u8>>, tlog_tiles::Error> {
+        let read = |tile: &tlog_tiles::Tile| {
+            let found = self.0.get(&tile.path().replacen("tile/8/", "tile/", 1));
+            found.cloned().ok_or(tlog_tiles::Error::InvalidTile)
+        };
+        tiles.iter().map(read).collect()
+    }
+
+    fn save_tiles(&self, _: &[tlog_tiles::Tile], _: &[Vec<u8>]) {}
+}
+
+/// `signed_note` opens what a replica signed, `tlog_tiles` proves from its tiles, `ct-merkle` makes the same tree of its
+/// entries, and each holds the replica's own proofs to be what it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crates_of_others_open_and_prove_the_log_that_a_replica_serves() {
+    let region = grown().await;
+    let leader = region.leader().await;
+    let size = region.status(leader).await.tree_size;
+    let note = checkpoint_of(&region, leader, size).await;
+    let mut kms = region.caller("auditor-1").kms(leader);
+    let keys = kms.find_checkpoint(v1::FindCheckpointRequest {});
+    let log_key = keys.await.expect("keys").into_inner().log_key;
+
+    let read = signed_note::Note::from_bytes(note.to_string().as_bytes()).expect("a note");
+    let verifier = signed_note::StandardVerifier::new(&log_key).expect("a key");
+    let verifiers = signed_note::VerifierList::new(vec![Box::new(verifier)]);
+    let (good, cosigned) = read.verify(&verifiers).expect("the log's signature");
+    assert_eq!(good.len(), 1);
+    assert!(cosigned.len() > REPLICAS / 2, "by a majority");
+    let mut bent = note.to_string().into_bytes();
+    let at = note.text().len() - 3;
+    bent[at] = if bent[at] == b'A' { b'B' } else { b'A' };
+    let bent = signed_note::Note::from_bytes(&bent).expect("a note all the same");
+    assert!(bent.verify(&verifiers).is_err(), "another root");
+
+    let theirs = tlog_tiles::Checkpoint::from_bytes(read.text()).expect("a checkpoint");
+    let (size, root) = (theirs.size(), *theirs.hash());
+    let tiles = Served(hash_tiles(port(&region, leader), size).await);
+    let reader = tlog_tiles::TileHashReader::new(size, root, &tiles);
+    let computed = tlog_tiles::tree_hash(size, &reader).expect("its tiles");
+    assert_eq!(computed.0, root.0);
+    let entries = leaves(&region.caller("auditor-1"), leader, size).await;
+    let mut tree = ct_merkle::mem_backed_tree::MemoryBackedTree::<sha2::Sha256, Vec<u8>>::new();
+    entries.iter().for_each(|entry| tree.push(entry.clone()));
+    assert_eq!(tree.root().as_bytes().as_slice(), root.0);
+
+    for leaf_index in (0..size).step_by(29) {
+        let request = v1::ProveInclusionRequest {
+            leaf_index,
+            tree_size: size,
+        };
+        let proof = kms.prove_inclusion(request).await.expect("a proof");
+        let proof = proof.into_inner().hashes;
+        let merkle = tree.prove_inclusion(leaf_index as usize);
+        assert_eq!(merkle.as_bytes(), proof.concat());
+        let hash = |bytes: &bytes::Bytes| tlog_tiles::Hash(bytes.as_ref().try_into().expect("32"));
+        let proof: Vec<_> = proof.iter().map(hash).collect();
+        let record = tlog_tiles::record_hash(&entries[leaf_index as usize]);
+        tlog_tiles::check_record(&proof, size, root, leaf_index, record).expect("in the tree");
+        let other = tlog_tiles::record_hash(b"{}");
+        assert!(tlog_tiles::check_record(&proof, size, root, leaf_index, other).is_err());
+        let own = tlog_tiles::prove_record(size, leaf_index, &reader).expect("its tiles");
+        assert!(own.iter().map(|h| h.0).eq(proof.iter().map(|h| h.0)));
+    }
+    for old_size in (1..size).step_by(31) {
+        let request = v1::ProveConsistencyRequest {
+            old_size,
+            new_size: size,
+        };
+        let proof = kms.prove_consistency(request).await.expect("a proof");
+        let merkle = tree.prove_consistency((size - old_size) as usize);
+        assert_eq!(merkle.as_bytes(), proof.into_inner().hashes.concat());
+    }
+    region.stop().await;
+}
+
 /// Builds and asks the program of `tlog`'s tests; `None`, with the reason said, where there is no Go.
 fn ask_go(request: &serde_json::Value) -> Option<serde_json::Value> {
     const GOPATH: &str = "/usr/share/gocode";

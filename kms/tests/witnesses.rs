@@ -2,13 +2,16 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    AheadClock, Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, now, policy_text, random,
-    reason,
+    AheadClock, Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, now, policy_of,
+    policy_text, random, reason,
 };
 use kms::approvals::{approve, request_hash};
 use proto::ids::UnixMs;
@@ -367,5 +370,102 @@ async fn a_witness_is_asked_from_the_size_it_states() {
     done.await.expect("rotated");
     let size = region.status(region.leader().await).await.tree_size;
     witness.has_seen(size).await;
+    region.stop().await;
+}
+
+/// `aics-witness` of PyPI, which shares no code with us.
+struct Aics {
+    serving: Child,
+    key: String,
+    url: String,
+}
+
+impl Drop for Aics {
+    fn drop(&mut self) {
+        // It is gone already, or goes now.
+        drop(self.serving.kill());
+        drop(self.serving.wait());
+    }
+}
+
+impl Aics {
+    /// Has it follow this log alone; `None`, with the reason said, where it is not installed.
+    fn start(dir: &Path, log_key: &str) -> Option<Self> {
+        let Some(program) = std::env::var_os("REDUIT_AICS_WITNESS") else {
+            println!("skipped: REDUIT_AICS_WITNESS does not name PyPI's aics-witness");
+            return None;
+        };
+        let config = dir.join("aics.json");
+        let run = |args: &[&str]| {
+            let mut command = Command::new(&program);
+            let (name, args) = args.split_first().expect("a subcommand");
+            command.arg(name).arg("--config").arg(&config).args(args);
+            command
+        };
+        let mut init = run(&["init", "--name", "aics.example/w1"]);
+        let made = init
+            .args(["--listen", "127.0.0.1:0"])
+            .output()
+            .expect("it runs");
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let key = String::from_utf8(made.stdout).expect("text");
+        let key = key.lines().last().expect("its key").to_owned();
+        let origin = log_key.split('+').next().expect("a name").to_owned();
+        let added = run(&["add-log", "--origin", &origin, "--vkey", log_key]).output();
+        let added = added.expect("it runs");
+        assert!(
+            added.status.success(),
+            "{}",
+            String::from_utf8_lossy(&added.stderr)
+        );
+        let mut serve = run(&["serve"]);
+        let mut serving = serve.stderr(Stdio::piped()).spawn().expect("it starts");
+        let said = BufReader::new(serving.stderr.take().expect("piped"));
+        let mut lines = said.lines().map(|line| line.expect("text"));
+        let listening = lines.find(|line| line.contains("listening on http://"));
+        let listening = listening.expect("it says where it listens");
+        let url = listening
+            .split(' ')
+            .find(|word| word.starts_with("http://"));
+        let url = url.expect("an address").to_owned();
+        // It writes a line a request, and would be stopped by a pipe that nobody reads.
+        std::thread::spawn(move || lines.for_each(drop));
+        Some(Self { serving, key, url })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn aics_witness_of_pypi_cosigns_the_log_and_what_is_released_has_its_word() {
+    let region = Region::initialised(Begin::default()).await;
+    let leader = region.leader().await;
+    let app = region.caller("app");
+    let log_key = found(&app, leader).await.log_key;
+    let dir = tempfile::tempdir().expect("a folder");
+    let Some(aics) = Aics::start(dir.path(), &log_key) else {
+        region.stop().await;
+        return;
+    };
+    checkpoint_is_made(&region).await;
+    raise_level(&region, 2).await;
+    let text = policy_of(&region, &[(aics.key.clone(), aics.url.clone())]).await;
+    changed(&region, &text).await;
+    app.create_key(DATASET).await.expect("a key");
+    let mut last = 0;
+    // Each of a larger tree: it has to hold our consistency proofs for true.
+    for _ in 0..3 {
+        let lease = leased(&app).await;
+        a_receipt_has_their_word(&region, &app, &lease).await;
+        assert!(lease.leaf_index > last);
+        last = lease.leaf_index;
+    }
+    let witnessed = found(&app, region.leader().await).await.witnessed;
+    let name = format!("\u{2014} {} ", aics.key.split('+').next().expect("a name"));
+    let note = String::from_utf8(witnessed.to_vec()).expect("text");
+    assert!(note.contains(&name), "{note}");
+    drop(aics);
     region.stop().await;
 }

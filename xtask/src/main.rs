@@ -122,6 +122,9 @@ fn main() -> Result<()> {
             build_daemons(&root, &target)?;
             test.env("REDUIT_BIN", target.join("debug"));
             test.env("REDUIT_PYTHON", setup::python(&target)?);
+            if let Some(witness) = setup::aics_witness(&target) {
+                test.env("REDUIT_AICS_WITNESS", witness);
+            }
             call(&mut test)?;
             if filter.is_some() {
                 return Ok(());

@@ -1,7 +1,7 @@
 //! What a fresh Debian machine lacks, and how it gets it: by apt when we are root, else by saying so.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,6 +19,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// What the envelope is compared with, from PyPI.
 const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
+/// A witness in Python, pinned: a later one may ask for more.
+const AICS_WITNESS: &str = "aics-witness==0.1.0";
 
 /// A Debian package and the file that shows it is there.
 struct Need {
@@ -115,7 +117,7 @@ pub(crate) fn python(target: &Path) -> Result<PathBuf> {
     let works = |python: &Path| {
         let mut command = Command::new(python);
         command.args(["-c", "import cryptography.cobblestone"]);
-        command.stderr(std::process::Stdio::null());
+        command.stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     if works(&python) {
@@ -138,6 +140,53 @@ pub(crate) fn python(target: &Path) -> Result<PathBuf> {
         "no Python with {CRYPTOGRAPHY}, which the envelope is compared with: install python3 and python3-venv, and let \
          pip reach PyPI"
     )
+}
+
+/// PyPI's `aics-witness`, an implementation of tlog-witness that shares no code with ours, in a folder of its own below
+/// the target folder, made once. `None`, and its test says that it skips, where no Python 3.12 is found.
+pub(crate) fn aics_witness(target: &Path) -> Option<PathBuf> {
+    let folder = target.join("aics-witness");
+    let program = folder.join("bin/aics-witness");
+    let works = || {
+        let mut command = Command::new(&program);
+        command.arg("--version").stdout(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if works() {
+        return Some(program);
+    }
+    let recent = |python: &PathBuf| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import sys; sys.exit(sys.version_info < (3, 12))"]);
+        command.stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let made = pythons().into_iter().find(recent).is_some_and(|python| {
+        let mut venv = Command::new(python);
+        let made = venv.args(["-m", "venv"]).arg(&folder).status();
+        let mut pip = Command::new(folder.join("bin/python3"));
+        pip.args(["-m", "pip", "install", "-q", AICS_WITNESS]);
+        made.is_ok_and(|status| status.success()) && pip.status().is_ok_and(|s| s.success())
+    });
+    if made && works() {
+        return Some(program);
+    }
+    println!("no {AICS_WITNESS}, which takes Python 3.12 and PyPI: its test skips");
+    None
+}
+
+/// Pythons by name, then those that pyenv keeps beside one another.
+fn pythons() -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = ["python3", "python3.14", "python3.13", "python3.12"]
+        .map(PathBuf::from)
+        .to_vec();
+    let root = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let root = root.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
+    let versions = root.and_then(|root| std::fs::read_dir(root.join("versions")).ok());
+    for version in versions.into_iter().flatten().flatten() {
+        all.push(version.path().join("bin/python3"));
+    }
+    all
 }
 
 fn install(needs: &[Need]) -> Result<()> {
@@ -175,7 +224,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
     command
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdout(std::process::Stdio::null());
+        .stdout(Stdio::null());
     let status = command.status().context("cannot start apt-get")?;
     if !status.success() {
         bail!("apt-get {} ended with {status}", arguments.join(" "));
