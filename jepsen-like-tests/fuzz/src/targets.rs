@@ -5,6 +5,7 @@ mod blocks;
 mod c2sp;
 mod client;
 mod command;
+mod evidence;
 mod handshake;
 mod ids;
 mod keys;
@@ -76,6 +77,7 @@ static TARGETS: &[Target] = &[
     command::COMMAND,
     client::DATASET_INFO,
     client::HEALTH_ANSWER,
+    evidence::EVIDENCE,
     witness::ENTRIES,
     witness::POSITION,
     witness::CONFIG,
