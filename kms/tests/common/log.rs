@@ -70,6 +70,12 @@ pub(crate) async fn leaves(auditor: &Caller, at: usize, size: u64) -> Vec<Vec<u8
 
 /// A policy of the region's log: two of its three replicas and, where there are any, all these witnesses.
 pub(crate) async fn policy_text(region: &Region, witnesses: &[&TestWitness]) -> String {
+    let lines: Vec<_> = witnesses.iter().map(|w| (w.key(), w.url())).collect();
+    policy_of(region, &lines).await
+}
+
+/// The same of witnesses by their keys and addresses.
+pub(crate) async fn policy_of(region: &Region, witnesses: &[(String, String)]) -> String {
     let operator = region.caller("op-1");
     let mut text = String::new();
     let mut replicas = String::new();
@@ -89,8 +95,8 @@ pub(crate) async fn policy_text(region: &Region, witnesses: &[&TestWitness]) -> 
         return text + "quorum replicas\n";
     }
     let mut names = String::new();
-    for (number, witness) in witnesses.iter().enumerate() {
-        text += &format!("witness w{number} {} {}\n", witness.key(), witness.url());
+    for (number, (key, url)) in witnesses.iter().enumerate() {
+        text += &format!("witness w{number} {key} {url}\n");
         names += &format!(" w{number}");
     }
     text + &format!("group outside all{names}\ngroup both all replicas outside\nquorum both\n")
