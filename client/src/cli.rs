@@ -1,5 +1,6 @@
 //! Arguments and their dispatch.
 
+mod approve;
 mod context;
 mod copy;
 mod data;
@@ -41,6 +42,7 @@ Examples:
   tar c . | reduit put - cti/backup.tar
   reduit ls cti/reports/ --json
   reduit policy diff region.cedar proposed.cedar
+  reduit approve ask cti/reports/7.json --purpose investigation --case 2026-17 -o 7.request
   reduit verify evidence/ --policy trust.policy
   reduit doctor";
 
@@ -85,9 +87,12 @@ enum Command {
     /// The region's transparency log: head, leaves.
     #[command(subcommand)]
     Log(keys::LogCommand),
-    /// Policy texts, offline: check, explain, diff, schema.
+    /// Policy texts: check, explain, diff, schema; show and set the region's.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// What takes more than one person: ask, show, sign, open.
+    #[command(subcommand)]
+    Approve(approve::Command),
     Verify(verify::Verify),
     /// Evidence about a dataset for somebody outside: export.
     #[command(subcommand)]
@@ -140,7 +145,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Rm(rm) => rm.run(&session).await,
         Command::Key(command) => keys::run(&session, command).await,
         Command::Log(command) => keys::log(&session, command).await,
-        Command::Policy(command) => policy::run(session.json, command),
+        Command::Policy(command) => policy::run(&session, command).await,
+        Command::Approve(command) => approve::run(&session, command).await,
         Command::Verify(verify) => verify.run(session.json),
         Command::Evidence(command) => evidence::run(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,

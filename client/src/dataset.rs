@@ -26,16 +26,17 @@ use proto::v1::shard_client::ShardClient;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
-use transport::Fault;
+use transport::{Fault, Stated};
 
+use crate::approval::{Approvable, ApprovalRequest};
 use crate::body::Body;
 use crate::download::{Found, ObjectReader, Source};
 use crate::error::Error;
 use crate::kms::now;
 use crate::lease::SealLease;
-use crate::opens::{Ask, Opened, Opens};
+use crate::opens::{self, Ask, Opened, Opens};
 use crate::prepared::{Prepared, Request};
-use crate::region::{Region, random};
+use crate::region::{Region, random, random_id};
 use crate::upload;
 
 /// Sealed bytes up to this ride in the Raft entry; more goes in blocks. Settled by measurement.
@@ -180,6 +181,16 @@ pub struct GetOptions {
     pub case: String,
     /// For whom; recorded as a commitment.
     pub on_behalf_of: String,
+}
+
+impl GetOptions {
+    /// As nodes are told of it.
+    pub(crate) fn stated(&self) -> Stated {
+        Stated {
+            purpose: self.purpose.clone(),
+            case: self.case.clone(),
+        }
+    }
 }
 
 /// What head and list tell of an object version.
@@ -484,7 +495,9 @@ impl Dataset {
                 message: format!("under the purpose {UPLOADS} a key seals, and opens nothing"),
             });
         }
-        let reply = self.find(key, options.version, false).await?;
+        let reply = self
+            .find(key, options.version, false, &options.stated())
+            .await?;
         let entry = reply.entry.ok_or(Error::NoSuchObject)?;
         if entry.delete_marker {
             return Err(Error::NoSuchObject);
@@ -501,10 +514,12 @@ impl Dataset {
         });
         // Sealed bytes are asked for first: the KMS answers while they are on their way.
         let source = Source::start(&found, plain.clone())?;
-        let (opened, info) = tokio::try_join!(
+        let (opened, info) = tokio::join!(
             self.open(&found),
             self.info(key.clone(), &found.entry, options.version.is_none()),
-        )?;
+        );
+        // Why it is not opened comes first: who may not open may have no metadata lease either.
+        let (opened, info) = (opened?, info?);
         let leaf_index = opened.leaf_index;
         let body = ObjectReader::open(found, source, opened, plain).await?;
         Ok(Object {
@@ -523,24 +538,133 @@ impl Dataset {
             .await
     }
 
-    /// Has the KMS record the opening and release the object's DEK.
-    pub(crate) async fn open(&self, found: &Found) -> Result<Opened, Error> {
-        let entry = &found.entry;
+    /// Asks for approvals to open an object for a person's purpose: nothing is opened or recorded yet.
+    pub async fn ask_open(
+        &self,
+        key: &ObjectKey,
+        version: Option<ObjectVersionId>,
+        claim: v1::Claim,
+    ) -> Result<ApprovalRequest, Error> {
+        let requester = self.0.region.identity().clone();
+        let stated = Stated {
+            purpose: claim.purpose.clone(),
+            case: claim.case_id.clone(),
+        };
+        let reply = self.find(key, version, true, &stated).await?;
+        let entry = reply.entry.ok_or(Error::NoSuchObject)?;
+        if entry.delete_marker {
+            return Err(Error::NoSuchObject);
+        }
+        let claim = v1::Claim {
+            actor: requester.to_string(),
+            ..claim
+        };
+        let (ask, name_salt) = self.ask_of(key, &entry, reply.token)?;
+        let request = v1::OpenRequest {
+            request_id: random_id()?,
+            dataset_id: self.0.id.into(),
+            claim: Some(claim),
+            items: vec![ask.item()],
+            single_use_id: random_id()?,
+            ..v1::OpenRequest::default()
+        };
+        Ok(ApprovalRequest {
+            region: self.0.region.id().clone(),
+            requester,
+            what: Approvable::Open {
+                request,
+                dataset: self.0.name.clone(),
+                key: key.clone(),
+                name_salt,
+            },
+        })
+    }
+
+    /// Opens what was approved, with the approvals, and starts reading it. Answers the leaf that records it. The key
+    /// serves for a minute: what takes longer to read takes another request.
+    pub async fn get_approved(
+        &self,
+        asked: &ApprovalRequest,
+        approvals: Vec<v1::Approval>,
+    ) -> Result<(u64, ObjectReader), Error> {
+        let Approvable::Open { request, key, .. } = &asked.what else {
+            return Err(not_approved("that request does not open an object"));
+        };
+        let [item] = request.items.as_slice() else {
+            return Err(not_approved("that request opens other than one object"));
+        };
+        if request.dataset_id[..] != self.0.id.0[..] {
+            return Err(not_approved("that request is of another dataset"));
+        }
+        let version = ObjectVersionId::try_from(&item.version_id[..])?;
+        let claim = request.claim.clone().unwrap_or_default();
+        let options = GetOptions {
+            version: Some(version),
+            purpose: claim.purpose,
+            case: claim.case_id,
+            on_behalf_of: claim.on_behalf_of,
+            ..GetOptions::default()
+        };
+        let reply = self
+            .find(key, options.version, false, &options.stated())
+            .await?;
+        let entry = reply.entry.ok_or(Error::NoSuchObject)?;
+        let (ask, _) = self.ask_of(key, &entry, reply.token.clone())?;
+        if ask.item() != *item {
+            return Err(not_approved(
+                "the object is stored otherwise than when approvals were asked for: ask again",
+            ));
+        }
+        let plain = 0..entry.plain_bytes;
+        let found = Arc::new(Found {
+            dataset: self.clone(),
+            key: key.clone(),
+            entry,
+            token: reply.token,
+            replicas: reply.replicas.into_iter().map(NodeId).collect(),
+            options,
+        });
+        let source = Source::start(&found, plain.clone())?;
+        let request = v1::OpenRequest {
+            approvals,
+            ..request.clone()
+        };
+        let opened = opens::send(&self.0.region.0, request, vec![ask]).await?;
+        let opened = opened.into_iter().next().ok_or(Error::Protocol {
+            what: "no key in the answer",
+        })??;
+        let leaf_index = opened.leaf_index;
+        let body = ObjectReader::open(found, source, opened, plain).await?;
+        Ok((leaf_index, body))
+    }
+
+    fn ask_of(
+        &self,
+        key: &ObjectKey,
+        entry: &v1::ObjectEntry,
+        token: Bytes,
+    ) -> Result<(Ask, NameSalt), Error> {
         let version = ObjectVersionId::try_from(&entry.version_id[..])?;
         let name_salt = NameSalt::try_from(&entry.name_salt[..]).map_err(|_| Error::Protocol {
             what: "a name salt of another length",
         })?;
+        let ask = Ask {
+            context: self.context(version, NameCommitment::of(&name_salt, key)),
+            token,
+            dek_salt: entry.dek_salt.clone(),
+            plain_bytes: entry.plain_bytes,
+        };
+        Ok((ask, name_salt))
+    }
+
+    /// Has the KMS record the opening and release the object's DEK.
+    pub(crate) async fn open(&self, found: &Found) -> Result<Opened, Error> {
         let claimed = Claimed {
             purpose: found.options.purpose.clone(),
             case: found.options.case.clone(),
             on_behalf_of: found.options.on_behalf_of.clone(),
         };
-        let ask = Ask {
-            context: self.context(version, NameCommitment::of(&name_salt, &found.key)),
-            token: found.token.clone(),
-            dek_salt: entry.dek_salt.clone(),
-            plain_bytes: entry.plain_bytes,
-        };
+        let (ask, _) = self.ask_of(&found.key, &found.entry, found.token.clone())?;
         self.opens(claimed).open(ask).await
     }
 
@@ -573,7 +697,7 @@ impl Dataset {
         key: &ObjectKey,
         version: Option<ObjectVersionId>,
     ) -> Result<ObjectInfo, Error> {
-        let found = self.find(key, version, true).await?;
+        let found = self.find(key, version, true, &Stated::default()).await?;
         let entry = found.entry.ok_or(Error::NoSuchObject)?;
         if entry.delete_marker && version.is_none() {
             return Err(Error::NoSuchObject);
@@ -632,6 +756,7 @@ impl Dataset {
         key: &ObjectKey,
         version: Option<ObjectVersionId>,
         head_only: bool,
+        stated: &Stated,
     ) -> Result<v1::GetObjectReply, Error> {
         let request = v1::GetObjectRequest {
             shard: self.0.shard.0,
@@ -642,7 +767,7 @@ impl Dataset {
             allow_stale: false,
         };
         self.ask_shard(|mut shard| {
-            let request = request.clone();
+            let request = stated.of(request.clone());
             async move { Ok(shard.get_object(request).await?.into_inner()) }
         })
         .await
@@ -852,6 +977,13 @@ impl Sealing {
             placement: 1,
             ..v1::ObjectEntry::default()
         })
+    }
+}
+
+fn not_approved(why: &str) -> Error {
+    Error::Caller {
+        reason: "other-request".to_owned(),
+        message: why.to_owned(),
     }
 }
 

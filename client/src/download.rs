@@ -290,7 +290,8 @@ async fn fetch_from(
     let channel = nodes.channel(&member, Lane::Data, 0);
     let channel = channel.map_err(|error| Miss::Away(error.to_string()))?;
     let mut blocks = BlocksClient::new(channel);
-    let mut stream = blocks.read(request.clone()).await?.into_inner();
+    let request = found.options.stated().of(request.clone());
+    let mut stream = blocks.read(request).await?.into_inner();
     // Whoever made the entry says how long it is: room is taken for what came.
     let mut bytes = BytesMut::with_capacity(length.min(BLOCK_BYTES));
     while let Some(data) = stream.message().await? {

@@ -7,6 +7,7 @@
 #[cfg(feature = "fuzzing")]
 extern crate self as client;
 
+mod approval;
 mod body;
 #[cfg(feature = "fuzzing")]
 #[allow(
@@ -35,6 +36,10 @@ mod session;
 mod settings;
 mod upload;
 
+pub use approval::{
+    APPROVAL_MINUTES, APPROVAL_MINUTES_MAX, Approvable, ApprovalRequest, approval_from_text,
+    approval_to_text,
+};
 pub use body::Body;
 pub use dataset::{
     Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,

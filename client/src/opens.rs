@@ -129,27 +129,42 @@ pub(crate) async fn request(
     claim: v1::Claim,
     asks: Vec<Ask>,
 ) -> Result<Vec<Result<Opened, Error>>, Error> {
-    let request_id = random_id()?;
-    let items: Vec<_> = asks
-        .iter()
-        .map(|ask| v1::OpenItem {
-            token: ask.token.clone(),
-            version_id: ask.context.version.into(),
-            dek_salt: ask.dek_salt.clone(),
-            name_commitment: Bytes::copy_from_slice(ask.context.name.as_bytes()),
-            bytes: ask.plain_bytes,
-        })
-        .collect();
+    let request = v1::OpenRequest {
+        request_id: random_id()?,
+        dataset_id: dataset.into(),
+        claim: Some(claim),
+        items: asks.iter().map(Ask::item).collect(),
+        ..v1::OpenRequest::default()
+    };
+    send(region, request, asks).await
+}
+
+impl Ask {
+    /// As it stands in a request.
+    pub(crate) fn item(&self) -> v1::OpenItem {
+        v1::OpenItem {
+            token: self.token.clone(),
+            version_id: self.context.version.into(),
+            dek_salt: self.dek_salt.clone(),
+            name_commitment: Bytes::copy_from_slice(self.context.name.as_bytes()),
+            bytes: self.plain_bytes,
+        }
+    }
+}
+
+/// Sends a request whose items are those of `asks`, in their order.
+pub(crate) async fn send(
+    region: &Inner,
+    request: v1::OpenRequest,
+    asks: Vec<Ask>,
+) -> Result<Vec<Result<Opened, Error>>, Error> {
     let asked = now();
     let (reply, session) = region
         .keys
         .call_in_session(|mut kms, session| {
             let request = v1::OpenRequest {
-                request_id: request_id.clone(),
                 session_id: session.id.clone(),
-                dataset_id: dataset.into(),
-                claim: Some(claim.clone()),
-                items: items.clone(),
+                ..request.clone()
             };
             async move { Ok((kms.open(request).await?.into_inner(), session)) }
         })

@@ -38,11 +38,21 @@ pub fn approve(
     request_hash: [u8; 32],
     single_use_id: Bytes,
 ) -> v1::Approval {
+    approve_until(approver, request_hash, single_use_id, APPROVAL_MS)
+}
+
+/// As [`approve`], good for so many milliseconds from now.
+pub(crate) fn approve_until(
+    approver: &LocalIdentity,
+    request_hash: [u8; 32],
+    single_use_id: Bytes,
+    lasts_ms: u64,
+) -> v1::Approval {
     let body = v1::ApprovalBody {
         approver: approver.identity().to_string(),
         request_hash: Bytes::copy_from_slice(&request_hash),
         single_use_id,
-        expires_at_ms: now().0 + APPROVAL_MS,
+        expires_at_ms: now().0 + lasts_ms,
     }
     .encode_to_vec();
     let signature = approver.sign(transcript::LABEL_APPROVAL, &body);
@@ -52,7 +62,7 @@ pub fn approve(
     }
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let mut out = [0; 32];
     out.copy_from_slice(digest.as_ref());
@@ -224,6 +234,37 @@ impl Region {
             async move { Ok(kms.change_grants(request).await?.into_inner()) }
         })
         .await
+    }
+
+    /// Replaces the policy text, with the approvals that were signed for this very request.
+    pub async fn change_policy(
+        &self,
+        request: v1::ChangePolicyRequest,
+        approvals: Vec<v1::Approval>,
+    ) -> Result<v1::KmsDone, Error> {
+        let request = v1::ChangePolicyRequest {
+            approvals,
+            ..request
+        };
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.change_policy(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Enrolments, and the grants or the policy text in force, as the KMS states them now.
+    pub async fn authority(&self) -> Result<v1::EnrolmentSet, Error> {
+        let request = v1::FetchEnrolmentsRequest { newer_than: 0 };
+        let signed = self
+            .keys()
+            .call(
+                move |mut kms| async move { Ok(kms.fetch_enrolments(request).await?.into_inner()) },
+            )
+            .await?;
+        v1::EnrolmentSet::decode(signed.set).map_err(|_| Error::Protocol {
+            what: "an enrolment set that does not decode",
+        })
     }
 
     /// An id for a new KMS replica; never given out twice.

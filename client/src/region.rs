@@ -18,9 +18,9 @@ use proto::v1::node_operate_client::NodeOperateClient;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
-use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTrust};
+use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTrust, Stated};
 
-use crate::dataset::{Dataset, DatasetInfo};
+use crate::dataset::{Dataset, DatasetInfo, GetOptions};
 use crate::error::Error;
 use crate::kms::Keys;
 use crate::route::{Member, Pool};
@@ -198,20 +198,29 @@ impl Region {
 
     /// The dataset of that name.
     pub async fn dataset(&self, name: &DatasetName) -> Result<Dataset, Error> {
-        Dataset::new(self.clone(), self.find(name).await?)
+        self.dataset_for(name, &GetOptions::default()).await
+    }
+
+    /// As [`Self::dataset`], for who sees it under a purpose and case alone.
+    pub async fn dataset_for(
+        &self,
+        name: &DatasetName,
+        options: &GetOptions,
+    ) -> Result<Dataset, Error> {
+        Dataset::new(self.clone(), self.find(name, &options.stated()).await?)
     }
 
     /// What the region says of a dataset.
     pub async fn dataset_info(&self, name: &DatasetName) -> Result<DatasetInfo, Error> {
-        DatasetInfo::try_from(self.find(name).await?)
+        DatasetInfo::try_from(self.find(name, &Stated::default()).await?)
     }
 
-    async fn find(&self, name: &DatasetName) -> Result<v1::DatasetInfo, Error> {
+    async fn find(&self, name: &DatasetName, stated: &Stated) -> Result<v1::DatasetInfo, Error> {
         let request = v1::FindDatasetRequest {
             name: name.to_string(),
         };
         self.catalog(move |mut catalog| {
-            let request = request.clone();
+            let request = stated.of(request.clone());
             async move { Ok(catalog.find_dataset(request).await?.into_inner()) }
         })
         .await
@@ -244,7 +253,7 @@ impl Region {
 
     /// Deletes a dataset; one that holds objects only with `force`.
     pub async fn delete_dataset(&self, name: &DatasetName, force: bool) -> Result<(), Error> {
-        let info = self.find(name).await?;
+        let info = self.find(name, &Stated::default()).await?;
         let record = info.dataset.ok_or(Error::Protocol {
             what: "no dataset in the answer",
         })?;

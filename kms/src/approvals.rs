@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{Identity, Role, UnixMs};
 use proto::transcript;
 use proto::v1;
@@ -81,6 +82,19 @@ pub fn unseal_hash(replica: &Identity, boot_id: &[u8], offer_hash: &[u8]) -> [u8
         boot_id,
         offer_hash,
     ))
+}
+
+/// What an approval's `request_hash` must be for an open that `actor` asks for: everything in it but the session, which
+/// a retry at another replica has anew, and the approvals themselves.
+pub fn open_hash(actor: &Identity, request: &v1::OpenRequest) -> [u8; 32] {
+    sha256(&transcript::approved_open(&actor.to_string(), request))
+}
+
+/// The approvals that came with a request, and what they have to be of.
+pub(crate) struct Approved {
+    pub(crate) hash: [u8; 32],
+    pub(crate) single_use_id: bytes::Bytes,
+    pub(crate) approvals: Vec<v1::Approval>,
 }
 
 /// SHA-256 of `bytes`.
@@ -159,7 +173,7 @@ pub fn counted(
     }
     let distinct: BTreeSet<_> = claims.iter().map(|claim| claim.approver.as_str()).collect();
     let need = needed.max(APPROVERS_MIN);
-    if distinct.len() < need {
+    if distinct.len() < need && !broken(Switch::IgnoreApprovals) {
         return Err(ApprovalError::TooFew {
             have: distinct.len(),
             need,

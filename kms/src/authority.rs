@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kms_state::WitnessRule;
-use proto::ids::{Identity, Role};
+use policy::PolicyText;
+use proto::ids::{FeatureLevel, Identity, Role};
 use proto::v1;
 use tonic::Request;
 use transport::enrolment::sign_set;
@@ -50,6 +51,14 @@ pub(crate) enum AuthorityError {
         level: u32,
         /// Needed.
         needed: u32,
+    },
+    /// The text is not a policy.
+    #[error("the policy text is not taken: {first}{more} (see `reduit policy check`)")]
+    PolicyText {
+        /// Its first mistake.
+        first: String,
+        /// How many others there are, in words.
+        more: String,
     },
     /// The policy is not one for this region.
     #[error("the witness policy is not taken")]
@@ -125,6 +134,69 @@ impl Core {
             .await
     }
 
+    /// Replaces the policy text. The approvals sign exactly this request.
+    pub(crate) async fn change_policy(
+        &self,
+        peer: &Peer,
+        mut request: v1::ChangePolicyRequest,
+    ) -> Result<v1::KmsDone, AuthorityError> {
+        self.serving()?;
+        self.ledger.leading()?;
+        if peer.identity.role() != Role::Operator {
+            return Err(AuthorityError::NotOperator(peer.identity.clone()));
+        }
+        self.at_level(kms_state::LEVEL_POLICY)?;
+        let approvals = std::mem::take(&mut request.approvals);
+        let hash = approvals::request_hash("ChangePolicy", &request);
+        // Before the text is parsed on their account: it may be long.
+        let claims = approvals::verified(
+            &self.enrolments.current(),
+            &hash,
+            Some(request.single_use_id.as_ref()),
+            &approvals,
+            self.now(),
+        )?;
+        approvals::counted(&claims, &peer.identity, self.approvers_min())?;
+        let claim = Some(self.stated(peer, request.claim.take()));
+        let text = request.text;
+        let parsed = tokio::task::spawn_blocking(move || {
+            let parsed = PolicyText::parse(&text).map(drop);
+            (text, parsed)
+        });
+        let (text, parsed) = match parsed.await {
+            Ok(parsed) => parsed,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        parsed.map_err(|errors| {
+            let problems = errors.problems();
+            // Its first line: the rest is a hint, and a status is no place for all of it.
+            let first = problems.first().map(ToString::to_string);
+            let first = first.and_then(|first| first.lines().next().map(str::to_owned));
+            let more = match problems.len() {
+                0 | 1 => String::new(),
+                several => format!(", and {} more", several - 1),
+            };
+            AuthorityError::PolicyText {
+                first: first.unwrap_or_default(),
+                more,
+            }
+        })?;
+        let what = v1::kms_command::Command::ChangePolicy(v1::ChangePolicy { text, claim });
+        let single_use_id = request.single_use_id;
+        self.dual_control(peer, &hash, &single_use_id, &approvals, what)
+            .await
+    }
+
+    /// Refuses what replicas below this feature level would stop at.
+    fn at_level(&self, needed: FeatureLevel) -> Result<(), AuthorityError> {
+        let level = self.group.level();
+        if level < needed {
+            let (level, needed) = (level.0, needed.0);
+            return Err(AuthorityError::Level { level, needed });
+        }
+        Ok(())
+    }
+
     /// Replaces the policy of witnesses. The approvals sign exactly this request.
     pub(crate) async fn change_witnesses(
         &self,
@@ -136,11 +208,7 @@ impl Core {
         if peer.identity.role() != Role::Operator {
             return Err(AuthorityError::NotOperator(peer.identity.clone()));
         }
-        let (level, needed) = (self.group.level(), kms_state::LEVEL_WITNESSES);
-        if level < needed {
-            let (level, needed) = (level.0, needed.0);
-            return Err(AuthorityError::Level { level, needed });
-        }
+        self.at_level(kms_state::LEVEL_WITNESSES)?;
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ChangeWitnesses", &request);
         let policy = request.policy.take().unwrap_or_default();
@@ -281,11 +349,22 @@ impl Core {
                     return;
                 }
             }
+            self.prepare_policy().await;
             self.take_applied_set().await;
             self.flush_state().await;
             if changes.changed().await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Parses the policy text that is applied here, off the threads that serve.
+    async fn prepare_policy(&self) {
+        let Ok(state) = self.reader() else { return };
+        let policy = self.ledger.policy().clone();
+        let prepared = tokio::task::spawn_blocking(move || policy.prepare(&*state));
+        if let Err(panic) = prepared.await {
+            std::panic::resume_unwind(panic.into_panic());
         }
     }
 

@@ -56,6 +56,7 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::WrongState => (Fault::Precondition, "wrong-key-state"),
         KmsRefusal::AlreadyEnrolled => (Fault::Exists, "already-enrolled"),
         KmsRefusal::LocksOut => (Fault::Precondition, "locks-out"),
+        KmsRefusal::PolicyRules => (Fault::Precondition, "policy-rules"),
     }
 }
 
@@ -104,6 +105,7 @@ impl Faulty for CommitError {
                 Fault::Unavailable
             }
             Self::Denied(denied) => denied.fault(),
+            Self::Approval(approval) => approval.fault(),
             Self::Refused { reason } => refusal(*reason).0,
             Self::Busy => Fault::Busy,
             Self::TooLarge => Fault::Caller,
@@ -116,6 +118,7 @@ impl Faulty for CommitError {
         match self {
             Self::NotLeader { .. } => "not-leader",
             Self::Denied(denied) => denied.reason(),
+            Self::Approval(approval) => approval.reason(),
             Self::Refused { reason } => refusal(*reason).1,
             Self::Busy => "busy",
             Self::TooLarge => "too-large",
@@ -140,6 +143,10 @@ faulty!(Denied {
     Self::Policy(kms_state::Denied::NotEnrolled) => (Denied, "not-enrolled"),
     Self::Policy(kms_state::Denied::Role) => (Denied, "role-may-not"),
     Self::Policy(kms_state::Denied::NoGrant) => (Denied, "not-granted"),
+    Self::NothingPermits => (Denied, "not-permitted"),
+    Self::Forbidden { .. } => (Denied, "forbidden-by-policy"),
+    Self::PolicyFails { .. } => (Denied, "policy-fails"),
+    Self::PolicyUnread => (Denied, "policy-unread"),
     Self::Purpose => (Caller, "malformed"),
     Self::NeedsApprovals => (Denied, "needs-approvals"),
     Self::NoSuchKey => (Missing, "no-such-key"),
@@ -232,6 +239,7 @@ faulty!(ApprovalError {
 faulty!(AuthorityError {
     Self::NotOperator(_) => (Denied, "not-operator"),
     Self::Level { .. } => (Precondition, "level-too-low"),
+    Self::PolicyText { .. } => (Caller, "bad-policy-text"),
     Self::WitnessPolicy(_) | Self::OtherLogKey | Self::NoAddress(_) => (Caller, "bad-witness-policy"),
     Self::NoCheckpoint => (Unavailable, "no-checkpoint"),
     Self::IncomingSilent(_) => (Precondition, "new-witnesses-silent"),

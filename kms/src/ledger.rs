@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, Role, UnixMs};
+use proto::ids::{DatasetId, Identity, LeafIndex, NodeId, RegionId, Role, UnixMs};
 use proto::store::Reader;
 use proto::time::KEEP_TIME_MS;
 use proto::v1;
@@ -25,9 +25,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::{Enrolments, LeaderHint, SharedClock};
 
+use crate::approvals::{self, ApprovalError, Approved};
 use crate::gate::{Gate, Unwitnessed};
 use crate::peers::Peers;
-use crate::policy::{Denied, Permit, Policy};
+use crate::policy::{Denied, Permit, Policy, Verdict};
 use crate::random;
 use batch::{Outcome, Waiting};
 use clocks::Clocks;
@@ -52,6 +53,14 @@ pub(crate) trait Release {
     /// The lowest KEK version it needs, or 0 where that is the current one's business.
     fn kek_version_min(&self) -> u32 {
         0
+    }
+    /// Where what is released goes; `None` is the region itself.
+    fn recipient_region(&self) -> Option<&RegionId> {
+        None
+    }
+    /// Approvals that came with it.
+    fn approved(&self) -> Option<&Approved> {
+        None
     }
     /// What the leaf will say, given the key it was decided on.
     fn record(&self, key: &v1::KekRecord) -> v1::record::Kind;
@@ -93,6 +102,9 @@ pub(crate) enum CommitError {
     /// Policy says no. Nothing was recorded.
     #[error("not allowed")]
     Denied(#[source] Denied),
+    /// Approvals that do not hold. Nothing was recorded.
+    #[error("the approvals do not carry the request")]
+    Approval(#[source] ApprovalError),
     /// The state refused it. Nothing was recorded.
     #[error("refused: {}", refusal_text(*reason))]
     Refused {
@@ -122,12 +134,32 @@ pub(crate) enum CommitError {
     State,
 }
 
+/// For people: what happened and, where there is something, what to do.
 fn refusal_text(reason: v1::KmsRefusal) -> String {
-    let name = reason.as_str_name();
-    name.strip_prefix("KMS_REFUSAL_")
-        .unwrap_or(name)
-        .to_ascii_lowercase()
-        .replace('_', " ")
+    use v1::KmsRefusal as R;
+    let words = match reason {
+        R::ApprovalReplayed => {
+            "the approvals' single-use id was used before: each approval serves once, ask for new ones"
+        }
+        R::ApprovalExpired => "an approval has expired: ask for new ones",
+        R::TooFewApprovals => "too few distinct approvers",
+        R::SelfApproval => {
+            "the requester is among the approvers: nobody approves their own request"
+        }
+        R::NotEnrolled => "an identity it names or needs is not enrolled in the role this takes",
+        R::WrongJurisdiction => "it is of another region or jurisdiction than this one",
+        R::PolicyRules => {
+            "the region has a policy text, and grants no longer count: change the text"
+        }
+        R::RequestIdReused => "the request id belongs to another request",
+        R::LocksOut => "too few operators or replicas would be left to change anything",
+        other => {
+            let name = other.as_str_name();
+            let name = name.strip_prefix("KMS_REFUSAL_").unwrap_or(name);
+            return name.to_ascii_lowercase().replace('_', " ");
+        }
+    };
+    words.to_owned()
 }
 
 impl CommitError {
@@ -147,7 +179,7 @@ pub(crate) struct Ledger {
     enrolments: Enrolments,
     identity: Identity,
     clocks: Clocks,
-    policy: Policy,
+    policy: Arc<Policy>,
     gate: Gate,
     queue: mpsc::Sender<Waiting>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -174,7 +206,7 @@ impl Ledger {
         let clock = enrolments.clock().clone();
         let writer = tokio::spawn(batch::write(group.clone(), clock.clone(), waiting));
         let clocks = Clocks::new(group.clone(), clock.clone(), peers);
-        let policy = Policy::default();
+        let policy = Arc::default();
         Self {
             group,
             clock,
@@ -219,9 +251,10 @@ impl Ledger {
                 permit
             };
             let record = record(&request, &permit);
+            let verdict = permit.verdict();
             if broken(Switch::ReleaseBeforeRecord) {
                 // The promise, broken: the key leaves on the strength of the verdict alone.
-                let (queue, authority) = (self.queue.clone(), permit.authority_version());
+                let (queue, authority) = (self.queue.clone(), verdict.authority_version);
                 let (answer, _nobody) = oneshot::channel();
                 drop(queue.try_send(Waiting {
                     record,
@@ -235,10 +268,24 @@ impl Ledger {
                 };
                 return Ok(Recorded { request, key, leaf });
             }
-            match self
-                .write(record, permit.authority_version(), deadline)
-                .await?
-            {
+            let outcome = match self.counted(&request, verdict)? {
+                Approvals::NotNeeded => {
+                    self.write(record, verdict.authority_version, deadline)
+                        .await?
+                }
+                // This process's own enrolment set follows the state a moment later.
+                Approvals::Behind => Outcome::Refused(v1::KmsRefusal::AuthorityMoved),
+                Approvals::Counted(claims) => {
+                    let command = v1::KmsCommand {
+                        authority_version: verdict.authority_version,
+                        approvals: claims,
+                        requester: request.actor().to_string(),
+                        ..v1::KmsCommand::default()
+                    };
+                    self.write_alone(record, command, deadline).await
+                }
+            };
+            match outcome {
                 Outcome::Recorded(leaf) => {
                     self.witnessed(&request, leaf, deadline).await?;
                     let key = permit.into_key();
@@ -252,6 +299,49 @@ impl Ledger {
                 Outcome::Stopped => return Err(CommitError::Stopped),
                 Outcome::Unknown => return Err(CommitError::Unknown),
             }
+        }
+    }
+
+    /// Verifies and counts the approvals that a verdict asks for, by the enrolments of the very version it names.
+    fn counted<R: Release>(&self, request: &R, verdict: Verdict) -> Result<Approvals, CommitError> {
+        let approved = match request.approved() {
+            Some(approved) if verdict.approvals_needed > 0 => approved,
+            _ => return Ok(Approvals::NotNeeded),
+        };
+        let table = self.enrolments.current();
+        if table.version() != verdict.authority_version {
+            return Ok(Approvals::Behind);
+        }
+        let id = Some(approved.single_use_id.as_ref());
+        let (hash, given) = (&approved.hash, &approved.approvals);
+        let claims = approvals::verified(&table, hash, id, given, self.clock.now())
+            .map_err(CommitError::Approval)?;
+        let needed = verdict.approvals_needed as usize;
+        approvals::counted(&claims, request.actor(), needed).map_err(CommitError::Approval)?;
+        Ok(Approvals::Counted(claims))
+    }
+
+    /// Records a use under dual control, in an entry of its own.
+    async fn write_alone(
+        &self,
+        record: v1::Record,
+        command: v1::KmsCommand,
+        deadline: Instant,
+    ) -> Outcome {
+        let records = vec![record];
+        let batch = v1::kms_command::Command::Records(v1::RecordBatch { records });
+        let command = v1::KmsCommand {
+            now_ms: self.clock.now().0,
+            salts: Bytes::copy_from_slice(&random::<32>()),
+            command: Some(batch),
+            ..command
+        };
+        let proposed = self.group.propose_reserved(command.encode_to_vec().into());
+        match tokio::time::timeout_at(deadline, proposed).await {
+            Ok(Ok(applied)) => batch::read_one(applied.answer),
+            Ok(Err(error)) => batch::outcome(error),
+            // It is on its way and cannot be called back.
+            Err(_) => Outcome::Unknown,
         }
     }
 
@@ -397,7 +487,7 @@ impl Ledger {
     }
 
     /// Who may do what.
-    pub(crate) fn policy(&self) -> &Policy {
+    pub(crate) fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
@@ -438,6 +528,16 @@ impl Ledger {
             Ok(Err(_)) | Err(_) => Err(CommitError::Unknown),
         }
     }
+}
+
+/// What became of a request's approvals.
+enum Approvals {
+    /// The verdict asks for none.
+    NotNeeded,
+    /// They are to be judged by enrolments that this process does not hold yet.
+    Behind,
+    /// They hold.
+    Counted(Vec<v1::ApprovalClaim>),
 }
 
 /// A command and what it was decided on.

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, Role};
+use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, RegionId, Role};
 use proto::v1;
 use transport::Peer;
 
+use crate::approvals::{self, Approved};
 use crate::core::Core;
 use crate::custody::CustodyError;
 use crate::ledger::{CommitError, Release};
@@ -28,7 +29,7 @@ pub(crate) enum OpenError {
     /// The replica is sealed.
     #[error(transparent)]
     Sealed(#[from] Sealed),
-    /// Only gateways and sealing clients receive keys.
+    /// Only gateways, sealing clients and, with approvals, auditors receive keys.
     #[error("{actor} is of a role that never receives keys")]
     Role {
         /// Who asked.
@@ -82,6 +83,8 @@ pub(crate) struct OpenObjects {
     pub(crate) claim: v1::Claim,
     pub(crate) purpose: Purpose,
     pub(crate) items: Vec<OpenItem>,
+    recipient_region: RegionId,
+    approved: Option<Approved>,
 }
 
 impl OpenObjects {
@@ -96,6 +99,12 @@ impl OpenObjects {
         }
         let dataset = DatasetId::try_from(request.dataset_id.as_ref())
             .map_err(|_| malformed("dataset id"))?;
+        let approved = approved(actor, &request);
+        let recipient_region = match request.recipient_region.as_str() {
+            // Keys of this region go to identities of this region; hand-over abroad is another request.
+            "" => actor.region().clone(),
+            stated => stated.parse().map_err(|_| malformed("recipient region"))?,
+        };
         let claim = request.claim.unwrap_or_default();
         let purpose = if claim.purpose == MULTIPART {
             Purpose::Multipart
@@ -114,8 +123,22 @@ impl OpenObjects {
             claim,
             purpose,
             items,
+            recipient_region,
+            approved,
         })
     }
+}
+
+/// What came with a request to approve it.
+fn approved(actor: &Identity, request: &v1::OpenRequest) -> Option<Approved> {
+    if request.approvals.is_empty() && request.single_use_id.is_empty() {
+        return None;
+    }
+    Some(Approved {
+        hash: approvals::open_hash(actor, request),
+        single_use_id: request.single_use_id.clone(),
+        approvals: request.approvals.clone(),
+    })
 }
 
 impl OpenItem {
@@ -184,6 +207,14 @@ impl Release for OpenObjects {
             .unwrap_or_default()
     }
 
+    fn recipient_region(&self) -> Option<&RegionId> {
+        Some(&self.recipient_region)
+    }
+
+    fn approved(&self) -> Option<&Approved> {
+        self.approved.as_ref()
+    }
+
     fn record(&self, _key: &v1::KekRecord) -> v1::record::Kind {
         let items = self.items.iter().map(|item| v1::OpenedItem {
             version_id: item.version.into(),
@@ -191,10 +222,9 @@ impl Release for OpenObjects {
             lease_id: item.lease.into(),
             bytes: item.bytes,
         });
-        // Keys of this region go to identities of this region; hand-over abroad is another request.
         v1::record::Kind::Opens(v1::Opens {
             items: items.collect(),
-            recipient_region: self.actor.region().to_string(),
+            recipient_region: self.recipient_region.to_string(),
         })
     }
 }
@@ -204,9 +234,14 @@ pub(crate) fn request_id(bytes: &[u8]) -> Option<[u8; 16]> {
     bytes.try_into().ok()
 }
 
-/// Whether identities of this role may ever hold keys (DESIGN section 3).
+/// Whether identities of this role may ever hold lease keys (DESIGN section 3).
 pub(crate) fn receives_keys(role: Role) -> bool {
     matches!(role, Role::Gateway | Role::Client)
+}
+
+/// Whether identities of this role may be given what opens single objects: an auditor is, with approvals.
+fn opens_objects(role: Role) -> bool {
+    receives_keys(role) || role == Role::Auditor
 }
 
 impl Core {
@@ -217,7 +252,7 @@ impl Core {
         request: v1::OpenRequest,
     ) -> Result<v1::OpenReply, OpenError> {
         let actor = &peer.identity;
-        if !receives_keys(actor.role()) {
+        if !opens_objects(actor.role()) {
             return Err(OpenError::Role {
                 actor: actor.clone(),
             });

@@ -1,13 +1,17 @@
-//! The verdict on a request: what the grants of the region allow, on the state the leader sees.
+//! The verdict on a request: what the region's policy text allows, on the state the leader sees; where no text was ever
+//! set, what its grants do.
 //!
-//! Owns the question put to `kms-state`, which evaluates it, and [`Permit`], the proof of a yes, with the versions
-//! it rests on: apply refuses it where they have moved. Refuses everything that no grant allows.
+//! Owns the question put to `policy` or `kms-state`, and [`Permit`], the proof of a yes, with the versions it rests on:
+//! apply refuses it where they have moved. Refuses everything that nothing allows, and everything under a text that this
+//! build cannot read.
 
 use std::sync::Arc;
 
 use kms_state::{Authority, Question};
 use parking_lot::RwLock;
-use proto::ids::{DatasetId, Identity, Role};
+use policy::{PolicyText, Why};
+use proto::danger::{Switch, broken};
+use proto::ids::{DatasetId, Identity, RegionId, Role};
 use proto::store::Reader;
 use proto::v1;
 use tlog::Purpose;
@@ -15,16 +19,40 @@ use tlog::Purpose;
 use crate::ledger::Release;
 
 /// Why policy says no. Names no dataset and no caller: who asked knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
     /// No grant, no enrolment, or a role that never may.
     #[error(transparent)]
     Policy(#[from] kms_state::Denied),
+    /// The region's policy text does not permit it.
+    #[error(
+        "no policy permits this identity this action on this dataset for this purpose, case and time"
+    )]
+    NothingPermits,
+    /// The region's policy text forbids it.
+    #[error("forbidden by policy: {by}")]
+    Forbidden {
+        /// The policies that do, by name.
+        by: String,
+    },
+    /// A policy failed on the request, which denies it.
+    #[error("the region's policy fails on this request, which denies it: {why}")]
+    PolicyFails {
+        /// What failed.
+        why: String,
+    },
+    /// The text in force was accepted by another build.
+    #[error(
+        "this build cannot read the policy text in force: everything is denied until it can, or the text is changed"
+    )]
+    PolicyUnread,
     /// The purpose stated is none.
-    #[error("the purpose is not one")]
+    #[error("the purpose is not one: 1 to 64 of a-z, 0-9 and inner hyphens")]
     Purpose,
-    /// A person's purpose, which takes approvals that this call cannot carry.
-    #[error("this purpose takes dual approval")]
+    /// A person's purpose, and not everything that takes one can be approved.
+    #[error(
+        "a person's purpose is for opening single objects that two operators approved: see `reduit approve ask`"
+    )]
     NeedsApprovals,
     /// The dataset has no key.
     #[error("the dataset has no key")]
@@ -40,7 +68,16 @@ pub(crate) enum Denied {
 /// Policy's yes to one request, and what it rests on. Only [`Policy::permit`] makes one.
 pub(crate) struct Permit {
     key: Arc<v1::KekRecord>,
-    authority_version: u64,
+    verdict: Verdict,
+}
+
+/// A yes, and what it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// The version of enrolments, grants and policy text it was judged by.
+    pub(crate) authority_version: u64,
+    /// Distinct approvers it takes besides; 0 for everyday use.
+    pub(crate) approvals_needed: u32,
 }
 
 impl Permit {
@@ -54,37 +91,171 @@ impl Permit {
         self.key
     }
 
-    /// The version of enrolments and grants it was judged by.
-    pub(crate) fn authority_version(&self) -> u64 {
-        self.authority_version
+    /// What it was judged by.
+    pub(crate) fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+/// What one version of the authority says.
+struct Held {
+    authority: Authority,
+    rules: Rules,
+}
+
+enum Rules {
+    /// No text was ever set.
+    Grants,
+    Text(Arc<policy::Policy>),
+    /// A text that this build refuses.
+    Unread,
+}
+
+impl Held {
+    /// Parses the text, unless it is the one parsed `before`.
+    fn of(authority: Authority, before: Option<&Self>) -> Self {
+        let Some(text) = authority.policy_text() else {
+            let rules = Rules::Grants;
+            return Self { authority, rules };
+        };
+        if let Some(Self {
+            authority: known,
+            rules: Rules::Text(parsed),
+        }) = before
+            && known.policy_text() == Some(text)
+        {
+            let rules = Rules::Text(parsed.clone());
+            return Self { authority, rules };
+        }
+        let rules = match PolicyText::parse(text) {
+            Ok(parsed) => Rules::Text(Arc::new(parsed)),
+            Err(errors) => {
+                let version = authority.version();
+                tracing::error!(version, %errors, "the policy text in force cannot be read: everything is denied");
+                Rules::Unread
+            }
+        };
+        Self { authority, rules }
+    }
+}
+
+/// What a request states of itself besides who asks what of which dataset.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Statement<'a> {
+    pub(crate) claim: &'a v1::Claim,
+    /// Where what is released goes; `None` is the region itself.
+    pub(crate) recipient_region: Option<&'a RegionId>,
+}
+
+impl<'a> From<&'a v1::Claim> for Statement<'a> {
+    fn from(claim: &'a v1::Claim) -> Self {
+        Self {
+            claim,
+            recipient_region: None,
+        }
     }
 }
 
 /// Evaluates policy. Keeps the parsed authority of one version, so that a verdict costs no parsing.
 #[derive(Default)]
 pub(crate) struct Policy {
-    held: RwLock<Option<Arc<Authority>>>,
+    held: RwLock<Option<Arc<Held>>>,
 }
 
 impl Policy {
-    fn authority(&self, state: &dyn Reader) -> Result<Arc<Authority>, Denied> {
+    fn held(&self, state: &dyn Reader) -> Result<Arc<Held>, Denied> {
         let version = kms_state::authority_version(state);
         if let Some(held) = self
             .held
             .read()
             .as_ref()
-            .filter(|held| held.version() == version)
+            .filter(|held| held.authority.version() == version)
         {
             return Ok(held.clone());
         }
         let loaded = Authority::load(state).ok_or(kms_state::Denied::NotInitialised)?;
-        let loaded = Arc::new(loaded);
+        let before = self.held.read().clone();
+        let loaded = Arc::new(Held::of(loaded, before.as_deref()));
         *self.held.write() = Some(loaded.clone());
         Ok(loaded)
     }
 
-    /// Whether `actor` may do `action` with the dataset for the purpose stated; the version of the authority that
-    /// says so.
+    /// Parses what is in force, so that no request has to: a long text takes a while.
+    pub(crate) fn prepare(&self, state: &dyn Reader) {
+        // Before the ceremony there is nothing to parse.
+        let _ = self.held(state);
+    }
+
+    /// Whether `actor` may do `action` with the dataset for what it states, and what that rests on.
+    pub(crate) fn judge(
+        &self,
+        state: &dyn Reader,
+        actor: &Identity,
+        dataset: DatasetId,
+        action: v1::Action,
+        stated: Statement<'_>,
+    ) -> Result<Verdict, Denied> {
+        let purpose = match stated.claim.purpose.as_str() {
+            "" => Purpose::service(),
+            stated => stated.parse().map_err(|_| Denied::Purpose)?,
+        };
+        let held = self.held(state)?;
+        let authority = &held.authority;
+        let verdict = Verdict {
+            authority_version: authority.version(),
+            approvals_needed: match kms_state::is_human_purpose(&purpose) {
+                true => authority.approvals_min(),
+                false => 0,
+            },
+        };
+        if broken(Switch::IgnorePolicy) {
+            return Ok(verdict);
+        }
+        let text = match &held.rules {
+            Rules::Grants => {
+                let question = Question {
+                    principal: actor,
+                    dataset: &dataset,
+                    action,
+                    purpose: &purpose,
+                };
+                authority.may(question)?;
+                return Ok(verdict);
+            }
+            Rules::Unread => return Err(Denied::PolicyUnread),
+            Rules::Text(text) => text,
+        };
+        authority
+            .enrolment(actor)
+            .ok_or(kms_state::Denied::NotEnrolled)?;
+        let case = &stated.claim.case_id;
+        let request = policy::Request {
+            principal: actor.clone(),
+            action: action.try_into().map_err(|_| Denied::NothingPermits)?,
+            dataset: Some(dataset),
+            purpose,
+            case: Some(case.clone()).filter(|case| !case.is_empty()),
+            recipient_region: stated
+                .recipient_region
+                .unwrap_or(authority.region())
+                .clone(),
+            at: kms_state::region_time(state),
+        };
+        let decision = text.decide(&request);
+        match decision.why {
+            Why::Permitted => Ok(verdict),
+            Why::Forbidden => Err(Denied::Forbidden {
+                by: decision.by.join(", "),
+            }),
+            Why::NothingPermits => Err(Denied::NothingPermits),
+            Why::RoleBound => Err(kms_state::Denied::Role.into()),
+            Why::Error => Err(Denied::PolicyFails {
+                why: decision.errors.join("; "),
+            }),
+        }
+    }
+
+    /// As [`Self::judge`], for what nobody can approve beside it; the version of the authority that says so.
     pub(crate) fn may(
         &self,
         state: &dyn Reader,
@@ -93,17 +264,7 @@ impl Policy {
         action: v1::Action,
         claim: &v1::Claim,
     ) -> Result<u64, Denied> {
-        let purpose = match claim.purpose.as_str() {
-            "" => Purpose::service(),
-            stated => stated.parse().map_err(|_| Denied::Purpose)?,
-        };
-        let question = Question {
-            principal: actor,
-            dataset: &dataset,
-            action,
-            purpose: &purpose,
-        };
-        let verdict = self.authority(state)?.may(question)?;
+        let verdict = self.judge(state, actor, dataset, action, claim.into())?;
         if verdict.approvals_needed > 0 {
             return Err(Denied::NeedsApprovals);
         }
@@ -117,8 +278,14 @@ impl Policy {
         request: &R,
     ) -> Result<Permit, Denied> {
         let (actor, dataset) = (request.actor(), request.dataset());
-        let authority_version =
-            self.may(state, actor, dataset, request.action(), request.claim())?;
+        let stated = Statement {
+            claim: request.claim(),
+            recipient_region: request.recipient_region(),
+        };
+        let verdict = self.judge(state, actor, dataset, request.action(), stated)?;
+        if verdict.approvals_needed > 0 && request.approved().is_none() {
+            return Err(Denied::NeedsApprovals);
+        }
         // After the grants: who is not granted does not learn which datasets have keys.
         let key = kms_state::key(state, &dataset).ok_or(Denied::NoSuchKey)?;
         if key.state() != v1::KeyState::Enabled {
@@ -130,7 +297,7 @@ impl Policy {
         }
         Ok(Permit {
             key: Arc::new(key),
-            authority_version,
+            verdict,
         })
     }
 

@@ -354,6 +354,17 @@ impl KmsOperate for Services {
         )
     }
 
+    async fn change_policy(
+        &self,
+        request: Request<v1::ChangePolicyRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        answer(
+            "ChangePolicy",
+            self.0.change_policy(&peer, request.into_inner()).await,
+        )
+    }
+
     async fn change_witnesses(
         &self,
         request: Request<v1::ChangeWitnessesRequest>,

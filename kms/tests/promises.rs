@@ -38,6 +38,7 @@ async fn no_key_is_released_before_its_record_is_committed() {
             name_commitment: Bytes::copy_from_slice(&[2; 32]),
             bytes: 1,
         }],
+        ..v1::OpenRequest::default()
     };
     let another = v1::IssueLeaseRequest {
         session_id: session.id,

@@ -3,69 +3,21 @@
 mod common;
 
 use bytes::Bytes;
-use common::{Begin, Caller, PATIENCE, REPLICAS, Region, SHARES, Session, now, random, reason};
-use envelope::{
-    DekSalt, NameCommitment, NameSalt, ObjectContext, PartNumber, SealedKey, SealingLease, Suite,
+use common::{
+    Begin, Caller, PATIENCE, REPLICAS, Region, SHARES, Sealed, Session, now, open, random, reason,
 };
+use envelope::SealedKey;
 use kms::approvals::{approve, request_hash};
 use prost::Message as _;
-use proto::ids::{DatasetId, LeaseId, ObjectVersionId, UnixMs};
+use proto::ids::UnixMs;
 use proto::v1;
 
 const DATASET: [u8; 16] = [0xD5; 16];
 const BODY: &[u8] = b"telemetry that nobody else may read";
 
-/// An object as a gateway leaves it behind: sealed bytes, and what the catalog keeps of it.
-struct Sealed {
-    bytes: Vec<u8>,
-    context: ObjectContext,
-    item: v1::OpenItem,
-}
-
 /// Seals an object under a lease that the KMS gave.
 fn seal(reply: &v1::IssueLeaseReply, session: &Session) -> Sealed {
-    let id = LeaseId::try_from(reply.lease_id.as_ref()).expect("a lease id");
-    let sealed = SealedKey::try_from(reply.sealed_lease_key.as_ref()).expect("a sealed key");
-    let lease: SealingLease = session
-        .receiver
-        .receive_lease(&sealed, id, &session.aad())
-        .expect("the lease key");
-    let (salt, name_salt) = (
-        DekSalt::random().expect("room"),
-        NameSalt::random().expect("room"),
-    );
-    let context = ObjectContext {
-        suite: Suite::Cobblestone256,
-        region: common::region_id(),
-        dataset: DatasetId(DATASET),
-        version: ObjectVersionId(random()),
-        name: NameCommitment::of(&name_salt, &"a/b.json".parse().expect("a key")),
-    };
-    let dek = lease.seal_dek(&salt, &context).expect("room");
-    let bytes = dek.seal_part(PartNumber::FIRST, BODY).expect("sealed");
-    let item = v1::OpenItem {
-        token: reply.token.clone(),
-        version_id: context.version.into(),
-        dek_salt: Bytes::copy_from_slice(salt.as_bytes()),
-        name_commitment: Bytes::copy_from_slice(context.name.as_bytes()),
-        bytes: BODY.len() as u64,
-    };
-    Sealed {
-        bytes,
-        context,
-        item,
-    }
-}
-
-/// Opens an object with a DEK that the KMS released.
-fn open(sealed: &Sealed, reply: &v1::OpenReply, session: &Session) -> Vec<u8> {
-    let key = SealedKey::try_from(reply.keys[0].sealed_dek.as_ref()).expect("a sealed DEK");
-    let dek = session
-        .receiver
-        .receive_dek(&key, sealed.context.clone(), &session.aad())
-        .expect("the DEK of this object");
-    dek.open_part(PartNumber::FIRST, &sealed.bytes)
-        .expect("opens")
+    common::seal(DATASET, BODY, reply, session)
 }
 
 fn claim(purpose: &str) -> v1::Claim {
@@ -370,6 +322,7 @@ async fn concurrent_opens_share_entries_and_each_has_its_leaf() {
             dataset_id: Bytes::copy_from_slice(&DATASET),
             claim: None,
             items: vec![sealed.item.clone()],
+            ..v1::OpenRequest::default()
         })
         .collect();
     let began = std::time::Instant::now();
@@ -502,6 +455,7 @@ async fn sealed_replica_refuses(app: &Caller, at: usize, items: &[v1::OpenItem])
         dataset_id: Bytes::copy_from_slice(&DATASET),
         claim: None,
         items: items.to_vec(),
+        ..v1::OpenRequest::default()
     };
     let refused = app.kms(at).open(request).await.expect_err("sealed");
     assert_eq!(reason(&refused), "sealed");

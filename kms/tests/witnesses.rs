@@ -10,11 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    AheadClock, Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, now, policy_of,
-    policy_text, random, reason,
+    AheadClock, Begin, Caller, PATIENCE, REPLICAS, Region, TestWitness, policy_of, policy_text,
+    reason,
 };
-use kms::approvals::{approve, request_hash};
-use proto::ids::UnixMs;
 use proto::v1;
 use tlog::{Note, Policy, SignatureType, SignerKey};
 
@@ -24,45 +22,13 @@ const UNWITNESSED_MS: u64 = 60_000;
 /// Between two looks at what takes its time.
 const PAUSE: Duration = Duration::from_millis(20);
 
-async fn raise_level(region: &Region, level: u32) {
-    let operator = region.caller("op-1");
-    let raised = operator.at_leader(|at| {
-        let mut operate = operator.operate(at);
-        async move {
-            operate
-                .raise_level(v1::RaiseKmsLevelRequest { level })
-                .await
-        }
-    });
-    raised.await.expect("raised");
-}
-
 async fn change_witnesses(
     region: &Region,
     text: &str,
     approvers: &[&str],
 ) -> Result<v1::KmsDone, tonic::Status> {
-    let operator = region.caller("op-1");
-    let single_use_id = random::<16>();
-    let mut request = v1::ChangeWitnessesRequest {
-        policy: Some(v1::WitnessPolicy {
-            format: 1,
-            policy: Bytes::copy_from_slice(text.as_bytes()),
-            unwitnessed_max_ms: UNWITNESSED_MS,
-        }),
-        single_use_id: Bytes::copy_from_slice(&single_use_id),
-        ..v1::ChangeWitnessesRequest::default()
-    };
-    let hash = request_hash("ChangeWitnesses", &request);
-    // Region time may be set ahead.
-    let expires = UnixMs(now().0 + 600_000);
-    let by = |name: &&str| approve(region.people.local(name), hash, single_use_id, expires);
-    request.approvals = approvers.iter().map(by).collect();
-    let changed = operator.at_leader(|at| {
-        let (mut operate, request) = (operator.operate(at), request.clone());
-        async move { Ok(operate.change_witnesses(request).await?.into_inner()) }
-    });
-    changed.await
+    let request = region.witness_change(text, UNWITNESSED_MS);
+    region.change_witnesses(request, approvers).await
 }
 
 async fn found(caller: &Caller, at: usize) -> v1::FindCheckpointReply {
@@ -83,7 +49,7 @@ async fn with_witness(begin: Begin) -> (Region, TestWitness) {
 /// The same, with the policy in force.
 async fn witnessed(begin: Begin) -> (Region, TestWitness) {
     let (region, witness) = with_witness(begin).await;
-    raise_level(&region, 2).await;
+    region.raise_level(2).await;
     let text = policy_text(&region, &[&witness]).await;
     changed(&region, &text).await;
     (region, witness)
@@ -136,7 +102,7 @@ async fn the_policy_of_witnesses_takes_a_level_dual_control_and_this_regions_log
         reason(&refused.expect_err("an older build would stop")),
         "level-too-low"
     );
-    raise_level(&region, 2).await;
+    region.raise_level(2).await;
     let refused = change_witnesses(&region, &text, &["op-2"]).await;
     assert_eq!(
         reason(&refused.expect_err("one is not two")),

@@ -1,17 +1,22 @@
-//! Who may do what with the catalog: the region's grants, default deny, and how this node keeps them fresh.
+//! Who may do what with the catalog: the region's policy text, or its grants where no text was ever set; default deny,
+//! and how this node keeps them fresh.
 //!
-//! Owns the evaluation of grants for catalog actions and the refresh from the KMS. Refuses everything no grant
-//! allows. Purposes are the KMS's to judge: a node sees none, so here a grant counts whatever purpose it is for.
+//! Owns the question put to policy for catalog actions and the refresh from the KMS. Refuses everything that nothing
+//! allows, and everything under a text that this build cannot read. Purpose and case are what the caller states in its
+//! request's headers, as they are in a claim to the KMS; grants, which are older than that, count whatever their purpose.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use policy::{Policy, PolicyText};
+use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, Role};
 use proto::v1::Action;
 use proto::v1::kms_client::KmsClient;
 use proto::{v1, v1::FetchEnrolmentsRequest};
+use tlog::Purpose;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
 use transport::enrolment::{EnrolmentTable, Grant, Principal};
@@ -27,32 +32,103 @@ const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// How long one KMS replica may take to answer.
 const FETCH_MAX: Duration = Duration::from_secs(2);
 
-/// Whether a grant allows one of `actions`; `dataset` is `None` for what concerns no dataset in particular.
-pub(crate) fn may(
-    table: &EnrolmentTable,
-    identity: &Identity,
-    dataset: Option<&DatasetId>,
-    actions: &[Action],
-) -> bool {
-    table
-        .grants()
-        .iter()
-        .any(|grant| allows(grant, identity, dataset, actions))
+/// The rules of one enrolment set.
+enum Rules {
+    /// No policy text was ever set.
+    Grants,
+    Text(Arc<Policy>),
+    /// A text that this build refuses: everything is denied.
+    Unread,
 }
 
-/// Refuses what [`may`] does not allow.
-pub(crate) fn check(
-    table: &EnrolmentTable,
-    peer: &Peer,
-    dataset: Option<&DatasetId>,
-    actions: &[Action],
-) -> Result<(), CallError> {
-    if may(table, &peer.identity, dataset, actions) {
-        return Ok(());
+/// The rules in force, parsed once for each text.
+#[derive(Default)]
+pub(crate) struct Policies {
+    held: Mutex<Option<(String, Arc<Rules>)>>,
+}
+
+impl Policies {
+    fn of(&self, table: &EnrolmentTable) -> Arc<Rules> {
+        let text = table.policy().unwrap_or_default();
+        if let Some((held, rules)) = &*self.held.lock()
+            && held == text
+        {
+            return rules.clone();
+        }
+        let rules = Arc::new(match table.policy().map(PolicyText::parse) {
+            None => Rules::Grants,
+            Some(Ok(parsed)) => Rules::Text(Arc::new(parsed)),
+            Some(Err(errors)) => {
+                let version = table.version();
+                tracing::error!(version, %errors, "the policy text in force cannot be read: everything is denied");
+                Rules::Unread
+            }
+        });
+        *self.held.lock() = Some((text.to_owned(), rules.clone()));
+        rules
     }
-    Err(CallError::NotGranted {
-        identity: peer.identity.clone(),
-    })
+}
+
+impl Core {
+    /// Whether policy allows one of `actions`; `dataset` is `None` for what concerns no dataset in particular. Where no
+    /// text was ever set a grant counts whatever purpose it is for.
+    pub(crate) fn may(
+        &self,
+        table: &EnrolmentTable,
+        peer: &Peer,
+        dataset: Option<&DatasetId>,
+        actions: &[Action],
+    ) -> bool {
+        if broken(Switch::IgnorePolicy) {
+            return true;
+        }
+        let identity = &peer.identity;
+        let text = match &*self.refresher.policies.of(table) {
+            Rules::Grants => {
+                let mut grants = table.grants().iter();
+                return grants.any(|grant| allows(grant, identity, dataset, actions));
+            }
+            Rules::Unread => return false,
+            Rules::Text(text) => text.clone(),
+        };
+        let stated = &peer.stated;
+        let purpose = match stated.purpose.as_str() {
+            "" => Some(Purpose::service()),
+            stated => stated.parse().ok(),
+        };
+        let Some(purpose) = purpose else { return false };
+        actions.iter().any(|action| {
+            let Ok(action) = (*action).try_into() else {
+                return false;
+            };
+            let request = policy::Request {
+                principal: identity.clone(),
+                action,
+                dataset: dataset.copied(),
+                purpose: purpose.clone(),
+                case: Some(stated.case.clone()).filter(|case| !case.is_empty()),
+                recipient_region: identity.region().clone(),
+                at: self.clock.now(),
+            };
+            text.decide(&request).allowed
+        })
+    }
+
+    /// Refuses what [`Self::may`] does not allow.
+    pub(crate) fn check(
+        &self,
+        table: &EnrolmentTable,
+        peer: &Peer,
+        dataset: Option<&DatasetId>,
+        actions: &[Action],
+    ) -> Result<(), CallError> {
+        if self.may(table, peer, dataset, actions) {
+            return Ok(());
+        }
+        Err(CallError::NotGranted {
+            identity: peer.identity.clone(),
+        })
+    }
 }
 
 fn allows(
@@ -92,7 +168,7 @@ impl Authority for Grants {
 impl Grants {
     fn granted(&self, peer: &Peer, dataset: DatasetId, action: Action) -> Result<(), NotGranted> {
         let table = self.0.enrolments.current();
-        if may(&table, &peer.identity, Some(&dataset), &[action]) {
+        if self.0.may(&table, peer, Some(&dataset), &[action]) {
             return Ok(());
         }
         Err(NotGranted)
@@ -106,6 +182,7 @@ pub(crate) struct Refresher {
     configured: Vec<String>,
     channels: Mutex<HashMap<String, Channel>>,
     asked: Notify,
+    policies: Arc<Policies>,
 }
 
 /// Why one KMS replica gave no set that was taken.
@@ -128,12 +205,14 @@ impl Refresher {
         configured: Vec<String>,
     ) -> Arc<Self> {
         let (channels, asked) = (Mutex::default(), Notify::new());
+        let policies = Arc::default();
         Arc::new(Self {
             connector,
             enrolments,
             configured,
             channels,
             asked,
+            policies,
         })
     }
 
@@ -206,9 +285,14 @@ impl Refresher {
             Ok(Err(status)) => return Err(RefreshError::Refused(status.message().to_owned())),
             Ok(Ok(answer)) => answer.into_inner(),
         };
-        let enrolments = self.enrolments.clone();
-        // The set is written and synced: a place where blocking is allowed.
-        let taken = tokio::task::spawn_blocking(move || enrolments.offer(&signed)).await;
+        let (enrolments, policies) = (self.enrolments.clone(), self.policies.clone());
+        // The set is written and synced, a new text parsed: a place where blocking is allowed.
+        let take = move || {
+            let taken = enrolments.offer(&signed);
+            policies.of(&enrolments.current());
+            taken
+        };
+        let taken = tokio::task::spawn_blocking(take).await;
         match taken {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(RefreshError::NotTaken(error)),

@@ -18,7 +18,6 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use transport::Peer;
 
-use crate::authority::{check, may};
 use crate::core::{Core, LEADER_WAIT};
 use crate::error::CallError;
 use crate::metered::metered;
@@ -83,7 +82,7 @@ impl Core {
         };
         let published = self
             .decide_catalog(|table, _| {
-                check(table, peer, Some(&id), &[Action::Create])?;
+                self.check(table, peer, Some(&id), &[Action::Create])?;
                 Ok(Command::PublishDataset(publish.clone()))
             })
             .await;
@@ -116,7 +115,7 @@ impl Core {
         let emptiest = self.emptiest_shard();
         let placed = self
             .decide_catalog(|table, state| {
-                check(table, peer, Some(id), &[Action::Create])?;
+                self.check(table, peer, Some(id), &[Action::Create])?;
                 let held = catalog::find(state, name.as_str());
                 if held.is_some_and(|held| held.dataset_id != id.as_bytes()[..]) {
                     return Err(CallError::refused(v1::Refusal::NameTaken));
@@ -181,7 +180,7 @@ impl Core {
         let id = DatasetId::try_from(record.dataset_id.as_ref())?;
         if peer.identity.role() != Role::Kms {
             // As if it were not there: names are for those who may use them.
-            check(&self.enrolments.current(), peer, Some(&id), &ANY)
+            self.check(&self.enrolments.current(), peer, Some(&id), &ANY)
                 .map_err(|_| CallError::NoSuchDataset)?;
         }
         self.dataset_info(&id, GroupId(record.shard), None).await
@@ -200,7 +199,7 @@ impl Core {
         let limit = request.limit as usize;
         let page = catalog::list(&*view.state, &request.start_after, limit, &mut |record| {
             DatasetId::try_from(record.dataset_id.as_ref())
-                .is_ok_and(|id| may(&table, &peer.identity, Some(&id), &ANY))
+                .is_ok_and(|id| self.may(&table, peer, Some(&id), &ANY))
         });
         Ok(v1::ListDatasetsReply {
             at_index: index.0,
@@ -217,7 +216,7 @@ impl Core {
         let name: DatasetName = request.name.parse()?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         self.leading(&self.groups.catalog)?;
-        check(
+        self.check(
             &self.enrolments.current(),
             peer,
             Some(&id),
@@ -241,7 +240,7 @@ impl Core {
             dataset_id: request.dataset_id,
         };
         self.decide_catalog(|table, _| {
-            check(table, peer, Some(&id), &[Action::Create])?;
+            self.check(table, peer, Some(&id), &[Action::Create])?;
             Ok(Command::UnpublishDataset(unpublish.clone()))
         })
         .await

@@ -28,7 +28,7 @@ pub enum CallError {
     #[error("request is malformed: {0}")]
     Malformed(&'static str),
     /// No grant allows it.
-    #[error("no grant allows {identity} this")]
+    #[error("no grant and no policy allows {identity} this")]
     NotGranted {
         /// Who asked.
         identity: Identity,

@@ -19,7 +19,6 @@ use proto::v1::shard_server::ShardServer;
 use tonic::{Request, Response, Status};
 use transport::{Peer, require_role};
 
-use crate::authority::check;
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 use crate::metered::metered;
@@ -68,7 +67,7 @@ impl Core {
             Room::Reserved,
             Bytes::new(),
             |table, state| {
-                check(table, peer, Some(&id), &[Action::Write])?;
+                self.check(table, peer, Some(&id), &[Action::Write])?;
                 let dataset = read::dataset(state, &id).ok_or(CallError::NoSuchDataset)?;
                 let (lease, token) = tokens::verify(table, peer, &dataset, &request.token)?;
                 let register = v1::RegisterToken {
@@ -105,7 +104,7 @@ impl Core {
             Room::Needed,
             request.request_id,
             |table, state| {
-                check(table, peer, Some(&id), &[Action::Write])?;
+                self.check(table, peer, Some(&id), &[Action::Write])?;
                 Ok(Decision {
                     key_state_version: key_state_version(state, &id)?,
                     command: Command::PutObject(put.clone()),
@@ -149,7 +148,7 @@ impl Core {
             Room::Needed,
             request.request_id,
             |table, state| {
-                check(table, peer, Some(&id), &[Action::Write])?;
+                self.check(table, peer, Some(&id), &[Action::Write])?;
                 Ok(Decision {
                     key_state_version: key_state_version(state, &id)?,
                     command: Command::FinishObject(finish.clone()),
@@ -179,7 +178,7 @@ impl Core {
             Room::Reserved,
             request.request_id,
             |table, _| {
-                check(table, peer, Some(&id), &[Action::Write])?;
+                self.check(table, peer, Some(&id), &[Action::Write])?;
                 // A delete involves no key: it works whatever the key's state is.
                 let command = Command::DeleteObject(delete.clone());
                 Ok(Decision {
@@ -202,7 +201,7 @@ impl Core {
             0 => None,
             _ => Some(ObjectVersionId::try_from(request.version_id.as_ref())?),
         };
-        check(
+        self.check(
             &self.enrolments.current(),
             peer,
             Some(&id),
@@ -271,7 +270,7 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         bounded(&[&request.prefix, &request.delimiter, &request.start_after])?;
-        check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
+        self.check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
         let (view, index) = self.read(&shard.group).await?;
         self.living(&*view.state, &id)?;
         let query = ObjectsQuery {
@@ -297,7 +296,7 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         bounded(&[&request.prefix, &request.start_after_key])?;
-        check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
+        self.check(&self.enrolments.current(), peer, Some(&id), &[Action::List])?;
         let (view, index) = self.read(&shard.group).await?;
         self.living(&*view.state, &id)?;
         let query = VersionsQuery {
@@ -363,7 +362,7 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         self.decide_shard(&shard.group, Room::Reserved, Bytes::new(), |table, _| {
-            check(table, peer, Some(&id), &[Action::Create])?;
+            self.check(table, peer, Some(&id), &[Action::Create])?;
             let (dataset_id, enabled) = (request.dataset_id.clone(), request.enabled);
             let set = v1::SetVersioning {
                 dataset_id,
@@ -424,7 +423,7 @@ impl Core {
         };
         if !matches!(peer.identity.role(), Role::Node | Role::Kms) {
             let any = [Action::List, Action::Read, Action::Write];
-            check(&self.enrolments.current(), peer, id.as_ref(), &any)?;
+            self.check(&self.enrolments.current(), peer, id.as_ref(), &any)?;
         }
         let (view, index) = self.read(&shard.group).await?;
         let meta = ShardMeta::load(&*view.state);

@@ -36,11 +36,15 @@ pub enum Switch {
     IgnoreWitnesses,
     /// P4: small objects go to the nodes unsealed.
     PlaintextOnNode,
+    /// P3: what no policy permits is allowed.
+    IgnorePolicy,
+    /// P3: purposes are not bound to roles: a service states a person's.
+    AnyonesPurpose,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -54,6 +58,8 @@ impl Switch {
         Self::UnlinkByClock,
         Self::IgnoreWitnesses,
         Self::PlaintextOnNode,
+        Self::IgnorePolicy,
+        Self::AnyonesPurpose,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -72,6 +78,8 @@ impl Switch {
             Self::UnlinkByClock => "unlink_by_clock",
             Self::IgnoreWitnesses => "ignore_witnesses",
             Self::PlaintextOnNode => "plaintext_on_node",
+            Self::IgnorePolicy => "ignore_policy",
+            Self::AnyonesPurpose => "anyones_purpose",
         }
     }
 }

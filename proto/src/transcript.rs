@@ -3,6 +3,9 @@
 //! Owns labels and encodings. A label is versioned and used for one purpose; a field is length-prefixed where its
 //! length is not fixed, so that two messages cannot share bytes.
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use crate::v1;
 
 /// Ed25519 label of a signed enrolment set.
@@ -157,6 +160,22 @@ pub fn approved_request(method: &str, request_without_approvals: &[u8]) -> Vec<u
         method.as_bytes(),
         request_without_approvals,
     ])
+}
+
+/// What an approval of an open is of: who asks, and everything asked for. Not the session, which a retry at another
+/// replica has anew.
+pub fn approved_open(actor: &str, request: &v1::OpenRequest) -> Vec<u8> {
+    let claim = v1::Claim {
+        actor: actor.to_owned(),
+        ..request.claim.clone().unwrap_or_default()
+    };
+    let bound = v1::OpenRequest {
+        session_id: Bytes::new(),
+        approvals: Vec::new(),
+        claim: Some(claim),
+        ..request.clone()
+    };
+    approved_request("Open", &bound.encode_to_vec())
 }
 
 /// What the approval of a peer unseal hashes: which replica, in which life, with which offer (by its SHA-256).

@@ -53,6 +53,8 @@ pub enum Kind {
     EnrolmentChanged,
     /// Grants were added or removed.
     GrantsChanged,
+    /// The policy text changed.
+    PolicyChanged,
     /// The witnesses that vouch for this log changed.
     WitnessesChanged,
     /// A replica received the root key.

@@ -169,6 +169,7 @@ impl Acceptor {
             public_key,
             node_id,
             remote,
+            stated: crate::peer::Stated::default(),
         });
         let connection = PeerConnection {
             peer,

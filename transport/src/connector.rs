@@ -279,6 +279,7 @@ async fn dial(
         public_key,
         node_id,
         remote,
+        stated: crate::peer::Stated::default(),
     });
     Ok(PeerStream::new(
         stream.into(),

@@ -363,6 +363,7 @@ pub fn new_set(trust: &RegionTrust, contents: SetContents) -> v1::EnrolmentSet {
         signed_at_ms: contents.signed_at.0,
         grants,
         approvals_min: contents.approvals_min,
+        policy: String::new(),
     }
 }
 

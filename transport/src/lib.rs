@@ -35,5 +35,5 @@ pub use handshake::{HandshakeError, KeyExchange, Refusal};
 pub use identity::{IdentityError, LocalIdentity};
 pub use keys::{BadSignature, KeyError, KeyPair, PublicKey, verify};
 pub use lane::{Lane, STREAMS_MAX, server};
-pub use peer::{Expect, Peer, PeerConnection, PeerError, peer, peer_in, require_role};
+pub use peer::{Expect, Peer, PeerConnection, PeerError, Stated, peer, peer_in, require_role};
 pub use stream::PeerStream;

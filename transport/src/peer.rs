@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use proto::ids::{Identity, NodeId, RegionId, Role};
 use rustls::pki_types::CertificateDer;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Status};
 
 use crate::certificate::{self, CertificateError, RegionTrust};
@@ -126,6 +127,60 @@ pub struct Peer {
     pub node_id: Option<NodeId>,
     /// From where.
     pub remote: SocketAddr,
+    /// What its request states of itself.
+    pub stated: Stated,
+}
+
+/// What a request to a storage node states of itself, in its headers: the caller's own words, as in a claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stated {
+    /// What for; empty means `service`.
+    pub purpose: String,
+    /// Which case; empty for none.
+    pub case: String,
+}
+
+impl Stated {
+    const PURPOSE: &str = "reduit-purpose";
+    const CASE: &str = "reduit-case-bin";
+    /// Bytes of either that are read: longer ones are of nobody's policy.
+    const BYTES_MAX: usize = 1_024;
+
+    /// A request that states this.
+    pub fn of<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let headers = request.metadata_mut();
+        if let Ok(purpose) = self.purpose.parse()
+            && !self.purpose.is_empty()
+        {
+            headers.insert(Self::PURPOSE, purpose);
+        }
+        if !self.case.is_empty() {
+            headers.insert_bin(Self::CASE, MetadataValue::from_bytes(self.case.as_bytes()));
+        }
+        request
+    }
+
+    /// What cannot be read is kept as words that no policy permits anything for.
+    fn read(headers: &MetadataMap) -> Self {
+        let unread = || "?".to_owned();
+        let purpose = headers.get(Self::PURPOSE).map(|value| {
+            let text = value.to_str().ok().map(str::to_owned);
+            text.filter(|text| text.len() <= Self::BYTES_MAX)
+                .unwrap_or_else(unread)
+        });
+        let case = headers.get_bin(Self::CASE).map(|value| {
+            let bytes = value.to_bytes().ok().map(|bytes| bytes.to_vec());
+            bytes
+                .filter(|bytes| bytes.len() <= Self::BYTES_MAX)
+                .and_then(|bytes| String::from_utf8(bytes).ok())
+                .unwrap_or_else(unread)
+        });
+        Self {
+            purpose: purpose.unwrap_or_default(),
+            case: case.unwrap_or_default(),
+        }
+    }
 }
 
 /// What a peer is judged by.
@@ -208,7 +263,10 @@ impl PeerConnection {
 
 /// The peer of a request, checked again: the key must still be enrolled, under the same identity and so role.
 pub fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
-    peer_in(request.extensions().get::<PeerConnection>()).map_err(|error| status_of(&error))
+    let peer = peer_in(request.extensions().get::<PeerConnection>());
+    let peer = peer.map_err(|error| status_of(&error))?;
+    let stated = Stated::read(request.metadata());
+    Ok(Peer { stated, ..peer })
 }
 
 /// As [`peer`], for what is not a tonic request: the connect info that the acceptor's stream gave.

@@ -399,6 +399,7 @@ fn golden_bytes_of_a_signed_enrolment_set() {
             purposes: vec!["service".to_owned()],
         }],
         approvals_min: 2,
+        policy: String::new(),
     };
     let bytes = set.encode_to_vec();
     let signed = v1::SignedEnrolmentSet {

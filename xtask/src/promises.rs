@@ -176,6 +176,36 @@ const PROMISES: &[Promise] = &[
         test: "a_persons_purpose_waits_until_the_witnesses_have_seen_its_record",
     },
     Promise {
+        says: "P3 an approved open released before its record is witnessed, on real replicas",
+        switch: "ignore_witnesses",
+        target: Some("approved_opens"),
+        test: "an_approved_open_is_released_once_the_witness_has_seen_its_record",
+    },
+    Promise {
+        says: "P2 approvals not counted for an open, on real replicas",
+        switch: "ignore_approvals",
+        target: Some("approved_opens"),
+        test: "an_open_for_a_persons_purpose_is_refused_unless_two_others_approved_exactly_it",
+    },
+    Promise {
+        says: "P3 purposes not bound to roles, on real replicas",
+        switch: "anyones_purpose",
+        target: Some("approved_opens"),
+        test: "an_open_for_a_persons_purpose_is_refused_unless_two_others_approved_exactly_it",
+    },
+    Promise {
+        says: "P3 purposes not bound to roles, in the state",
+        switch: "anyones_purpose",
+        target: Some("machine"),
+        test: "apply_holds_purposes_to_roles_even_where_a_leader_did_not",
+    },
+    Promise {
+        says: "P3 policy not asked",
+        switch: "ignore_policy",
+        target: Some("policy"),
+        test: "what_no_policy_permits_is_denied_and_a_forbid_is_named",
+    },
+    Promise {
         says: "P5 block unlinked by clock",
         switch: "unlink_by_clock",
         target: None,

@@ -19,6 +19,7 @@ const MAY: &[(&str, &[&str])] = &[
         "reduit-node",
         &[
             "reduit-node-state",
+            "reduit-policy",
             "reduit-replica",
             "reduit-proto",
             "reduit-tlog",
@@ -29,6 +30,7 @@ const MAY: &[(&str, &[&str])] = &[
         "reduit-kms",
         &[
             "reduit-kms-state",
+            "reduit-policy",
             "reduit-replica",
             "reduit-proto",
             "reduit-envelope",

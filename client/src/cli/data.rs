@@ -187,7 +187,6 @@ impl Put {
 impl Get {
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
         let region = session.region().await?;
-        let dataset = region.dataset(&self.from.dataset).await?;
         let options = GetOptions {
             version: self.version,
             range: self.range,
@@ -195,6 +194,7 @@ impl Get {
             case: self.case,
             on_behalf_of: self.on_behalf_of,
         };
+        let dataset = region.dataset_for(&self.from.dataset, &options).await?;
         if self.recursive {
             return copy::get(
                 session,

@@ -60,9 +60,15 @@ pub(crate) enum Command {
         key: Vec<PathBuf>,
     },
     /// Raises the feature level once every voter supports it. There is no way back.
+    #[command(
+        after_help = "Examples:\n  reduit operator raise-level 1\n  reduit operator raise-level 3 --kms"
+    )]
     RaiseLevel {
         /// To this.
         level: u32,
+        /// Of the KMS alone: its levels go further than those of storage.
+        #[arg(long)]
+        kms: bool,
     },
 }
 
@@ -164,11 +170,13 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
                 .await?;
             line(format!("witnesses changed, leaf {}", done.leaf_index));
         }
-        Command::RaiseLevel { level } => {
-            line(format!(
-                "storage: feature level {}",
-                region.raise_level(level).await?
-            ));
+        Command::RaiseLevel { level, kms } => {
+            if !kms {
+                line(format!(
+                    "storage: feature level {}",
+                    region.raise_level(level).await?
+                ));
+            }
             line(format!(
                 "kms: feature level {}",
                 region.raise_kms_level(level).await?

@@ -1,7 +1,7 @@
-//! `reduit policy`: texts are checked, explained and compared, offline, before two people approve one.
+//! `reduit policy`: texts are checked, explained and compared, offline, before two people approve one; then one is set.
 //!
-//! Owns files and what is printed; what a text means is `policy`'s to say. Exit codes as of `grep` and `diff`: 0 for
-//! yes, 1 for no, 2 where there is no answer.
+//! Owns files and what is printed; what a text means is `policy`'s to say. Exit codes of what is offline are as of `grep`
+//! and `diff`: 0 for yes, 1 for no, 2 where there is no answer. Refuses to set a text that is none.
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -10,11 +10,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use client::ids::{DatasetId, Identity, RegionId, UnixMs};
+use client::{Approvable, ApprovalRequest};
 use policy::{Action, Change, Dimensions, Policy, PolicyErrors, PolicyText, Request, diff};
+use proto::v1;
 use serde_json::json;
+use transport::LocalIdentity;
 
 use super::failure::{Failure, file};
 use super::output::{line, parse_time};
+use super::{Session, approve};
+
+/// Approvals given where the change is made: they travel nowhere.
+const APPROVED_HERE_MINUTES: u32 = 5;
 
 const CHECK_HELP: &str = "Exit codes:
   0  the text is valid (there may be warnings)
@@ -49,6 +56,19 @@ Examples:
   reduit policy diff region.cedar proposed.cedar
   reduit policy diff region.cedar proposed.cedar --json";
 
+const SHOW_HELP: &str = "Examples:
+  reduit policy show > region.cedar
+  reduit policy show --json";
+
+const SET_HELP: &str = "Nodes learn it within 5 s. There is no way back to grants, only to another text.
+
+Examples:
+  reduit policy show > region.cedar
+  reduit policy diff region.cedar proposed.cedar
+  reduit approve policy proposed.cedar -o proposed.request
+  reduit policy set --request proposed.request --approval proposed.berta --approval proposed.carlo
+  reduit policy set proposed.cedar --certificate op-2.pem --key op-2.key --certificate op-3.pem --key op-3.key";
+
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Whether a file is a valid policy text, and what is wrong with it.
@@ -70,6 +90,32 @@ pub(crate) enum Command {
     },
     /// Prints the schema: what a text may speak of.
     Schema,
+    /// Prints the text in force; where none was ever set, the one that decides as the grants do.
+    #[command(after_help = SHOW_HELP)]
+    Show,
+    /// Puts a text in force, approved by two other operators. The first one ends the grants.
+    #[command(after_help = SET_HELP)]
+    Set(Set),
+}
+
+/// A text and its approvals.
+#[derive(Args)]
+pub(crate) struct Set {
+    /// The text; `-` is standard input.
+    #[arg(required_unless_present = "request", conflicts_with = "request")]
+    text: Option<PathBuf>,
+    /// An approving operator's certificate (PEM); give it and --key once for each.
+    #[arg(long, required_unless_present = "request", conflicts_with = "request")]
+    certificate: Vec<PathBuf>,
+    /// The same operator's key (PEM).
+    #[arg(long, required_unless_present = "request", conflicts_with = "request")]
+    key: Vec<PathBuf>,
+    /// What was approved apart from here, as `reduit approve policy` wrote it.
+    #[arg(long, requires = "approvals")]
+    request: Option<PathBuf>,
+    /// An approval of it; give each.
+    #[arg(long = "approval", id = "approvals")]
+    approvals: Vec<PathBuf>,
 }
 
 #[derive(Args)]
@@ -99,7 +145,8 @@ pub(crate) struct Explain {
     at: Option<UnixMs>,
 }
 
-pub(crate) fn run(json: bool, command: Command) -> Result<(), Failure> {
+pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
+    let json = session.json;
     match command {
         Command::Check { file } => check(json, &file),
         Command::Explain(explain) => explain.run(json),
@@ -108,7 +155,96 @@ pub(crate) fn run(json: bool, command: Command) -> Result<(), Failure> {
             line(policy::SCHEMA.trim_end());
             Ok(())
         }
+        Command::Show => show(session).await,
+        Command::Set(set) => set.run(session).await,
     }
+}
+
+async fn show(session: &Session) -> Result<(), Failure> {
+    let set = session.region().await?.authority().await?;
+    let in_force = !set.policy.is_empty();
+    let text = if in_force {
+        set.policy
+    } else {
+        let made = PolicyText::from_grants(&set.grants);
+        let made = made.map_err(|error| Failure::NoAnswer(error.to_string()))?;
+        made.as_str().to_owned()
+    };
+    if session.json {
+        let from = if in_force { "text" } else { "grants" };
+        line(json!({ "in_force": from, "authority_version": set.version, "text": text }));
+    } else {
+        line(text.trim_end());
+    }
+    Ok(())
+}
+
+impl Set {
+    async fn run(self, session: &Session) -> Result<(), Failure> {
+        let (request, approvals) = match &self.request {
+            Some(path) => {
+                let asked = approve::load(path)?;
+                let approvals = approve::load_approvals(&self.approvals)?;
+                (of_policy(asked)?, approvals)
+            }
+            None => self.approved_here(session)?,
+        };
+        let region = session.region().await?;
+        let done = region.change_policy(request, approvals).await?;
+        let (leaf, version) = (done.leaf_index, done.authority_version);
+        if session.json {
+            line(json!({ "leaf": leaf, "authority_version": version }));
+        } else {
+            line(format!(
+                "policy in force, authority version {version}, leaf {leaf}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// With the keys of the approvers at hand.
+    fn approved_here(
+        &self,
+        session: &Session,
+    ) -> Result<(v1::ChangePolicyRequest, Vec<v1::Approval>), Failure> {
+        if self.certificate.len() != self.key.len() {
+            let why = "each --certificate takes a --key";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let path = self.text.as_deref().unwrap_or(Path::new("-"));
+        let requester = approve::identity(session)?;
+        let asked = ApprovalRequest::policy(requester.identity(), valid_text(path)?)?;
+        let approvals = self.certificate.iter().zip(&self.key);
+        let approvals = approvals.map(|(certificate, key)| {
+            let approver = LocalIdentity::load(certificate, key)
+                .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))?;
+            Ok(asked.approve(&approver, APPROVED_HERE_MINUTES)?)
+        });
+        let approvals = approvals.collect::<Result<Vec<_>, Failure>>()?;
+        Ok((of_policy(asked)?, approvals))
+    }
+}
+
+fn of_policy(asked: ApprovalRequest) -> Result<v1::ChangePolicyRequest, Failure> {
+    match asked.what {
+        Approvable::Policy { request } => Ok(request),
+        Approvable::Open { .. } => {
+            let why = "that request opens an object: see `reduit approve open`";
+            Err(Failure::Usage(why.to_owned()))
+        }
+    }
+}
+
+/// A text that is one, or every mistake in it.
+pub(super) fn valid_text(path: &Path) -> Result<String, Failure> {
+    let text = read(path)?;
+    PolicyText::parse(&text).map_err(|errors| not_valid(path, &errors))?;
+    Ok(text)
+}
+
+fn not_valid(path: &Path, errors: &PolicyErrors) -> Failure {
+    let path = path.display();
+    Failure::NoAnswer(format!("{path} is no valid policy text:\n{errors}"))
 }
 
 fn check(json: bool, path: &Path) -> Result<(), Failure> {
@@ -242,10 +378,7 @@ fn answer(yes: bool) -> Result<(), Failure> {
 
 fn load(path: &Path) -> Result<Policy, Failure> {
     let text = read(path)?;
-    PolicyText::parse(&text).map_err(|errors| {
-        let path = path.display();
-        Failure::NoAnswer(format!("{path} is no valid policy text:\n{errors}"))
-    })
+    PolicyText::parse(&text).map_err(|errors| not_valid(path, &errors))
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

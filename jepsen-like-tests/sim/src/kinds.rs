@@ -171,6 +171,7 @@ fn of_kms() -> Wanted {
                 "ChangeKeyState",
                 "ChangeEnrolment",
                 "ChangeGrants",
+                "ChangePolicy",
                 "ChangeWitnesses",
                 "DestroyKek",
                 "RecordUnseal",

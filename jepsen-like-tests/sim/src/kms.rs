@@ -254,6 +254,7 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::Records(_)) => "Records",
         Some(Command::ChangeEnrolment(_)) => "ChangeEnrolment",
         Some(Command::ChangeGrants(_)) => "ChangeGrants",
+        Some(Command::ChangePolicy(_)) => "ChangePolicy",
         Some(Command::ChangeWitnesses(_)) => "ChangeWitnesses",
         Some(Command::DestroyKek(_)) => "DestroyKek",
         Some(Command::RecordUnseal(_)) => "RecordUnseal",

@@ -169,6 +169,11 @@ fn read(answer: Bytes, count: usize) -> Vec<Outcome> {
     }
 }
 
+/// The outcome of a record that went alone.
+pub(super) fn read_one(answer: Bytes) -> Outcome {
+    read(answer, 1).pop().unwrap_or(Outcome::Unknown)
+}
+
 /// What a failed proposal means for what was in it.
 pub(super) fn outcome(error: ProposeError) -> Outcome {
     match error {

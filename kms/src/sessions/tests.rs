@@ -35,6 +35,7 @@ fn peer(of: &LocalIdentity) -> Peer {
         public_key: of.public_key(),
         node_id: None,
         remote: SocketAddr::from(([127, 0, 0, 1], 1)),
+        stated: transport::Stated::default(),
     }
 }
 

@@ -65,6 +65,7 @@ fn enrolments() -> EnrolmentSet {
             purposes: Vec::new(),
         }],
         approvals_min: 2,
+        policy: String::new(),
     }
 }
 

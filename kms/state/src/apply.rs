@@ -13,7 +13,7 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{destroy, keys, members, read, records, time, witnesses};
+use crate::{destroy, keys, members, policy, read, records, time, witnesses};
 
 /// The highest feature level this build understands.
 pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 3 });
@@ -25,6 +25,9 @@ pub const LEVEL_DESTRUCTION: FeatureLevel = FeatureLevel(2);
 
 /// From this level on queues remember where they begin: builds below would answer alike and hold another state.
 pub const LEVEL_QUEUE_HEADS: FeatureLevel = FeatureLevel(3);
+
+/// From this level on a leader may propose [`Command::ChangePolicy`]: builds below stop at it.
+pub const LEVEL_POLICY: FeatureLevel = FeatureLevel(3);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +131,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::ConfirmShard(confirm) => keys::confirm_shard(applying, confirm)?,
         Command::ChangeEnrolment(change) => members::change_enrolment(applying, change)?,
         Command::ChangeGrants(change) => members::change_grants(applying, change)?,
+        Command::ChangePolicy(change) => policy::change(applying, change)?,
         Command::AllocateKmsId(allocate) => members::allocate(applying, allocate)?,
         Command::RecordUnseal(unseal) => members::record_unseal(applying, unseal)?,
         Command::ChangeWitnesses(change) => witnesses::change(applying, change)?,

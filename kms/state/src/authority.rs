@@ -1,17 +1,19 @@
 //! Who is enrolled and what they may do: the verdict of policy.
 //!
 //! Owns the parsed form of the enrolment set, the evaluation of grants and the binding of purposes to roles.
-//! Refuses: everything that no grant allows. The leader asks here; apply holds the verdict to the version of the
-//! set it was given on.
+//! Refuses: everything that no grant allows, and so everything where a policy text rules, which the driver asks. Apply
+//! holds a verdict to the version of the set it was given on: enrolments, grants and policy text have one version.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
+use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, Jurisdiction, RegionId, Role};
 use proto::store::Reader;
 use proto::v1::{Action, Enrolment, EnrolmentSet, Grant};
 use tlog::Purpose;
 
+use crate::policy::TEXT_BYTES_MAX;
 use crate::read;
 use crate::refusal::Refusal;
 
@@ -109,7 +111,8 @@ pub struct Authority {
 
 /// What a role can never go beyond, whatever is granted.
 fn role_allows(role: Role, action: Action, purpose: &Purpose) -> bool {
-    let human = is_human_purpose(purpose);
+    let unbound = broken(Switch::AnyonesPurpose) && matches!(role, Role::Gateway | Role::Client);
+    let human = is_human_purpose(purpose) && !unbound;
     match role {
         Role::Gateway => !human && action != Action::Keys && action != Action::Unspecified,
         Role::Client => !human && action != Action::Unspecified,
@@ -167,6 +170,12 @@ impl Authority {
         if !set.enrolments.is_sorted_by(|a, b| a.identity < b.identity) {
             return Err(Refusal::Malformed("enrolments are not sorted"));
         }
+        if set.policy.len() > TEXT_BYTES_MAX {
+            return Err(Refusal::Malformed("the policy text is too long"));
+        }
+        if !set.policy.is_empty() && !set.grants.is_empty() {
+            return Err(Refusal::Malformed("grants beside a policy text"));
+        }
         for grant in &set.grants {
             check_grant(&region, grant)?;
         }
@@ -207,6 +216,11 @@ impl Authority {
     /// Distinct approvers that dual control takes besides the requester: at least 2.
     pub fn approvals_min(&self) -> u32 {
         self.set.approvals_min
+    }
+
+    /// The policy text in force. Where there is one it alone says who may do what, and it is not asked here.
+    pub fn policy_text(&self) -> Option<&str> {
+        Some(self.set.policy.as_str()).filter(|text| !text.is_empty())
     }
 
     /// An identity's enrolment.

@@ -16,6 +16,7 @@ pub mod invariant;
 mod keys;
 pub mod layout;
 mod members;
+mod policy;
 pub mod prepare;
 mod read;
 mod records;
@@ -25,7 +26,8 @@ mod time;
 mod witnesses;
 
 pub use apply::{
-    At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_QUEUE_HEADS, LEVEL_WITNESSES, UnknownCommand, apply,
+    At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_WITNESSES,
+    UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -33,6 +35,7 @@ pub use authority::{
 };
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
 pub use members::CHANGES_MAX;
+pub use policy::TEXT_BYTES_MAX;
 pub use read::{
     LeavesAsked, StateHashes, TreeHead, authority_set, authority_version, boot, frontier, key,
     key_info, keys, latest_lease_expiry, lease, leaves, member, pseudonym_owner, region,

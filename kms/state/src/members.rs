@@ -66,6 +66,9 @@ pub(crate) fn init(applying: &mut Applying<'_>, command: &InitKms) -> Result<Kms
     // State says who is enrolled; when that was last said is the signer's to state.
     set.signed_at_ms = 0;
     let authority = Authority::parse(set)?;
+    if authority.policy_text().is_some() {
+        return Err(malformed("the first enrolment set names no policy text"));
+    }
     if authority.version() != 1 {
         return Err(malformed("the first enrolment set has version 1"));
     }
@@ -279,6 +282,9 @@ pub(crate) fn change_grants(
         return Err(Stop::Unknown("a grant's action this build does not know"));
     }
     let change = DualControlled::check(applying, command.claim.as_ref())?;
+    if change.authority.policy_text().is_some() {
+        return Err(Refusal::PolicyRules.into());
+    }
     let mut set = change.authority.set().clone();
     for removed in &command.remove {
         let found = set.grants.iter().position(|grant| grant == removed);
@@ -321,7 +327,7 @@ impl DualControlled {
         })
     }
 
-    fn commit(
+    pub(crate) fn commit(
         self,
         applying: &mut Applying<'_>,
         kind: Kind,

@@ -12,9 +12,10 @@ use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
-    ChangeKeyState, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek, EnrolmentSet,
-    InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion, LeaseIssue, OpenedItem,
-    Opens, Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek, UnsealHow,
+    ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek,
+    EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion,
+    LeaseIssue, OpenedItem, Opens, Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek,
+    UnsealHow,
 };
 use tlog::Purpose;
 
@@ -281,6 +282,12 @@ pub fn change_enrolment(
 pub fn change_grants(authority: &Authority, asked: Asked, mut change: ChangeGrants) -> KmsCommand {
     change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
     asked.command(authority.version(), Command::ChangeGrants(change))
+}
+
+/// Replaces the policy text, which the driver has validated; needs the approvals in `asked`.
+pub fn change_policy(authority: &Authority, asked: Asked, mut change: ChangePolicy) -> KmsCommand {
+    change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
+    asked.command(authority.version(), Command::ChangePolicy(change))
 }
 
 /// Destroys a key whose destruction is due. `witnessed_at` is a time that the witnesses' quorum has stated, 0 where the

@@ -87,6 +87,9 @@ pub enum Refusal {
     /// Too few would be left to undo it.
     #[error("too few operators or replicas would be left to change anything")]
     LocksOut,
+    /// Grants ended with the first policy text.
+    #[error("the region has a policy text, and grants no longer count: change the text")]
+    PolicyRules,
 }
 
 impl Refusal {
@@ -115,6 +118,7 @@ impl Refusal {
             Self::WrongState => KmsRefusal::WrongState,
             Self::AlreadyEnrolled => KmsRefusal::AlreadyEnrolled,
             Self::LocksOut => KmsRefusal::LocksOut,
+            Self::PolicyRules => KmsRefusal::PolicyRules,
         }
     }
 

@@ -11,6 +11,7 @@ use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
 use proto::v1::kms_operate_client::KmsOperateClient;
+use proto::v1::kms_peer_client::KmsPeerClient;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -37,7 +38,11 @@ pub(crate) struct Session {
 
 impl Caller {
     pub(crate) fn new(people: &People, name: &str, addresses: Vec<SocketAddr>) -> Self {
-        let local = people.local(name).clone();
+        Self::with(people, people.local(name).clone(), addresses)
+    }
+
+    /// Whoever holds this key and certificate.
+    pub(crate) fn with(people: &People, local: LocalIdentity, addresses: Vec<SocketAddr>) -> Self {
         let trust = people.ca().trust();
         let connector = Connector::pinned(local.clone(), trust, KeyExchange::HybridOnly);
         let channels = addresses
@@ -71,6 +76,11 @@ impl Caller {
 
     pub(crate) fn operate(&self, at: usize) -> KmsOperateClient<Channel> {
         KmsOperateClient::new(self.channels[at].clone())
+    }
+
+    /// What replicas ask of each other.
+    pub(crate) fn peer(&self, at: usize) -> KmsPeerClient<Channel> {
+        KmsPeerClient::new(self.channels[at].clone())
     }
 
     /// Opens a session and checks the replica's signature.
@@ -186,6 +196,7 @@ impl Caller {
                     dataset_id: Bytes::copy_from_slice(&dataset),
                     claim: Some(claim),
                     items,
+                    ..v1::OpenRequest::default()
                 };
                 Ok((self.kms(at).open(request).await?.into_inner(), session))
             }

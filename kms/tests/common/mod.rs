@@ -6,6 +6,8 @@
 
 mod caller;
 mod log;
+mod objects;
+mod outside;
 mod people;
 
 use std::net::SocketAddr;
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use kms::approvals::{approve, unseal_hash};
+use kms::approvals::{approve, request_hash, unseal_hash};
 use kms::{Config, LogFormat, Parts, Replica};
 use proto::ids::{Identity, NodeId, Role, UnixMs};
 use proto::v1;
@@ -23,12 +25,16 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use transport::testing::FlakyProxy;
-use transport::{Clock as _, SharedClock, SystemClock};
+use transport::{Clock as _, LocalIdentity, SharedClock, SystemClock};
 
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use objects::{Sealed, open, seal};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use outside::OutsideWitness;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
 
@@ -200,10 +206,92 @@ impl Region {
         assert_eq!(self.shares.len(), SHARES);
     }
 
+    /// Raises the feature level, as an operator does once every replica runs this build.
+    pub(crate) async fn raise_level(&self, level: u32) {
+        let operator = self.caller("op-1");
+        let raised = operator.at_leader(|at| {
+            let mut operate = operator.operate(at);
+            async move {
+                operate
+                    .raise_level(v1::RaiseKmsLevelRequest { level })
+                    .await
+            }
+        });
+        raised.await.expect("raised");
+    }
+
+    /// A change of the witness policy, not approved yet.
+    pub(crate) fn witness_change(
+        &self,
+        text: &str,
+        unwitnessed_max_ms: u64,
+    ) -> v1::ChangeWitnessesRequest {
+        v1::ChangeWitnessesRequest {
+            policy: Some(v1::WitnessPolicy {
+                format: 1,
+                policy: text.as_bytes().to_vec().into(),
+                unwitnessed_max_ms,
+            }),
+            single_use_id: random::<16>().to_vec().into(),
+            ..v1::ChangeWitnessesRequest::default()
+        }
+    }
+
+    /// Sends it as the first operator, approved by others.
+    pub(crate) async fn change_witnesses(
+        &self,
+        mut request: v1::ChangeWitnessesRequest,
+        approvers: &[&str],
+    ) -> Result<v1::KmsDone, tonic::Status> {
+        let operator = self.caller("op-1");
+        let hash = request_hash("ChangeWitnesses", &request);
+        let id = request.single_use_id.as_ref().try_into().expect("16 bytes");
+        // Region time may be set ahead.
+        let expires = UnixMs(now().0 + 600_000);
+        let by = |name: &&str| approve(self.people.local(name), hash, id, expires);
+        request.approvals = approvers.iter().map(by).collect();
+        let changed = operator.at_leader(|at| {
+            let (mut operate, request) = (operator.operate(at), request.clone());
+            async move { Ok(operate.change_witnesses(request).await?.into_inner()) }
+        });
+        changed.await
+    }
+
     /// A caller of one of the region's people.
     pub(crate) fn caller(&self, name: &str) -> Caller {
         let addresses = self.places.iter().map(|place| place.address).collect();
         Caller::new(&self.people, name, addresses)
+    }
+
+    /// A caller with a key and certificate from elsewhere.
+    pub(crate) fn caller_with(&self, local: LocalIdentity) -> Caller {
+        let addresses = self.places.iter().map(|place| place.address).collect();
+        Caller::with(&self.people, local, addresses)
+    }
+
+    /// Changes enrolments as the first operator, approved by two others.
+    pub(crate) async fn change_enrolment(
+        &self,
+        add: Vec<v1::Enrolment>,
+        remove: Vec<String>,
+    ) -> Result<v1::KmsDone, tonic::Status> {
+        let single_use_id = random::<16>();
+        let mut request = v1::ChangeEnrolmentRequest {
+            add,
+            remove,
+            single_use_id: single_use_id.to_vec().into(),
+            ..v1::ChangeEnrolmentRequest::default()
+        };
+        let hash = request_hash("ChangeEnrolment", &request);
+        let expires = UnixMs(now().0 + 60_000);
+        let by = |name| approve(self.people.local(name), hash, single_use_id, expires);
+        request.approvals = vec![by("op-2"), by("op-3")];
+        let operator = self.caller("op-1");
+        let changed = operator.at_leader(|at| {
+            let (mut operate, request) = (operator.operate(at), request.clone());
+            async move { Ok(operate.change_enrolment(request).await?.into_inner()) }
+        });
+        changed.await
     }
 
     /// The replica at a place; it must be running.

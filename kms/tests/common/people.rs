@@ -45,7 +45,7 @@ pub(crate) struct People {
 }
 
 impl People {
-    /// Replicas at `endpoints`, three operators, custodians, an application, a stranger to all grants, an auditor.
+    /// Replicas at `endpoints`, three operators, custodians, an application, a stranger to all grants, a gateway, auditors.
     pub(crate) fn of_region(endpoints: &[String]) -> Self {
         let ca = RegionCa::create(region_id(), now(), VALIDITY).expect("a CA");
         let mut people = Self {
@@ -64,6 +64,7 @@ impl People {
             "stranger",
             "gateway-1",
             "auditor-1",
+            "auditor-2",
         ] {
             people.add(name, "", 0);
         }

@@ -50,6 +50,7 @@ struct Authority {
     version: u64,
     enrolments: Vec<v1::Enrolment>,
     grants: Vec<v1::Grant>,
+    policy: String,
 }
 
 pub struct Region {
@@ -107,6 +108,7 @@ impl Region {
                     grant("role:client", &[v1::Action::Read, v1::Action::Write]),
                     grant("role:operator", &[v1::Action::List]),
                 ],
+                policy: String::new(),
             })),
             genesis: v1::SignedEnrolmentSet::default(),
             nodes: BTreeMap::new(),
@@ -229,6 +231,14 @@ impl Region {
             enrolments, grants, ..
         } = &mut *authority;
         change(enrolments, grants);
+        authority.version += 1;
+    }
+
+    /// Puts a policy text in force, as the KMS does: the grants end.
+    pub fn set_policy(&self, text: &str) {
+        let mut authority = self.authority.lock();
+        authority.grants.clear();
+        authority.policy = text.to_owned();
         authority.version += 1;
     }
 
@@ -632,7 +642,10 @@ fn set(ca: &RegionCa, authority: &Authority, version: u64) -> v1::EnrolmentSet {
         grants: authority.grants.clone(),
         approvals_min: 2,
     };
-    new_set(&ca.trust(), contents)
+    v1::EnrolmentSet {
+        policy: authority.policy.clone(),
+        ..new_set(&ca.trust(), contents)
+    }
 }
 
 struct Kms {

@@ -106,3 +106,9 @@ fn the_bounds_are_those_of_the_state_machine() {
         }
     }
 }
+
+/// One text fits one command of the KMS, as both see it.
+#[test]
+fn the_state_takes_texts_as_long_as_the_parser_does() {
+    assert_eq!(policy::TEXT_BYTES_MAX, kms_state::TEXT_BYTES_MAX);
+}

@@ -51,6 +51,7 @@ pub(crate) fn authority(identities: &BTreeSet<Identity>, mut grants: Vec<Grant>)
         signed_at_ms: 1,
         grants,
         approvals_min: 2,
+        policy: String::new(),
     })
     .unwrap()
 }

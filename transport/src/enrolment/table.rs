@@ -19,6 +19,8 @@ const FORMAT: u32 = 1;
 pub const ENROLMENTS_MAX: usize = 100_000;
 /// Grants a region may have.
 pub const GRANTS_MAX: usize = 100_000;
+/// Bytes of a policy text.
+const POLICY_BYTES_MAX: usize = 900_000;
 /// Dual control means two, none of them the requester.
 const APPROVALS_FLOOR: u32 = 2;
 
@@ -93,6 +95,7 @@ pub struct EnrolmentTable {
     jurisdiction: Jurisdiction,
     version: u64,
     grants: Vec<Grant>,
+    policy: String,
     approvals_min: u32,
     signed_at: UnixMs,
     ca_certificate: Bytes,
@@ -119,6 +122,10 @@ impl EnrolmentTable {
         if set.enrolments.len() > ENROLMENTS_MAX || set.grants.len() > GRANTS_MAX {
             return Err(MalformedSet::TooMany);
         }
+        if set.policy.len() > POLICY_BYTES_MAX || !(set.policy.is_empty() || set.grants.is_empty())
+        {
+            return Err(MalformedSet::Field("policy text"));
+        }
         let region: RegionId = set
             .region
             .parse()
@@ -132,6 +139,7 @@ impl EnrolmentTable {
             jurisdiction,
             version: set.version,
             grants: Vec::with_capacity(set.grants.len()),
+            policy: set.policy,
             approvals_min: set.approvals_min,
             signed_at: UnixMs(set.signed_at_ms),
             ca_certificate: set.ca_certificate,
@@ -232,6 +240,11 @@ impl EnrolmentTable {
         &self.grants
     }
 
+    /// The policy text in force, in Cedar. Where there is one it alone says who may do what, and there are no grants.
+    pub fn policy(&self) -> Option<&str> {
+        Some(self.policy.as_str()).filter(|text| !text.is_empty())
+    }
+
     /// Whether a grant allows `identity` this action for this purpose; `dataset` is `None` for what concerns no
     /// dataset in particular, which takes a grant on all of them. Says nothing about enrolment.
     pub fn allows(
@@ -302,6 +315,7 @@ impl EnrolmentTable {
             && self.ca_certificate == other.ca_certificate
             && self.enrolled == other.enrolled
             && self.grants == other.grants
+            && self.policy == other.policy
             && self.approvals_min == other.approvals_min
     }
 }

@@ -72,6 +72,7 @@ fn valid_open() -> v1::OpenRequest {
             ..Default::default()
         }),
         items: vec![item(1), item(2)],
+        ..Default::default()
     }
 }
 
@@ -167,6 +168,7 @@ fn session_offer(data: &[u8]) {
         public_key: caller.public_key(),
         node_id: None,
         remote: ([127, 0, 0, 1], 7000).into(),
+        stated: transport::Stated::default(),
     };
     let name = replica().identity().to_string();
     let (offer, signed) = match how % 3 {

@@ -70,6 +70,7 @@ fn committer() -> &'static Peer {
         public_key: known::key(CLIENT.key).public_key(),
         node_id: None,
         remote: ([127, 0, 0, 1], 7000).into(),
+        stated: transport::Stated::default(),
     })
 }
 

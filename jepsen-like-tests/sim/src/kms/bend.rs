@@ -107,6 +107,11 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             }
             _ => claim(draw, &mut change.claim),
         },
+        Some(Command::ChangePolicy(change)) => match dice {
+            0 => change.text = " \n".to_owned(),
+            1 => change.text = "/".repeat(900_001),
+            _ => claim(draw, &mut change.claim),
+        },
         Some(Command::ChangeWitnesses(change)) => match (dice, &mut change.policy) {
             (0, _) => change.policy = None,
             (1, Some(policy)) => policy.format = 0,

@@ -38,6 +38,10 @@ pub(super) fn state(state: &MemoryStore, model: &Model) -> Result<(), Broken> {
     );
     let grants: BTreeSet<_> = set.grants.iter().map(Grant::encode_to_vec).collect();
     hold!(grants == model.grants, "other grants than the model's");
+    hold!(
+        set.policy == model.policy,
+        "another policy text than the model's"
+    );
     for dataset in &DATASETS {
         let held = kms_state::key(state, dataset);
         match (&held, model.keys.get(dataset)) {

@@ -7,8 +7,8 @@ use kms_state::{Authority, Refusal};
 use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangeWitnesses, Claim, Enrolment, Grant,
-    KeyState, KmsCommand, OpenedItem, Record, UnsealHow,
+    Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy, ChangeWitnesses, Claim,
+    Enrolment, EnrolmentSet, Grant, KeyState, KmsCommand, OpenedItem, Record, UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -85,6 +85,21 @@ impl Draw {
         let Some(authority) = Authority::load(state) else {
             return Some(self.before_the_ceremony());
         };
+        // Where a text rules, who decides is beside the state: this leader goes by the grants of the beginning.
+        let authority = match authority.policy_text() {
+            None => authority,
+            Some(_) => {
+                let set = authority.set().clone();
+                let grants = genesis().grants;
+                let policy = String::new();
+                let granted = Authority::parse(EnrolmentSet {
+                    grants,
+                    policy,
+                    ..set
+                });
+                granted.expect("as at the beginning")
+            }
+        };
         match self.rng.random_range(0..72) {
             0..4 => self.create(&authority),
             4..8 => self.rotate(state, &authority),
@@ -104,6 +119,7 @@ impl Draw {
             24..46 => self.records(state, &authority),
             46..50 => Some(self.enrol(state, &authority)),
             50..52 => Some(self.grants(&authority)),
+            52..53 if self.rng.random_ratio(1, 3) => Some(self.policy(&authority)),
             52..53 => Some(self.witnesses(&authority)),
             53..56 => {
                 let peer = self.rng.random();
@@ -381,6 +397,16 @@ impl Draw {
         let mut asked = self.asked(&["operator/o1"]);
         asked.approvals = self.approvals();
         prepare::change_grants(authority, asked, change)
+    }
+
+    fn policy(&mut self, authority: &Authority) -> KmsCommand {
+        let change = ChangePolicy {
+            text: format!("// Text {}.\n", self.rng.random_range(0..4)),
+            claim: None,
+        };
+        let mut asked = self.asked(&["operator/o1"]);
+        asked.approvals = self.approvals();
+        prepare::change_policy(authority, asked, change)
     }
 
     fn witnesses(&mut self, authority: &Authority) -> KmsCommand {

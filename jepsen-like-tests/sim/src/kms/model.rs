@@ -10,8 +10,8 @@ use prost::Message as _;
 use proto::ids::{DatasetId, FIRST_ALLOCATED_NODE_ID, Identity, LeaseId, Role};
 use proto::v1::kms_command::Command;
 use proto::v1::{
-    ChangeWitnesses, Claim, CreateKek, Enrolment, EnrolmentSet, Grant, InitKms, KekVersionRecord,
-    KeyState, KmsCommand, KmsDone, KmsRefusal, KmsRefused, RecordAnswer,
+    ChangePolicy, ChangeWitnesses, Claim, CreateKek, Enrolment, EnrolmentSet, Grant, InitKms,
+    KekVersionRecord, KeyState, KmsCommand, KmsDone, KmsRefusal, KmsRefused, RecordAnswer,
 };
 use tlog::{Kind, Purpose};
 
@@ -91,6 +91,8 @@ pub(super) struct Model {
     pub(super) authority: u64,
     pub(super) enrolled: BTreeMap<String, Enrolment>,
     pub(super) grants: BTreeSet<Vec<u8>>,
+    /// The policy text; empty where none was set.
+    pub(super) policy: String,
     approvals_min: usize,
     /// Whose a member id is, for ever.
     pub(super) members: BTreeMap<(Role, u64), String>,
@@ -201,6 +203,7 @@ impl Judging<'_> {
             Command::ChangeGrants(change) => {
                 self.change_grants(&change.add, &change.remove, change.claim.as_ref())
             }
+            Command::ChangePolicy(change) => self.change_policy(change),
             Command::ChangeWitnesses(change) => self.change_witnesses(change),
             Command::DestroyKek(destroy) => {
                 self.destroy(&destroy.dataset_id, destroy.state_version)
@@ -526,6 +529,9 @@ impl Judging<'_> {
             return Err(Stop::Unknown);
         }
         let (purpose, actor) = self.dual_control(claim)?;
+        if !self.model.policy.is_empty() {
+            return Err(KmsRefusal::PolicyRules.into());
+        }
         for grant in remove {
             if !self.model.grants.remove(&grant.encode_to_vec()) {
                 return Err(KmsRefusal::NotGranted.into());
@@ -538,6 +544,19 @@ impl Judging<'_> {
         }
         self.model.authority += 1;
         let leaf = self.append(Kind::GrantsChanged, purpose, None, actor);
+        Ok(self.done(leaf))
+    }
+
+    /// The first text ends the grants.
+    fn change_policy(&mut self, change: &ChangePolicy) -> Ruled<KmsDone> {
+        if change.text.trim().is_empty() || change.text.len() > 900_000 {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let (purpose, actor) = self.dual_control(change.claim.as_ref())?;
+        self.model.policy.clone_from(&change.text);
+        self.model.grants.clear();
+        self.model.authority += 1;
+        let leaf = self.append(Kind::PolicyChanged, purpose, None, actor);
         Ok(self.done(leaf))
     }
 

@@ -100,6 +100,7 @@ pub(crate) fn genesis() -> EnrolmentSet {
         signed_at_ms: 5,
         grants,
         approvals_min: 2,
+        policy: String::new(),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Claims about the verdict: default deny, roles, purposes, and its binding to the versions it was given on.
 
-use kms_state::prepare;
+use kms_state::prepare::{self, Asked};
 use kms_state::{Denied, Question, Refusal, Verdict, may};
-use proto::v1::{Action, ChangeGrants, KeyState, KmsRefusal};
-use tlog::Purpose;
+use proto::v1::{Action, ChangeGrants, ChangePolicy, KeyState, KmsCommand, KmsRefusal};
+use tlog::{Field, Kind, Purpose};
 
 use crate::lab::{DATASET, Lab, OTHER, grant, id, reason};
 
@@ -221,4 +221,61 @@ fn an_open_decided_before_a_key_was_disabled_is_refused_after() {
     lab.bring_to(KeyState::Disabled);
     assert_ne!(reason(&lab.record(open)), KmsRefusal::Unspecified);
     assert_eq!(lab.open(2), Err(Refusal::KeyDisabled));
+}
+
+fn text(lab: &Lab, text: &str, asked: Asked) -> KmsCommand {
+    let change = ChangePolicy {
+        text: text.to_owned(),
+        claim: None,
+    };
+    prepare::change_policy(&lab.authority(), asked, change)
+}
+
+/// Red with `ignore_approvals`.
+#[test]
+fn a_policy_text_takes_dual_control_and_goes_on_record() {
+    let mut lab = Lab::new();
+    let one = lab.asked("operator/o1");
+    let command = text(&lab, "// none", one);
+    assert_eq!(lab.refused(&command).0, KmsRefusal::TooFewApprovals);
+    let long = "/".repeat(kms_state::TEXT_BYTES_MAX + 1);
+    for bad in ["", " \n", &long] {
+        let command = text(&lab, bad, lab.approved("operator/o1", 1));
+        assert_eq!(lab.refused(&command).0, KmsRefusal::Malformed);
+    }
+    let command = text(&lab, "// none", lab.approved("operator/o1", 1));
+    let done = lab.done(&command);
+    assert_eq!(done.authority_version, 2, "verdicts are bound to it");
+    let (leaf, shown) = lab.last_leaf();
+    assert_eq!(leaf.kind(), Kind::PolicyChanged);
+    let digest = hex::encode(tlog::sha256(&[b"// none"]).0);
+    let details = &shown.fields[&Field::Details];
+    assert!(details.contains(&digest), "{details}");
+    assert!(details.contains("\"grants_ended\":3"), "{details}");
+}
+
+/// What was decided on another text, or on grants, has no effect. Red with `unbound_verdict`.
+#[test]
+fn with_the_first_text_grants_end_and_verdicts_on_them_are_refused() {
+    let mut lab = Lab::with_key();
+    let open = lab.open(1).expect("granted");
+    let decided = prepare::batch(lab.asked("kms/r1"), 1, vec![open]);
+    let command = text(&lab, "// one", lab.approved("operator/o1", 1));
+    lab.done(&command);
+    assert_eq!(lab.refused(&decided), (KmsRefusal::AuthorityMoved, 2));
+    assert_eq!(lab.authority().policy_text(), Some("// one"));
+    assert!(lab.authority().set().grants.is_empty());
+    // The text is the driver's to ask: the state itself allows nothing any more.
+    assert_eq!(
+        ask(&lab, "gateway/g1", Action::Read, "service"),
+        Err(Denied::NoGrant)
+    );
+    let change = ChangeGrants {
+        add: vec![grant("role:client", &[Action::Read], &[])],
+        ..ChangeGrants::default()
+    };
+    let command = prepare::change_grants(&lab.authority(), lab.approved("operator/o1", 2), change);
+    assert_eq!(lab.refused(&command).0, KmsRefusal::PolicyRules);
+    let command = text(&lab, "// two", lab.approved("operator/o1", 2));
+    assert_eq!(lab.done(&command).authority_version, 3);
 }

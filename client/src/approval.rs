@@ -1,0 +1,396 @@
+//! Requests that others approve first: a file that travels to the approvers, and their signed words that travel back.
+//!
+//! Owns the form of both files and which bytes an approver signs. Refuses a file that does not say what it asks: an
+//! approver is shown what the request itself holds, and an object's name only where the request commits to it.
+
+use bytes::Bytes;
+use envelope::{NameCommitment, NameSalt};
+use prost::Message as _;
+use proto::ids::{DatasetName, Identity, ObjectKey, ObjectVersionId, RegionId};
+use proto::transcript;
+use proto::v1;
+use serde::{Deserialize, Serialize};
+use transport::LocalIdentity;
+
+use crate::error::Error;
+use crate::operator::{approve_until, request_hash, sha256};
+use crate::region::random_id;
+
+const FORMAT: u32 = 1;
+/// How long an approval lasts unless its approver says otherwise.
+pub const APPROVAL_MINUTES: u32 = 60;
+/// Longest life of an approval: who approved is still the one to ask.
+pub const APPROVAL_MINUTES_MAX: u32 = 7 * 24 * 60;
+
+/// Something that takes approvals, as its approvers see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApprovalRequest {
+    /// Of which region.
+    pub region: RegionId,
+    /// Who asks.
+    pub requester: Identity,
+    /// For what.
+    pub what: Approvable,
+}
+
+/// What can be approved apart from where it is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Approvable {
+    /// Opening one object for a person's purpose.
+    Open {
+        /// Without session and approvals.
+        request: v1::OpenRequest,
+        /// The dataset's name, as the requester knows it; the request holds its id.
+        dataset: DatasetName,
+        /// The object's key, which the request commits to.
+        key: ObjectKey,
+        /// What its commitment is salted with.
+        name_salt: NameSalt,
+    },
+    /// A policy text in the place of the one in force.
+    Policy {
+        /// Without approvals.
+        request: v1::ChangePolicyRequest,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestFile {
+    reduit_approval_request: u32,
+    method: String,
+    region: RegionId,
+    requester: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    object: Option<ObjectNamed>,
+    request: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObjectNamed {
+    dataset: String,
+    key: String,
+    name_salt: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApprovalFile {
+    reduit_approval: u32,
+    approver: String,
+    body: String,
+    signature: String,
+}
+
+fn malformed(what: &str) -> Error {
+    Error::Caller {
+        reason: "bad-approval-file".to_owned(),
+        message: what.to_owned(),
+    }
+}
+
+fn unhex(text: &str, what: &str) -> Result<Bytes, Error> {
+    let bytes = hex::decode(text).map_err(|_| malformed(what))?;
+    Ok(bytes.into())
+}
+
+impl ApprovalRequest {
+    /// Asks for another policy text.
+    pub fn policy(requester: &Identity, text: String) -> Result<Self, Error> {
+        let claim = v1::Claim {
+            actor: requester.to_string(),
+            ..v1::Claim::default()
+        };
+        let request = v1::ChangePolicyRequest {
+            text,
+            single_use_id: random_id()?,
+            claim: Some(claim),
+            approvals: Vec::new(),
+        };
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::Policy { request },
+        })
+    }
+
+    /// As a file.
+    pub fn to_text(&self) -> String {
+        let (method, request, object) = match &self.what {
+            Approvable::Open {
+                request,
+                dataset,
+                key,
+                name_salt,
+            } => {
+                let object = ObjectNamed {
+                    dataset: dataset.to_string(),
+                    key: key.as_str().to_owned(),
+                    name_salt: hex::encode(name_salt.as_bytes()),
+                };
+                ("Open", request.encode_to_vec(), Some(object))
+            }
+            Approvable::Policy { request } => ("ChangePolicy", request.encode_to_vec(), None),
+        };
+        let file = RequestFile {
+            reduit_approval_request: FORMAT,
+            method: method.to_owned(),
+            region: self.region.clone(),
+            requester: self.requester.to_string(),
+            object,
+            request: hex::encode(request),
+        };
+        let mut text = serde_json::to_string_pretty(&file).expect("text and numbers always encode");
+        text.push('\n');
+        text
+    }
+
+    /// From a file. The name of an object is what the request commits to, or the file is refused.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let none = "that file is no request for approvals";
+        let file: RequestFile = serde_json::from_str(text).map_err(|_| malformed(none))?;
+        if file.reduit_approval_request != FORMAT {
+            return Err(malformed("a request for approvals of a later format"));
+        }
+        let requester: Identity = file.requester.parse()?;
+        let bytes = unhex(&file.request, none)?;
+        let what = match (file.method.as_str(), file.object) {
+            ("ChangePolicy", None) => {
+                let request = v1::ChangePolicyRequest::decode(bytes);
+                let request = request.map_err(|_| malformed(none))?;
+                Approvable::Policy { request }
+            }
+            ("Open", Some(named)) => {
+                let request = v1::OpenRequest::decode(bytes).map_err(|_| malformed(none))?;
+                let key: ObjectKey = named.key.parse()?;
+                let salt = unhex(&named.name_salt, none)?;
+                let name_salt = NameSalt::try_from(&salt[..]).map_err(|_| malformed(none))?;
+                let committed = NameCommitment::of(&name_salt, &key);
+                let [item] = request.items.as_slice() else {
+                    return Err(malformed("it asks for other than one object"));
+                };
+                if item.name_commitment[..] != committed.as_bytes()[..] {
+                    return Err(malformed(
+                        "the file names another object than the request opens",
+                    ));
+                }
+                Approvable::Open {
+                    request,
+                    dataset: named.dataset.parse()?,
+                    key,
+                    name_salt,
+                }
+            }
+            _ => return Err(malformed("a kind of request this build cannot approve")),
+        };
+        Ok(Self {
+            region: file.region,
+            requester,
+            what,
+        })
+    }
+
+    /// What its approvers sign.
+    pub fn hash(&self) -> [u8; 32] {
+        match &self.what {
+            Approvable::Open { request, .. } => {
+                let actor = self.requester.to_string();
+                sha256(&transcript::approved_open(&actor, request))
+            }
+            Approvable::Policy { request } => request_hash("ChangePolicy", request),
+        }
+    }
+
+    fn single_use_id(&self) -> Bytes {
+        match &self.what {
+            Approvable::Open { request, .. } => request.single_use_id.clone(),
+            Approvable::Policy { request } => request.single_use_id.clone(),
+        }
+    }
+
+    /// What it asks for, as names and values in the order in which an approver reads them.
+    pub fn shown(&self) -> Vec<(&'static str, String)> {
+        let mut shown = vec![
+            ("region", self.region.to_string()),
+            ("requester", self.requester.to_string()),
+        ];
+        match &self.what {
+            Approvable::Open {
+                request,
+                dataset,
+                key,
+                ..
+            } => {
+                let claim = request.claim.clone().unwrap_or_default();
+                let item = request.items.first().cloned().unwrap_or_default();
+                let version = ObjectVersionId::try_from(&item.version_id[..]);
+                let version = version.map(|version| version.to_string());
+                shown.extend([
+                    ("asks to", "open one object".to_owned()),
+                    ("object", format!("{dataset}/{}", key.as_str())),
+                    ("dataset id", hex::encode(&request.dataset_id)),
+                    ("version", version.unwrap_or_default()),
+                    ("bytes", item.bytes.to_string()),
+                    ("purpose", claim.purpose),
+                    ("case", claim.case_id),
+                    ("on behalf of", claim.on_behalf_of),
+                    ("legal basis", claim.legal_basis),
+                ]);
+            }
+            Approvable::Policy { request } => {
+                let digest = hex::encode(sha256(request.text.as_bytes()));
+                shown.extend([
+                    ("asks to", "replace the policy text".to_owned()),
+                    ("SHA-256", digest),
+                    ("text", format!("\n{}", request.text.trim_end())),
+                ]);
+            }
+        }
+        shown.retain(|(_, value)| !value.is_empty());
+        shown
+    }
+
+    /// Signs it. Refuses the requester, and who is of another region.
+    pub fn approve(&self, approver: &LocalIdentity, minutes: u32) -> Result<v1::Approval, Error> {
+        if *approver.identity() == self.requester {
+            return Err(Error::Caller {
+                reason: "self-approval".to_owned(),
+                message: "nobody approves what they asked for: this request is your own".to_owned(),
+            });
+        }
+        if *approver.identity().region() != self.region {
+            return Err(malformed("the request is of another region than yours"));
+        }
+        let minutes = u64::from(minutes.clamp(1, APPROVAL_MINUTES_MAX));
+        let (hash, id) = (self.hash(), self.single_use_id());
+        Ok(approve_until(approver, hash, id, minutes * 60_000))
+    }
+}
+
+/// An approval as a file.
+pub fn approval_to_text(approval: &v1::Approval) -> String {
+    let body = v1::ApprovalBody::decode(approval.body.clone()).unwrap_or_default();
+    let file = ApprovalFile {
+        reduit_approval: FORMAT,
+        approver: body.approver,
+        body: hex::encode(&approval.body),
+        signature: hex::encode(&approval.signature),
+    };
+    let mut text = serde_json::to_string_pretty(&file).expect("text and numbers always encode");
+    text.push('\n');
+    text
+}
+
+/// An approval from a file. Whether it holds is the region's to say.
+pub fn approval_from_text(text: &str) -> Result<v1::Approval, Error> {
+    let none = "that file is no approval";
+    let file: ApprovalFile = serde_json::from_str(text).map_err(|_| malformed(none))?;
+    if file.reduit_approval != FORMAT {
+        return Err(malformed("an approval of a later format"));
+    }
+    Ok(v1::Approval {
+        body: unhex(&file.body, none)?,
+        signature: unhex(&file.signature, none)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> ApprovalRequest {
+        let key: ObjectKey = "cases/7.json".parse().expect("a key");
+        let name_salt = NameSalt::try_from(&[3; 32][..]).expect("a salt");
+        let commitment = NameCommitment::of(&name_salt, &key);
+        let request = v1::OpenRequest {
+            request_id: vec![1; 16].into(),
+            dataset_id: vec![2; 16].into(),
+            claim: Some(v1::Claim {
+                purpose: "investigation".to_owned(),
+                case_id: "2026-17".to_owned(),
+                ..v1::Claim::default()
+            }),
+            items: vec![v1::OpenItem {
+                name_commitment: commitment.as_bytes().to_vec().into(),
+                version_id: vec![4; 16].into(),
+                bytes: 9,
+                ..v1::OpenItem::default()
+            }],
+            single_use_id: vec![5; 16].into(),
+            ..v1::OpenRequest::default()
+        };
+        ApprovalRequest {
+            region: "ch-zrh".parse().expect("a region"),
+            requester: "spiffe://ch-zrh/auditor/anna".parse().expect("an identity"),
+            what: Approvable::Open {
+                request,
+                dataset: "cti".parse().expect("a name"),
+                key,
+                name_salt,
+            },
+        }
+    }
+
+    #[test]
+    fn a_request_travels_as_a_file_and_says_what_it_asks() {
+        let request = open();
+        let again = ApprovalRequest::parse(&request.to_text()).expect("its own file");
+        assert_eq!(again, request);
+        assert_eq!(again.hash(), request.hash());
+        let shown = again.shown();
+        assert!(shown.contains(&("object", "cti/cases/7.json".to_owned())));
+        assert!(shown.contains(&("case", "2026-17".to_owned())));
+    }
+
+    #[test]
+    fn a_file_that_names_another_object_than_it_opens_is_refused() {
+        let text = open().to_text().replace("cases/7.json", "cases/8.json");
+        let refused = ApprovalRequest::parse(&text).expect_err("another name");
+        assert!(refused.to_string().contains("another object"), "{refused}");
+    }
+
+    #[test]
+    fn whatever_is_asked_changes_what_is_signed() {
+        let request = open();
+        let hash = request.hash();
+        let mut other = request.clone();
+        other.requester = "spiffe://ch-zrh/auditor/bert".parse().expect("an identity");
+        assert_ne!(other.hash(), hash);
+        let change = |change: &dyn Fn(&mut v1::OpenRequest)| {
+            let mut other = request.clone();
+            if let Approvable::Open { request, .. } = &mut other.what {
+                change(request);
+            }
+            other.hash()
+        };
+        let claimed = |claim: &dyn Fn(&mut v1::Claim)| {
+            change(&|request| claim(request.claim.as_mut().expect("there")))
+        };
+        assert_ne!(claimed(&|claim| claim.purpose = "support".to_owned()), hash);
+        assert_ne!(claimed(&|claim| claim.case_id = "2026-18".to_owned()), hash);
+        assert_ne!(
+            change(&|request| request.request_id = vec![9; 16].into()),
+            hash
+        );
+        assert_ne!(
+            change(&|request| request.dataset_id = vec![9; 16].into()),
+            hash
+        );
+        assert_ne!(
+            change(&|request| request.single_use_id = vec![9; 16].into()),
+            hash
+        );
+        assert_ne!(
+            change(&|request| request.recipient_region = "de-fra".to_owned()),
+            hash
+        );
+        let item = |request: &mut v1::OpenRequest| request.items[0].version_id = vec![9; 16].into();
+        assert_ne!(change(&item), hash);
+        // A retry at another replica is the same request.
+        assert_eq!(
+            change(&|request| request.session_id = vec![9; 16].into()),
+            hash
+        );
+    }
+}

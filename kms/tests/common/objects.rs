@@ -1,0 +1,68 @@
+//! Objects as gateways leave them behind: sealed under a lease, opened with a key that the KMS released.
+
+use bytes::Bytes;
+use envelope::{
+    DekSalt, NameCommitment, NameSalt, ObjectContext, PartNumber, SealedKey, SealingLease, Suite,
+};
+use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
+use proto::v1;
+
+use super::{Session, random, region_id};
+
+/// Sealed bytes, and what the catalog keeps of them.
+pub(crate) struct Sealed {
+    pub bytes: Vec<u8>,
+    pub context: ObjectContext,
+    pub item: v1::OpenItem,
+}
+
+/// Seals an object under a lease that the KMS gave.
+pub(crate) fn seal(
+    dataset: [u8; 16],
+    body: &[u8],
+    reply: &v1::IssueLeaseReply,
+    session: &Session,
+) -> Sealed {
+    let id = LeaseId::try_from(reply.lease_id.as_ref()).expect("a lease id");
+    let sealed = SealedKey::try_from(reply.sealed_lease_key.as_ref()).expect("a sealed key");
+    let lease: SealingLease = session
+        .receiver
+        .receive_lease(&sealed, id, &session.aad())
+        .expect("the lease key");
+    let (salt, name_salt) = (
+        DekSalt::random().expect("room"),
+        NameSalt::random().expect("room"),
+    );
+    let context = ObjectContext {
+        suite: Suite::Cobblestone256,
+        region: region_id(),
+        dataset: DatasetId(dataset),
+        version: ObjectVersionId(random()),
+        name: NameCommitment::of(&name_salt, &"a/b.json".parse().expect("a key")),
+    };
+    let dek = lease.seal_dek(&salt, &context).expect("room");
+    let bytes = dek.seal_part(PartNumber::FIRST, body).expect("sealed");
+    let item = v1::OpenItem {
+        token: reply.token.clone(),
+        version_id: context.version.into(),
+        dek_salt: Bytes::copy_from_slice(salt.as_bytes()),
+        name_commitment: Bytes::copy_from_slice(context.name.as_bytes()),
+        bytes: body.len() as u64,
+    };
+    Sealed {
+        bytes,
+        context,
+        item,
+    }
+}
+
+/// Opens an object with a DEK that the KMS released.
+pub(crate) fn open(sealed: &Sealed, reply: &v1::OpenReply, session: &Session) -> Vec<u8> {
+    let key = SealedKey::try_from(reply.keys[0].sealed_dek.as_ref()).expect("a sealed DEK");
+    let dek = session
+        .receiver
+        .receive_dek(&key, sealed.context.clone(), &session.aad())
+        .expect("the DEK of this object");
+    dek.open_part(PartNumber::FIRST, &sealed.bytes)
+        .expect("opens")
+}
