@@ -14,6 +14,7 @@ mod body;
     reason = "of the command, its arguments are all that is wanted here"
 )]
 mod cli;
+mod custody;
 mod dataset;
 mod detached;
 mod download;
@@ -36,6 +37,7 @@ mod settings;
 mod upload;
 
 pub use body::Body;
+pub use custody::SealedRegion;
 pub use dataset::{
     Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,
     PutOutcome,

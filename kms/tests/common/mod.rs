@@ -5,7 +5,9 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 mod caller;
+mod custody;
 mod log;
+mod object;
 mod people;
 
 use std::net::SocketAddr;
@@ -29,6 +31,8 @@ use transport::{Clock as _, SharedClock, SystemClock};
 pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_text, served};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use object::{BODY, Object};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
 
