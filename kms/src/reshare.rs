@@ -127,7 +127,7 @@ impl Core {
         let claims = self.custody_claims(peer, &hash, &id, &approvals)?;
         drop(claims);
         let mut held = self.reshare.lock().await;
-        let made = match held.take() {
+        let mut made = match held.take() {
             Some(made) if made.asked == hash => made,
             Some(_) | None => self.split_anew(&request, hash.to_vec())?,
         };
@@ -146,8 +146,9 @@ impl Core {
                 return Err(error);
             }
         };
-        if let Some(next) = &made.next {
-            self.seal.set_next(Some(next.clone()));
+        // From here on the seal has it, and drops it when it is sealed.
+        if let Some(next) = made.next.take() {
+            self.seal.set_next(Some(next));
         }
         let reply = v1::BeginCustodyReply {
             shares: made.shares.clone(),

@@ -80,6 +80,8 @@ pub(crate) struct Begin {
     pub request_ms_max: u64,
     /// The replicas' clock; the system's when absent.
     pub clock: Option<SharedClock>,
+    /// Whether the test runs the daemons itself; else they run in its process.
+    pub elsewhere: bool,
 }
 
 /// A clock of the replicas that a test can set ahead.
@@ -98,6 +100,7 @@ impl Default for Begin {
             grants: vec![people::all_to_app()],
             request_ms_max: 10_000,
             clock: None,
+            elsewhere: false,
         }
     }
 }
@@ -129,19 +132,23 @@ impl Region {
                     address,
                 )
             };
-            let parts = Parts {
-                listener: Some(listener),
-                clock: begin.clock.clone(),
-                ..Parts::default()
+            let replica = if begin.elsewhere {
+                drop(listener);
+                None
+            } else {
+                let parts = Parts {
+                    listener: Some(listener),
+                    clock: begin.clock.clone(),
+                    ..Parts::default()
+                };
+                let replica = Replica::start(config.clone(), parts).await;
+                Some(replica.expect("a replica starts"))
             };
-            let replica = Replica::start(config.clone(), parts)
-                .await
-                .expect("a replica starts");
             places.push(Place {
                 config,
                 address,
                 proxy,
-                replica: Some(replica),
+                replica,
             });
         }
         Self {
