@@ -3,6 +3,7 @@
 mod approve;
 mod context;
 mod copy;
+mod custody;
 mod data;
 mod dataset;
 mod doctor;
@@ -97,6 +98,12 @@ enum Command {
     /// Evidence about a dataset for somebody outside: export.
     #[command(subcommand)]
     Evidence(evidence::Command),
+    /// Who can rebuild the root key: status, begin, confirm, finish, abandon, erased, retire.
+    #[command(subcommand)]
+    Custody(custody::Command),
+    /// The KMS as a whole: seal.
+    #[command(subcommand)]
+    Kms(custody::KmsCommand),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
@@ -149,6 +156,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Approve(command) => approve::run(&session, command).await,
         Command::Verify(verify) => verify.run(session.json),
         Command::Evidence(command) => evidence::run(&session, command).await,
+        Command::Custody(command) => custody::run(&session, command).await,
+        Command::Kms(command) => custody::kms(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Completions { shell } => {

@@ -15,6 +15,7 @@ mod body;
     reason = "of the command, its arguments are all that is wanted here"
 )]
 mod cli;
+mod custody;
 mod dataset;
 mod detached;
 mod download;
@@ -41,6 +42,7 @@ pub use approval::{
     approval_to_text,
 };
 pub use body::Body;
+pub use custody::SealedRegion;
 pub use dataset::{
     Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,
     PutOutcome,

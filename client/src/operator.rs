@@ -4,7 +4,7 @@
 //! nobody approves what they asked for themselves. Refuses nothing by itself: the region does.
 
 use bytes::Bytes;
-use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_open, hpke_seal};
+use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_seal};
 use prost::Message as _;
 use proto::ids::{GroupId, Identity, NodeId};
 use proto::transcript;
@@ -141,18 +141,7 @@ impl Region {
             .map(Identity::to_string)
             .unwrap_or_default();
         let own = self.identity().to_string();
-        let share = custodian.share;
-        let opened = HpkeInfo::of(&transcript::custodian_share_info(
-            self.id().as_str(),
-            &share.share_set,
-            &share.index.to_be_bytes(),
-            &own,
-        ));
-        let plain =
-            hpke_open(custodian.key, &opened, b"", &share.sealed).map_err(|_| Error::Caller {
-                reason: "not-my-share".to_owned(),
-                message: "the share does not open with this custodian's key".to_owned(),
-            })?;
+        let plain = custodian.opened(self.id().as_str(), &own)?;
         let channel = self.keys().replica_channel(replica)?;
         let (reply, session) = session::open_with_reply(self.id(), &self.0.local, &member, channel)
             .await
@@ -449,7 +438,7 @@ impl Region {
     }
 }
 
-fn answer<T>(reply: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
+pub(crate) fn answer<T>(reply: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {
     reply
         .map(tonic::Response::into_inner)
         .map_err(|status| Error::from_status(&status))

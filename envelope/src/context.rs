@@ -21,6 +21,7 @@ pub(crate) const LABEL_SESSION_EXPORT: &[u8] = b"reduit/v1/session-export";
 pub(crate) const LABEL_SESSION_ITEM: &[u8] = b"reduit/v1/session-item";
 pub(crate) const LABEL_HPKE_INFO: &[u8] = b"reduit/v1/hpke-info";
 pub(crate) const LABEL_LOG_KEY: &[u8] = b"reduit/v1/log-key";
+pub(crate) const LABEL_ROOT_PROOF: &[u8] = b"reduit/v1/root-proof";
 pub(crate) const LABEL_ROOT_CHECK: &[u8] = b"reduit/v1/root-check";
 pub(crate) const LABEL_SHARE_CHECK: &[u8] = b"reduit/v1/share-check";
 pub(crate) const LABEL_SHARE_CHECKSUM: &[u8] = b"reduit/v1/share-checksum";
@@ -265,6 +266,7 @@ mod tests {
             LABEL_SESSION_ITEM,
             LABEL_HPKE_INFO,
             LABEL_ROOT_CHECK,
+            LABEL_ROOT_PROOF,
             LABEL_SHARE_CHECK,
             LABEL_SHARE_CHECKSUM,
         ];

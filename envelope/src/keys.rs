@@ -9,7 +9,8 @@
 use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch};
 
 use crate::cobblestone::{self, ChunkSpan, Commitment, StreamHeader, StreamSalt};
-use crate::context::{DekSalt, LABEL_ROOT_CHECK, ObjectContext, PartNumber};
+use crate::context::{DekSalt, LABEL_ROOT_CHECK, LABEL_ROOT_PROOF, ObjectContext, PartNumber};
+use crate::encode::put_field;
 use crate::locked::Locked;
 use crate::manifest::Manifest;
 use crate::shamir::RootCheck;
@@ -50,7 +51,30 @@ impl RootKey {
         );
         RootCheck(check)
     }
+
+    /// Shows, to another holder of this root key alone, that the maker of `statement` holds it. Tells nothing of it.
+    pub fn prove(&self, statement: &[u8]) -> [u8; PROOF_BYTES] {
+        let mut info = Vec::with_capacity(8 + LABEL_ROOT_PROOF.len() + statement.len());
+        put_field(&mut info, LABEL_ROOT_PROOF);
+        put_field(&mut info, statement);
+        let mut proof = [0; PROOF_BYTES];
+        kdf::derive(
+            self.key.bytes(),
+            &self.epoch.0.to_be_bytes(),
+            &info,
+            &mut proof,
+        );
+        proof
+    }
+
+    /// Whether `proof` is a holder's of this root key, about this statement. In constant time.
+    pub fn proves(&self, statement: &[u8], proof: &[u8]) -> bool {
+        kdf::equal(&self.prove(statement), proof)
+    }
 }
+
+/// Bytes of a proof that somebody holds a root key.
+pub const PROOF_BYTES: usize = 32;
 
 /// A key-encryption key of one dataset: wraps lease keys and metadata keys. Exists only in the KMS.
 pub struct Kek {

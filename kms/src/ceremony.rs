@@ -153,48 +153,16 @@ impl Core {
         {
             return Err(CeremonyError::OtherGenesis);
         }
-        let custodians = self.custodians(request)?;
+        let custodians = self.custodians(&request.custodians)?;
         if request.shares != 0 && request.shares as usize != custodians.len() {
             let (shares, custodians) = (request.shares, custodians.len());
             return Err(CeremonyError::Shares { shares, custodians });
         }
-        let (n, k) = (
-            bounded(custodians.len() as u64),
-            bounded(request.needed.into()),
-        );
+        let k = bounded(request.needed.into());
         let root = RootKey::generate(FIRST_EPOCH).map_err(CeremonyError::Key)?;
-        let (set, shares) = root.split(k, n).map_err(CeremonyError::Split)?;
-        let share_set = set.to_bytes();
         let region = self.config.region.as_str();
-        let sealed = custodians
-            .iter()
-            .zip(&shares)
-            .map(|((custodian, key), share)| {
-                let (identity, index) = (custodian.identity.to_string(), u32::from(share.index()));
-                let index_bytes = index.to_be_bytes();
-                let info = HpkeInfo::of(&transcript::custodian_share_info(
-                    region,
-                    &share_set,
-                    &index_bytes,
-                    &identity,
-                ));
-                let sealed = hpke_seal(key, &info, b"", &share.to_bytes())
-                    .map_err(|_| CeremonyError::NotCustodian(identity.clone()))?;
-                Ok(v1::SealedShare {
-                    custodian: identity,
-                    sealed: sealed.into(),
-                    index,
-                    share_check: sha256(&share_name(&share_set, index)).to_vec().into(),
-                    share_set: share_set.clone().into(),
-                })
-            });
-        let shares = sealed.collect::<Result<Vec<_>, CeremonyError>>()?;
+        let (share_set, shares) = split_to(region, &root, k, &custodians)?;
         let root_check = root.check_value().0.to_vec();
-        let holders = shares.iter().map(|share| v1::ShareHolder {
-            identity: share.custodian.clone(),
-            share_check: share.share_check.clone(),
-            share_index: share.index,
-        });
         let region = v1::KmsRegion {
             format: 1,
             region: region.to_owned(),
@@ -202,7 +170,7 @@ impl Core {
             root_epoch: FIRST_EPOCH.0,
             root_check: root_check.clone().into(),
             shares_needed: k.into(),
-            custodians: holders.collect(),
+            custodians: holders(&shares),
             log_origin: format!("{region}/{FIRST_STREAM}"),
             share_set: share_set.into(),
         };
@@ -221,12 +189,12 @@ impl Core {
     }
 
     /// The custodians named, or every enrolled one when none is named, with the keys their shares are sealed to.
-    fn custodians(
+    pub(crate) fn custodians(
         &self,
-        request: &v1::InitialiseRequest,
+        named: &[v1::Enrolment],
     ) -> Result<Vec<(Enrolled, HpkePublicKey)>, CeremonyError> {
         let enrolled = self.enrolments.members(Role::Custodian);
-        let chosen: Vec<Enrolled> = match request.custodians.as_slice() {
+        let chosen: Vec<Enrolled> = match named {
             [] => enrolled,
             named => named
                 .iter()
@@ -300,6 +268,57 @@ impl Core {
     }
 }
 
+/// Splits a root key, one share to each custodian, sealed to it. Checked before anybody gets one: any k of what was
+/// made rebuild the root key.
+pub(crate) fn split_to(
+    region: &str,
+    root: &RootKey,
+    needed: u8,
+    custodians: &[(Enrolled, HpkePublicKey)],
+) -> Result<(Vec<u8>, Vec<v1::SealedShare>), CeremonyError> {
+    let made = bounded(custodians.len() as u64);
+    let (set, shares) = root.split(needed, made).map_err(CeremonyError::Split)?;
+    let last = shares.len() - usize::from(needed);
+    for some in [&shares[..usize::from(needed)], &shares[last..]] {
+        set.combine(some).map_err(CeremonyError::Split)?;
+    }
+    let share_set = set.to_bytes();
+    let sealed = custodians
+        .iter()
+        .zip(&shares)
+        .map(|((custodian, key), share)| {
+            let (identity, index) = (custodian.identity.to_string(), u32::from(share.index()));
+            let index_bytes = index.to_be_bytes();
+            let info = HpkeInfo::of(&transcript::custodian_share_info(
+                region,
+                &share_set,
+                &index_bytes,
+                &identity,
+            ));
+            let sealed = hpke_seal(key, &info, b"", &share.to_bytes())
+                .map_err(|_| CeremonyError::NotCustodian(identity.clone()))?;
+            Ok(v1::SealedShare {
+                custodian: identity,
+                sealed: sealed.into(),
+                index,
+                share_check: sha256(&share_name(&share_set, index)).to_vec().into(),
+                share_set: share_set.clone().into(),
+            })
+        });
+    let sealed = sealed.collect::<Result<Vec<_>, CeremonyError>>()?;
+    Ok((share_set, sealed))
+}
+
+/// Who holds which share, in public.
+pub(crate) fn holders(shares: &[v1::SealedShare]) -> Vec<v1::ShareHolder> {
+    let holder = |share: &v1::SealedShare| v1::ShareHolder {
+        identity: share.custodian.clone(),
+        share_check: share.share_check.clone(),
+        share_index: share.index,
+    };
+    shares.iter().map(holder).collect()
+}
+
 /// What tells one ceremony's request from another's.
 fn asked(request: &v1::InitialiseRequest) -> (u32, Vec<String>) {
     let named = request
@@ -318,6 +337,6 @@ fn share_name(share_set: &[u8], index: u32) -> Vec<u8> {
 }
 
 /// Counts beyond what a split can have are refused by the split.
-fn bounded(count: u64) -> u8 {
+pub(crate) fn bounded(count: u64) -> u8 {
     u8::try_from(count).unwrap_or(u8::MAX)
 }

@@ -61,6 +61,8 @@ pub(crate) struct Core {
     pub(crate) ceremony: tokio::sync::Mutex<Option<crate::ceremony::Made>>,
     /// One change of membership at a time.
     pub(crate) membership: tokio::sync::Mutex<()>,
+    /// One change of custody at a time, with the shares that the last one made until they are known to be on record.
+    pub(crate) reshare: tokio::sync::Mutex<Option<crate::reshare::Made>>,
     /// One request to be unsealed at a time.
     pub(crate) unsealing: tokio::sync::Mutex<()>,
     /// Held while the state is being flushed.
@@ -232,6 +234,8 @@ impl Core {
             node_id: self.config.node_id,
             unseal_offer_hash: self.seal.offer_hash().to_vec().into(),
             clock_ms: self.now().0,
+            held_epoch: self.seal.held_epoch().map_or(0, |epoch| epoch.0),
+            next_epoch: self.seal.next().map_or(0, |root| root.epoch().0),
         }
     }
 
@@ -245,6 +249,7 @@ impl Core {
         } else {
             self.custody.clear();
         }
+        self.seal.forget_former(FORMER_MAX);
         // During the ceremony a sealed replica leads on purpose.
         if let Ok(_no_ceremony) = self.ceremony.try_lock() {
             let may_lead = self.may_lead();
@@ -286,5 +291,7 @@ impl Core {
     }
 }
 
+/// How long a root key stays here after another took its place: longer than any request that began under it.
+const FORMER_MAX: Duration = Duration::from_secs(30);
 /// How often [`Core::sweep`] runs: well under the life of an unwrapped key.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(5);

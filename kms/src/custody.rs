@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use envelope::{
     Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
-    PartNumber, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
+    PartNumber, RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
 };
 use prost::Message as _;
-use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, UnixMs};
+use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch, UnixMs};
 use proto::transcript;
 use proto::v1;
 use transport::LocalIdentity;
@@ -93,8 +93,9 @@ impl Custody {
         id: KekId,
         version: KekVersion,
         now: UnixMs,
+        root_epoch: RootEpoch,
     ) -> Result<v1::KekVersionRecord, CustodyError> {
-        let root = self.seal.root()?;
+        let root = self.seal.root_of(root_epoch)?;
         let kek = Kek::generate(self.region.clone(), id, version).map_err(CustodyError::Key)?;
         let metadata = MetadataKey::generate(self.region.clone(), dataset, version.0)
             .map_err(CustodyError::Key)?;
@@ -314,7 +315,7 @@ impl Custody {
 
     fn kek(&self, record: &v1::KekRecord, version: u32) -> Result<Arc<Kek>, CustodyError> {
         // The root first: sealed means sealed, whatever is still in a slot.
-        let root = self.seal.root()?;
+        self.seal.root()?;
         let id = KekId::try_from(record.kek_id.as_ref()).map_err(|_| CustodyError::NotAuthentic)?;
         let name = (id, KekVersion(version), record.state_version);
         self.keks.take_or(name, Instant::now(), || {
@@ -324,12 +325,25 @@ impl Custody {
                 .find(|held| held.version == version && !held.wrapped_kek.is_empty())
                 .ok_or(CustodyError::NoVersion { version })?;
             let wrapped = Wrapped::from_bytes(&held.wrapped_kek).map_err(CustodyError::Wrapped)?;
+            let root = self.seal.root_of(RootEpoch(held.root_epoch))?;
             let kek = root.unwrap_kek(&wrapped)?;
             if kek.id() != id || kek.version().0 != version {
                 return Err(CustodyError::NotAuthentic);
             }
             Ok(kek)
         })
+    }
+
+    /// A KEK version wrapped under another root key. It is unwrapped for that moment only.
+    pub(crate) fn rewrapped(
+        &self,
+        key: &v1::KekRecord,
+        version: u32,
+        next: &RootKey,
+    ) -> Result<Vec<u8>, CustodyError> {
+        let kek = self.kek(key, version)?;
+        let wrapped = next.wrap_kek(&kek).map_err(CustodyError::Key)?;
+        Ok(wrapped.to_bytes())
     }
 
     /// Drops every unwrapped key: sealed, stepped down, or a key's state has changed.

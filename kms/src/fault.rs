@@ -26,6 +26,8 @@ use crate::opens::OpenError;
 use crate::peer_unseal::{AskError, ReleaseError};
 use crate::policy::Denied;
 use crate::publish::CosignAnswerError;
+use crate::reshare::ReshareError;
+use crate::rotation::SendRootError;
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::{NoSession, OpenSessionError};
 use crate::unseal::{SealRefused, ShareRefused};
@@ -57,6 +59,12 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::AlreadyEnrolled => (Fault::Exists, "already-enrolled"),
         KmsRefusal::LocksOut => (Fault::Precondition, "locks-out"),
         KmsRefusal::PolicyRules => (Fault::Precondition, "policy-rules"),
+        KmsRefusal::NoSuchSplit => (Fault::Missing, "no-such-split"),
+        KmsRefusal::NotConfirmed => (Fault::Precondition, "not-confirmed"),
+        KmsRefusal::NotRewrapped => (Fault::Unavailable, "not-rewrapped"),
+        KmsRefusal::NotErased => (Fault::Precondition, "not-erased"),
+        KmsRefusal::RootMoved => (Fault::Precondition, "root-moved"),
+        KmsRefusal::LogKeyUnknown => (Fault::Precondition, "log-key-unknown"),
     }
 }
 
@@ -294,6 +302,26 @@ faulty!(CeremonyError {
     Self::Found(_) => (Precondition, "not-founded"),
     Self::NotLed => (Unavailable, "no-leader"),
 } inner { Commit });
+
+faulty!(ReshareError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::NotCustodian(_) => (Denied, "not-custodian"),
+    Self::Level { .. } => (Precondition, "level-too-low"),
+    Self::NotUnderWay => (Missing, "no-such-split"),
+    Self::RootLost => (Precondition, "new-root-lost"),
+    Self::PeersBehind(_) => (Unavailable, "peers-without-new-root"),
+    Self::Signature => (Denied, "bad-signature"),
+    Self::StillBorn => (Unavailable, "not-rewrapped"),
+} inner { Sealed, Stale, Approval, Commit, Ceremony, Session, Share, Custody });
+
+faulty!(SendRootError {
+    Self::Malformed(_) => (Caller, "malformed"),
+    Self::Signature => (Denied, "bad-signature"),
+    Self::NoProof => (Denied, "no-proof"),
+    Self::NotUnderWay => (Precondition, "no-such-split"),
+    Self::RootLost => (Precondition, "new-root-lost"),
+    Self::Session(_) => (Caller, "bad-offer"),
+} inner { Sealed, Commit });
 
 faulty!(LogError {
     Self::Role(_) | Self::Openings(_) => (Denied, "not-auditor"),

@@ -4,7 +4,8 @@
 //! bytes are born in [`crate::custody`] and enter the log wrapped.
 
 use bytes::Bytes;
-use proto::ids::{DatasetId, Identity, KekId, KekVersion, UnixMs};
+use proto::ids::{DatasetId, Identity, KekId, KekVersion, RootEpoch, UnixMs};
+use proto::store::Reader;
 use proto::v1;
 use transport::Peer;
 
@@ -80,9 +81,6 @@ impl Core {
             field: "request id",
         })?;
         let (kek_id, pseudonym) = (KekId(random()), random::<16>());
-        let version = self
-            .custody
-            .born(dataset, kek_id, KekVersion(1), self.now())?;
         let claim = claim(request.claim, &peer.identity);
         self.ledger
             .command::<KeyError>(&peer.identity, self.deadline(), |state| {
@@ -91,6 +89,11 @@ impl Core {
                     .policy()
                     .may(state, &peer.identity, dataset, v1::Action::Create, &claim)
                     .map_err(CommitError::Denied)?;
+                // Under the root key in force: made anew when that has moved.
+                let root_epoch = in_force(state);
+                let version =
+                    self.custody
+                        .born(dataset, kek_id, KekVersion(1), self.now(), root_epoch)?;
                 Ok(Command {
                     authority_version,
                     approvals: Vec::new(),
@@ -98,7 +101,7 @@ impl Core {
                         kek_id: kek_id.into(),
                         dataset_id: dataset.into(),
                         pseudonym: pseudonym.to_vec().into(),
-                        version: Some(version.clone()),
+                        version: Some(version),
                         claim: Some(claim.clone()),
                         request_id: request_id.to_vec().into(),
                     }),
@@ -141,7 +144,8 @@ impl Core {
                     )
                     .map_err(CommitError::Denied)?;
                 let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-                let what = self.key_command(&key, dataset, change, &asked)?;
+                let root_epoch = in_force(state);
+                let what = self.key_command(&key, dataset, change, &asked, root_epoch)?;
                 Ok(Command {
                     authority_version,
                     approvals: Vec::new(),
@@ -162,6 +166,7 @@ impl Core {
         dataset: DatasetId,
         change: Change,
         asked: &Asked,
+        root_epoch: RootEpoch,
     ) -> Result<v1::kms_command::Command, KeyError> {
         let (dataset_id, state_version) = (dataset.into(), key.state_version);
         let claim = Some(asked.claim.clone());
@@ -172,7 +177,10 @@ impl Core {
                 let id = KekId::try_from(key.kek_id.as_ref())
                     .map_err(|_| KeyError::Malformed { field: "record" })?;
                 let next = KekVersion(key.current_version + 1);
-                let version = Some(self.custody.born(dataset, id, next, asked.now)?);
+                let born = self
+                    .custody
+                    .born(dataset, id, next, asked.now, root_epoch)?;
+                let version = Some(born);
                 let rotate = v1::RotateKek {
                     dataset_id,
                     state_version,
@@ -243,4 +251,9 @@ fn claim(stated: Option<v1::Claim>, actor: &Identity) -> v1::Claim {
         actor: actor.to_string(),
         ..stated.unwrap_or_default()
     }
+}
+
+/// The epoch of the root key that new keys are wrapped under.
+pub(crate) fn in_force(state: &dyn Reader) -> RootEpoch {
+    RootEpoch(kms_state::region(state).map_or(0, |region| region.root_epoch))
 }

@@ -551,7 +551,10 @@ pub(crate) struct Command {
 fn again(reason: v1::KmsRefusal) -> bool {
     matches!(
         reason,
-        v1::KmsRefusal::AuthorityMoved | v1::KmsRefusal::KeyStateMoved | v1::KmsRefusal::ClockJump
+        v1::KmsRefusal::AuthorityMoved
+            | v1::KmsRefusal::KeyStateMoved
+            | v1::KmsRefusal::RootMoved
+            | v1::KmsRefusal::ClockJump
     )
 }
 

@@ -36,6 +36,8 @@ mod peer_unseal;
 mod peers;
 mod policy;
 mod publish;
+mod reshare;
+mod rotation;
 mod seal;
 mod server;
 mod service;

@@ -1,7 +1,7 @@
 //! The state machine as the consensus host runs it.
 //!
 //! Owns the step from the host's contract to `kms-state`, and the word to this process's drivers that the authority
-//! may have changed. Holds no key and no clock: wrapped keys pass through unread.
+//! or custody of the root key may have changed. Holds no key and no clock: wrapped keys pass through unread.
 
 use bytes::Bytes;
 use proto::ids::{FeatureLevel, LogIndex};
@@ -17,6 +17,8 @@ pub(crate) const LEVEL_MAX: FeatureLevel = kms_state::LEVEL_MAX;
 pub(crate) struct Changes {
     /// 0 before the init ceremony.
     pub(crate) authority_version: u64,
+    /// 0 before custody of the root key first changes.
+    pub(crate) custody_version: u64,
 }
 
 /// The machine of the KMS's only group.
@@ -33,9 +35,13 @@ impl KmsMachine {
 
     fn look(&self, state: &dyn Reader) {
         let authority_version = kms_state::authority_version(state);
+        let now = Changes {
+            authority_version,
+            custody_version: kms_state::custody_version(state),
+        };
         self.changes.send_if_modified(|changes| {
-            let changed = changes.authority_version != authority_version;
-            changes.authority_version = authority_version;
+            let changed = *changes != now;
+            *changes = now;
             changed
         });
     }

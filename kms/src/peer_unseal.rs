@@ -19,6 +19,7 @@ use transport::{Peer, PublicKey};
 
 use crate::approvals::{self, ApprovalError};
 use crate::core::Core;
+use crate::keys::in_force;
 use crate::ledger::CommitError;
 use crate::peers::CALL_MAX;
 use crate::seal::{BootId, Posture, Sealed, UnsealError};
@@ -130,6 +131,11 @@ impl Core {
             .await
             .ok_or(AskError::NotInitialised)?;
         let (reply, from) = self.ask(&boot, &offer, &approval, deadline).await?;
+        // The root key may have moved on since this replica last heard.
+        let region = self
+            .region_of(RootEpoch(reply.root_epoch), deadline)
+            .await
+            .unwrap_or(region);
         self.take_root(&region, &boot, &offer, &reply, &from)?;
         self.group.set_may_campaign(true);
         tracing::info!(by = %from, approved_by = %peer.identity, "unsealed by a peer");
@@ -151,6 +157,19 @@ impl Core {
         loop {
             applied.borrow_and_update();
             if let Some(region) = region() {
+                return Some(region);
+            }
+            timeout_at(deadline, applied.changed()).await.ok()?.ok()?;
+        }
+    }
+
+    /// The region's record, once it is of a root epoch.
+    async fn region_of(&self, epoch: RootEpoch, deadline: Instant) -> Option<v1::KmsRegion> {
+        let mut applied = self.group.watch_applied();
+        loop {
+            applied.borrow_and_update();
+            let region = self.known_region(deadline).await?;
+            if region.root_epoch >= epoch.0 {
                 return Some(region);
             }
             timeout_at(deadline, applied.changed()).await.ok()?.ok()?;
@@ -256,7 +275,7 @@ impl Core {
                 .try_into()
                 .map_err(|_| UnsealError::NotTheRoot)?,
         );
-        let epoch = RootEpoch(region.root_epoch);
+        let epoch = RootEpoch(reply.root_epoch);
         let aad = transcript::session_aad(boot);
         self.seal
             .take_answer(&encapsulated, &info, &root, epoch, &aad, check)?;
@@ -297,11 +316,12 @@ impl Core {
             self.now(),
         )?;
         let how = v1::UnsealHow::Peer;
+        let in_force = in_force(&*self.reader().map_err(|_| CommitError::State)?);
         let done = self
-            .commit_unseal(sealed, boot, how, claims, self.deadline())
+            .commit_unseal(sealed, boot, how, in_force, claims, self.deadline())
             .await?;
         // On record. Sealed meanwhile means that the record stands and nothing leaves.
-        let root = self.seal.root()?;
+        let root = self.seal.root_of(in_force)?;
         let own = self.identity().to_string();
         let info = SessionInfo::of(&transcript::unseal_info(
             self.config.region.as_str(),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kms_state::StateHashes;
-use proto::ids::{Identity, NodeId};
+use proto::ids::{Identity, NodeId, RootEpoch};
 use proto::store::Reader;
 use proto::v1;
 use tlog::{
@@ -25,6 +25,7 @@ use tonic::Request;
 
 use crate::core::{Core, StaleError};
 use crate::cosigner::CosignError;
+use crate::keys::in_force;
 use crate::seal::Sealed;
 
 /// Between rounds, while the tree grows.
@@ -101,8 +102,10 @@ pub(crate) fn cosigner_name(replica: &Identity) -> KeyName {
 impl Core {
     /// The log's public key, on an unsealed replica of an initialised region.
     pub(crate) fn log_verifier(&self, state: &dyn Reader) -> Option<VerifierKey> {
-        let origin = kms_state::region(state)?.log_origin;
-        let key = self.seal.root().ok()?.log_key(&origin).ok()?;
+        let region = kms_state::region(state)?;
+        let origin = region.log_origin;
+        let root = self.seal.root_of(RootEpoch(region.root_epoch)).ok()?;
+        let key = root.log_key(&origin).ok()?;
         let name = origin.parse().ok()?;
         VerifierKey::new(name, SignatureType::Ed25519, key.public()).ok()
     }
@@ -175,7 +178,9 @@ impl Core {
 
     fn sign_as_log(&self, text: &str) -> Result<Signature, RoundError> {
         let origin = text.lines().next().unwrap_or_default();
-        let key = self.seal.root()?.log_key(origin).map_err(RoundError::Key)?;
+        let in_force = in_force(&*self.reader().map_err(StaleError::State)?);
+        let root = self.seal.root_of(in_force)?;
+        let key = root.log_key(origin).map_err(RoundError::Key)?;
         let name: KeyName = origin.parse().expect("an origin is a key name");
         let verifier = VerifierKey::new(name, SignatureType::Ed25519, key.public())
             .expect("an Ed25519 public key has 32 bytes");

@@ -4,11 +4,13 @@
 //! boot id, the X-Wing key that custodians seal shares to, and the offer that a peer answers. Refuses the root to
 //! everyone while the unseal is not on record; a wrong, mixed or repeated share by name.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use envelope::{
     Encapsulated, HpkeInfo, HpkePrivateKey, KeyError, RootCheck, RootKey, SealedKey, SessionError,
-    SessionInfo, SessionOffer, Share, ShareError, ShareSet, hpke_open,
+    SessionInfo, SessionOffer, SetId, Share, ShareError, ShareSet, hpke_open,
 };
 use parking_lot::Mutex;
 use proto::ids::RootEpoch;
@@ -84,8 +86,39 @@ struct Life {
 }
 
 enum Keys {
-    Sealed { shares: Vec<Share> },
-    Held { root: Arc<RootKey>, recorded: bool },
+    /// Shares by their split: one of the split in force does not mix with one of the next.
+    Sealed {
+        shares: HashMap<SetId, Vec<Share>>,
+    },
+    Held(Held),
+}
+
+struct Held {
+    root: Arc<RootKey>,
+    recorded: bool,
+    /// Made in this life, by the ceremony: there is no record of an unseal.
+    made_here: bool,
+    /// The one under way, until its split is in force or given up.
+    next: Option<Arc<RootKey>>,
+    /// The one before, for requests that began under it.
+    former: Option<(Instant, Arc<RootKey>)>,
+}
+
+impl Held {
+    fn new(root: Arc<RootKey>, recorded: bool) -> Self {
+        Self {
+            root,
+            recorded,
+            made_here: false,
+            next: None,
+            former: None,
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Arc<RootKey>> {
+        let former = self.former.as_ref().map(|(_, root)| root);
+        std::iter::once(&self.root).chain(&self.next).chain(former)
+    }
 }
 
 impl Life {
@@ -105,7 +138,9 @@ impl Seal {
     pub(crate) fn new() -> Result<Self, KeyError> {
         let inner = Inner {
             life: Life::begin()?,
-            keys: Keys::Sealed { shares: Vec::new() },
+            keys: Keys::Sealed {
+                shares: HashMap::new(),
+            },
         };
         let posture = watch::Sender::new(Posture::Sealed { have: 0 });
         Ok(Self {
@@ -117,11 +152,107 @@ impl Seal {
     /// The root key, once the unseal is on record.
     pub(crate) fn root(&self) -> Result<Arc<RootKey>, Sealed> {
         match &self.inner.lock().keys {
-            Keys::Held {
-                root,
-                recorded: true,
-            } => Ok(root.clone()),
-            Keys::Held { .. } | Keys::Sealed { .. } => Err(Sealed),
+            Keys::Held(held) if held.recorded => Ok(held.root.clone()),
+            Keys::Held(_) | Keys::Sealed { .. } => Err(Sealed),
+        }
+    }
+
+    /// The root key of an epoch: while one takes another's place, both are held for a moment.
+    pub(crate) fn root_of(&self, epoch: RootEpoch) -> Result<Arc<RootKey>, Sealed> {
+        match &self.inner.lock().keys {
+            Keys::Held(held) if held.recorded => {
+                let mut keys = held.keys();
+                keys.find(|root| root.epoch() == epoch)
+                    .cloned()
+                    .ok_or(Sealed)
+            }
+            Keys::Held(_) | Keys::Sealed { .. } => Err(Sealed),
+        }
+    }
+
+    /// The root key under way, where it is here.
+    pub(crate) fn next(&self) -> Option<Arc<RootKey>> {
+        match &self.inner.lock().keys {
+            Keys::Held(held) => held.next.clone(),
+            Keys::Sealed { .. } => None,
+        }
+    }
+
+    /// Whether the root key was made in this life, so that no record tells of its coming.
+    pub(crate) fn made_here(&self) -> bool {
+        match &self.inner.lock().keys {
+            Keys::Held(held) => held.made_here,
+            Keys::Sealed { .. } => false,
+        }
+    }
+
+    /// Epoch of the root key held, recorded or not.
+    pub(crate) fn held_epoch(&self) -> Option<RootEpoch> {
+        match &self.inner.lock().keys {
+            Keys::Held(held) => Some(held.root.epoch()),
+            Keys::Sealed { .. } => None,
+        }
+    }
+
+    /// Takes the root key under way, or drops it. `false` on a sealed replica.
+    pub(crate) fn set_next(&self, next: Option<Arc<RootKey>>) -> bool {
+        match &mut self.inner.lock().keys {
+            Keys::Held(held) if held.recorded => {
+                held.next = next;
+                true
+            }
+            Keys::Held(_) | Keys::Sealed { .. } => false,
+        }
+    }
+
+    /// The split under way is in force: its root key takes the place of the one held. `false` where that key is not
+    /// here.
+    pub(crate) fn advance(&self, check: RootCheck) -> bool {
+        let mut inner = self.inner.lock();
+        let Keys::Held(held) = &mut inner.keys else {
+            return false;
+        };
+        let Some(next) = held.next.take() else {
+            return false;
+        };
+        if next.check_value() != check {
+            return false;
+        }
+        let former = std::mem::replace(&mut held.root, next);
+        held.former = Some((Instant::now(), former));
+        true
+    }
+
+    /// Drops the former root key once no request is left that began under it.
+    pub(crate) fn forget_former(&self, after: Duration) {
+        if let Keys::Held(held) = &mut self.inner.lock().keys
+            && held
+                .former
+                .as_ref()
+                .is_some_and(|(since, _)| since.elapsed() >= after)
+        {
+            held.former = None;
+        }
+    }
+
+    /// Opens a share that a custodian shows, and checks it. It is not kept.
+    pub(crate) fn shown(
+        &self,
+        split: &(ShareSet, u8),
+        info: &HpkeInfo,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<(), UnsealError> {
+        let inner = self.inner.lock();
+        let bytes = hpke_open(&inner.life.share_key, info, aad, sealed)
+            .map_err(|_| UnsealError::NotAuthentic)?;
+        let share = Share::from_bytes(&bytes).map_err(UnsealError::Share)?;
+        let (set, index) = split;
+        set.verify(&share).map_err(UnsealError::Share)?;
+        if share.index() == *index {
+            Ok(())
+        } else {
+            Err(UnsealError::NotTheHolders)
         }
     }
 
@@ -163,11 +294,11 @@ impl Seal {
     }
 
     /// Takes a custodian's share, sealed to this life's share key. With the last one needed the root key is here,
-    /// unrecorded. `index` is the share this custodian was given.
+    /// unrecorded. `splits` are those this custodian may hold a share of, with its number: the one in force, and the
+    /// one under way, which may be in force by the time this replica hears of it.
     pub(crate) fn take_share(
         &self,
-        set: &ShareSet,
-        index: u8,
+        splits: &[(ShareSet, u8)],
         info: &HpkeInfo,
         aad: &[u8],
         sealed: &[u8],
@@ -180,10 +311,17 @@ impl Seal {
         let bytes =
             hpke_open(&life.share_key, info, aad, sealed).map_err(|_| UnsealError::NotAuthentic)?;
         let share = Share::from_bytes(&bytes).map_err(UnsealError::Share)?;
+        let (set, index) = splits
+            .iter()
+            .find(|(set, _)| set.set() == share.set())
+            .ok_or(UnsealError::Share(ShareError::WrongSet {
+                index: share.index(),
+            }))?;
         set.verify(&share).map_err(UnsealError::Share)?;
-        if share.index() != index {
+        if share.index() != *index {
             return Err(UnsealError::NotTheHolders);
         }
+        let shares = shares.entry(set.set()).or_default();
         // The same share again, from a custodian who did not see the answer, counts once and is no error.
         if shares.iter().all(|held| held.index() != share.index()) {
             shares.push(share);
@@ -194,10 +332,7 @@ impl Seal {
             return Ok(self.now(Posture::Sealed { have }));
         }
         let root = set.combine(shares).map_err(UnsealError::Share)?;
-        *keys = Keys::Held {
-            root: Arc::new(root),
-            recorded: false,
-        };
+        *keys = Keys::Held(Held::new(Arc::new(root), false));
         drop(inner);
         Ok(self.now(Posture::Unrecorded))
     }
@@ -227,20 +362,18 @@ impl Seal {
             return Err(UnsealError::NotTheRoot);
         }
         // The peer recorded this life's unseal before it answered.
-        inner.keys = Keys::Held {
-            root: Arc::new(root),
-            recorded: true,
-        };
+        inner.keys = Keys::Held(Held::new(Arc::new(root), true));
         drop(inner);
         Ok(self.now(Posture::Unsealed))
     }
 
     /// Takes a root key that was made here, with its record: the init ceremony.
     pub(crate) fn take_made(&self, root: Arc<RootKey>) -> Posture {
-        self.inner.lock().keys = Keys::Held {
-            root,
-            recorded: true,
-        };
+        let made_here = true;
+        self.inner.lock().keys = Keys::Held(Held {
+            made_here,
+            ..Held::new(root, true)
+        });
         self.now(Posture::Unsealed)
     }
 
@@ -250,10 +383,10 @@ impl Seal {
         if inner.life.boot != boot {
             return false;
         }
-        let Keys::Held { recorded, .. } = &mut inner.keys else {
+        let Keys::Held(held) = &mut inner.keys else {
             return false;
         };
-        *recorded = true;
+        held.recorded = true;
         drop(inner);
         self.now(Posture::Unsealed);
         true
@@ -264,7 +397,9 @@ impl Seal {
         let life = Life::begin();
         let mut inner = self.inner.lock();
         // The key goes whether or not there is room for a new life.
-        inner.keys = Keys::Sealed { shares: Vec::new() };
+        inner.keys = Keys::Sealed {
+            shares: HashMap::new(),
+        };
         if let Ok(life) = life {
             inner.life = life;
             drop(inner);

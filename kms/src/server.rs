@@ -239,6 +239,7 @@ impl Replica {
             sessions: Sessions::new(),
             ceremony: tokio::sync::Mutex::new(None),
             membership: tokio::sync::Mutex::new(()),
+            reshare: tokio::sync::Mutex::new(None),
             unsealing: tokio::sync::Mutex::new(()),
             flushing: Arc::default(),
             failure: Mutex::new(None),
@@ -321,6 +322,7 @@ impl Replica {
     fn drive(&mut self) {
         let core = &self.core;
         self.drivers.spawn(core.clone().follow_authority());
+        self.drivers.spawn(core.clone().follow_custody());
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
         self.drivers.spawn(core.clone().publish_checkpoints());

@@ -412,6 +412,69 @@ impl KmsOperate for Services {
         answer("Digest", self.0.digest().await)
     }
 
+    async fn begin_custody(
+        &self,
+        request: Request<v1::BeginCustodyRequest>,
+    ) -> Answer<v1::BeginCustodyReply> {
+        let peer = peer(&request)?;
+        let begun = self.0.begin_custody(&peer, request.into_inner()).await;
+        answer("BeginCustody", begun)
+    }
+
+    async fn confirm_share(
+        &self,
+        request: Request<v1::ConfirmShareRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let confirmed = self.0.confirm_share(&peer, request.into_inner()).await;
+        answer("ConfirmShare", confirmed)
+    }
+
+    async fn finish_custody(
+        &self,
+        request: Request<v1::FinishCustodyRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let finished = self.0.finish_custody(&peer, request.into_inner()).await;
+        answer("FinishCustody", finished)
+    }
+
+    async fn abandon_custody(
+        &self,
+        request: Request<v1::AbandonCustodyRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let abandoned = self.0.abandon_custody(&peer, request.into_inner()).await;
+        answer("AbandonCustody", abandoned)
+    }
+
+    async fn erase_share(&self, request: Request<v1::EraseShareRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let erased = self.0.erase_share(&peer, request.into_inner()).await;
+        answer("EraseShare", erased)
+    }
+
+    async fn retire_epoch(&self, request: Request<v1::RetireEpochRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let retired = self.0.retire_epoch(&peer, request.into_inner()).await;
+        answer("RetireEpoch", retired)
+    }
+
+    async fn find_custody(
+        &self,
+        request: Request<v1::FindCustodyRequest>,
+    ) -> Answer<v1::FindCustodyReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Operator, Role::Custodian, Role::Auditor])?;
+        answer("FindCustody", self.0.find_custody())
+    }
+
+    async fn seal_region(&self, request: Request<v1::SealRegionRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let sealed = self.0.seal_region(&peer, request.into_inner()).await;
+        answer("SealRegion", sealed)
+    }
+
     async fn add_replica(
         &self,
         request: Request<v1::AddReplicaRequest>,
@@ -440,6 +503,16 @@ impl KmsPeer for Services {
             "UnsealMe",
             self.0.unseal_me(&peer, request.into_inner()).await,
         )
+    }
+
+    async fn fetch_root(
+        &self,
+        request: Request<v1::FetchRootRequest>,
+    ) -> Answer<v1::UnsealMeReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let sent = self.0.send_root(&peer, request.into_inner()).await;
+        answer("FetchRoot", sent)
     }
 
     async fn cosign_checkpoint(

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use envelope::{HpkeInfo, ShareSet};
-use proto::ids::{Identity, Role};
+use envelope::{HpkeInfo, KeyError, ShareError, ShareSet};
+use proto::ids::{Identity, Role, RootEpoch};
 use proto::transcript;
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
 use transport::Peer;
+use transport::fault::reason;
 
 use crate::core::Core;
+use crate::keys::in_force;
 use crate::ledger::{Command, CommitError};
 use crate::peers::CALL_MAX;
 use crate::seal::{BootId, Posture, UnsealError};
@@ -38,6 +40,14 @@ pub(crate) enum ShareRefused {
     /// The share itself.
     #[error("the share was not taken")]
     Unseal(#[from] UnsealError),
+}
+
+/// Why an unseal is not on record.
+enum NotRecorded {
+    /// Another root key is in force than the one that the shares gave.
+    Superseded,
+    /// Not yet: in words.
+    Later(String),
 }
 
 /// Why the replica was not sealed.
@@ -65,19 +75,13 @@ impl Core {
         let region = region.ok_or(ShareRefused::NotInitialised)?;
         let not_custodian = || ShareRefused::NotCustodian(peer.identity.clone());
         let caller = peer.identity.to_string();
-        let holder = region
-            .custodians
-            .iter()
-            .find(|holder| holder.identity == caller);
-        let holder = holder.filter(|_| peer.identity.role() == Role::Custodian);
-        let index = holder
-            .map(|holder| holder.share_index)
-            .ok_or_else(not_custodian)?;
-        let index = u8::try_from(index).map_err(|_| not_custodian())?;
+        let splits = self.splits_of(&caller).map_err(UnsealError::Share)?;
+        if splits.is_empty() || peer.identity.role() != Role::Custodian {
+            return Err(not_custodian());
+        }
         let session = self
             .sessions
             .of(&request.session_id, &peer.public_key, self.now())?;
-        let set = ShareSet::from_bytes(&region.share_set).map_err(UnsealError::Share)?;
         let replica = self.identity().to_string();
         let info = HpkeInfo::of(&transcript::unseal_share_info(
             &region.region,
@@ -88,7 +92,7 @@ impl Core {
         let sealed = &request.sealed_share;
         let posture = self
             .seal
-            .take_share(&set, index, &info, &session.aad(), sealed)?;
+            .take_share(&splits, &info, &session.aad(), sealed)?;
         tracing::info!(custodian = %peer.identity, "share taken");
         if posture == Posture::Unrecorded {
             self.group.set_may_campaign(true);
@@ -111,24 +115,61 @@ impl Core {
         })
     }
 
+    /// The splits a custodian may hold a share of: the one in force, and the one under way, which may be in force by
+    /// the time this replica hears of it.
+    fn splits_of(&self, custodian: &str) -> Result<Vec<(ShareSet, u8)>, ShareError> {
+        let Ok(state) = self.reader() else {
+            return Ok(Vec::new());
+        };
+        let mut splits = Vec::new();
+        let pending = kms_state::custody(&*state).and_then(|custody| custody.pending);
+        let in_force = kms_state::region(&*state);
+        let known = in_force
+            .iter()
+            .map(|region| (&region.share_set, &region.custodians))
+            .chain(
+                pending
+                    .iter()
+                    .map(|plan| (&plan.share_set, &plan.custodians)),
+            );
+        for (set, custodians) in known {
+            let mut holders = custodians.iter();
+            let share = holders.find(|holder| holder.identity == custodian);
+            let index = share.and_then(|holder| u8::try_from(holder.share_index).ok());
+            if let Some(index) = index {
+                splits.push((ShareSet::from_bytes(set)?, index));
+            }
+        }
+        Ok(splits)
+    }
+
     /// Drops the root key, every session and every unwrapped key, and hands leadership over.
     pub(crate) async fn seal_now(&self, peer: &Peer) -> Result<v1::SealReply, SealRefused> {
         if peer.identity.role() != Role::Operator {
             return Err(SealRefused::NotOperator(peer.identity.clone()));
         }
+        tracing::warn!(operator = %peer.identity, "sealed by an operator");
+        self.drop_root().await.map_err(SealRefused::Key)?;
+        Ok(v1::SealReply { sealed: true })
+    }
+
+    /// Drops the root key and everything under it, and hands leadership over.
+    pub(crate) async fn drop_root(&self) -> Result<(), KeyError> {
         // Campaigning first: between the two a leader without a key would be found leading.
         self.group.set_may_campaign(false);
         let sealed = self.seal.seal();
         self.custody.clear();
         self.sessions.clear();
-        tracing::warn!(operator = %peer.identity, "sealed by an operator");
+        // A root key that was made and is not on record yet; who holds the lock is about to record it, and finds no seal.
+        if let Ok(mut made) = self.reshare.try_lock() {
+            *made = None;
+        }
         if self.group.is_leader()
             && let Err(error) = self.group.hand_over().await
         {
             tracing::warn!(%error, "leadership not handed over: the region has no unsealed leader");
         }
-        sealed.map_err(SealRefused::Key)?;
-        Ok(v1::SealReply { sealed: true })
+        sealed
     }
 
     /// Records every unseal by custodians, for as long as the replica runs.
@@ -145,7 +186,16 @@ impl Core {
                     self.seal.recorded(boot);
                     tracing::info!("unsealed by custodians, and on record");
                 }
-                Err(why) => {
+                Err(NotRecorded::Superseded) => {
+                    tracing::error!(
+                        "the shares given were of a root key that is no longer in force: sealed again; give the \
+                         shares of the split in force (see `reduit custody status`)"
+                    );
+                    if let Err(error) = self.drop_root().await {
+                        tracing::warn!(%error, "sealed without a new life");
+                    }
+                }
+                Err(NotRecorded::Later(why)) => {
                     tracing::debug!(%why, "unseal not recorded yet");
                     tokio::time::sleep(RECORD_EVERY).await;
                 }
@@ -153,33 +203,44 @@ impl Core {
         }
     }
 
-    async fn record_unseal(&self, boot: BootId) -> Result<(), String> {
+    async fn record_unseal(&self, boot: BootId) -> Result<(), NotRecorded> {
+        let root_epoch = self.seal.held_epoch().unwrap_or(RootEpoch(0));
         if self.group.is_leader() {
             let deadline = Instant::now() + CALL_MAX;
             let how = v1::UnsealHow::Custodians;
             return match self
-                .commit_unseal(self.identity(), boot, how, Vec::new(), deadline)
+                .commit_unseal(self.identity(), boot, how, root_epoch, Vec::new(), deadline)
                 .await
             {
+                Err(CommitError::Refused {
+                    reason: v1::KmsRefusal::RootMoved,
+                }) => Err(NotRecorded::Superseded),
                 // An earlier try of unknown outcome made the record: the boot id is this life's alone.
                 Ok(_)
                 | Err(CommitError::Refused {
                     reason: v1::KmsRefusal::AlreadyUnsealed,
                 }) => Ok(()),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(NotRecorded::Later(error.to_string())),
             };
         }
-        let leader = self.group.leader().ok_or("no leader")?;
-        let mut client = self.peers.peer(leader).map_err(|error| error.to_string())?;
+        let later = |why: String| NotRecorded::Later(why);
+        let leader = self.group.leader();
+        let leader = leader.ok_or_else(|| later("no leader".to_owned()))?;
+        let peer = self.peers.peer(leader);
+        let mut client = peer.map_err(|error| later(error.to_string()))?;
         let mut request = Request::new(v1::RecordUnsealedRequest {
             boot_id: boot.to_vec().into(),
+            root_epoch: root_epoch.0,
         });
         request.set_timeout(CALL_MAX);
         client
             .record_unsealed(request)
             .await
             .map(drop)
-            .map_err(|status| status.to_string())
+            .map_err(|status| match reason(&status) {
+                Some("root-moved") => NotRecorded::Superseded,
+                _ => NotRecorded::Later(status.to_string()),
+            })
     }
 
     /// On the leader, for a replica that its custodians have unsealed.
@@ -194,7 +255,14 @@ impl Core {
         let boot = BootId::try_from(request.boot_id.as_ref()).map_err(|_| malformed)?;
         let how = v1::UnsealHow::Custodians;
         match self
-            .commit_unseal(&peer.identity, boot, how, Vec::new(), self.deadline())
+            .commit_unseal(
+                &peer.identity,
+                boot,
+                how,
+                RootEpoch(request.root_epoch),
+                Vec::new(),
+                self.deadline(),
+            )
             .await
         {
             Err(CommitError::Refused {
@@ -210,11 +278,19 @@ impl Core {
         replica: &Identity,
         boot: BootId,
         how: v1::UnsealHow,
+        root_epoch: RootEpoch,
         approvals: Vec<v1::ApprovalClaim>,
         deadline: Instant,
     ) -> Result<v1::KmsDone, CommitError> {
+        // Builds below would stop at a field they do not know.
+        let states_epoch = self.group.level() >= kms_state::LEVEL_CUSTODY;
         self.ledger
             .command(replica, deadline, |state| {
+                if root_epoch.0 != 0 && in_force(state) != root_epoch {
+                    return Err(CommitError::Refused {
+                        reason: v1::KmsRefusal::RootMoved,
+                    });
+                }
                 Ok(Command {
                     authority_version: kms_state::authority_version(state),
                     approvals: approvals.clone(),
@@ -222,6 +298,7 @@ impl Core {
                         replica: replica.to_string(),
                         boot_id: boot.to_vec().into(),
                         how: how.into(),
+                        root_epoch: if states_epoch { root_epoch.0 } else { 0 },
                     }),
                 })
             })

@@ -27,6 +27,11 @@ pub const LABEL_UNSEAL_OFFER: &str = "reduit/v1/unseal-offer";
 /// Ed25519 label of the answer to it, over [`unseal_answer`].
 pub const LABEL_UNSEAL: &str = "reduit/v1/unseal";
 
+/// Ed25519 label of a custodian's word that a share is erased, over [`share_erased`].
+pub const LABEL_SHARE_ERASED: &str = "reduit/v1/share-erased";
+/// Ed25519 label of a replica's request for the root key under way, over [`root_offer`].
+pub const LABEL_ROOT_OFFER: &str = "reduit/v1/root-offer";
+
 /// First parts of `SessionInfo::of` between a caller and a KMS replica.
 pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
 /// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.
@@ -36,6 +41,10 @@ pub const UNSEAL_PURPOSE: &[u8] = b"reduit/v1/kms-unseal";
 pub const CUSTODIAN_SHARE_PURPOSE: &[u8] = b"reduit/v1/custodian-share";
 /// First part of `HpkeInfo::of` of a share sealed to a sealed replica.
 pub const UNSEAL_SHARE_PURPOSE: &[u8] = b"reduit/v1/unseal-share";
+/// First part of `HpkeInfo::of` of a share shown to the leader.
+pub const CONFIRM_SHARE_PURPOSE: &[u8] = b"reduit/v1/confirm-share";
+/// First part of `SessionInfo::of` between a replica that asks for the root key under way and the leader.
+pub const ROOT_PURPOSE: &[u8] = b"reduit/v1/kms-root";
 
 fn fields(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
@@ -149,6 +158,67 @@ pub fn unseal_share_info<'a>(
         custodian.as_bytes(),
         replica.as_bytes(),
         session_id,
+    ]
+}
+
+/// The parts of `HpkeInfo::of` for a share of the split under way that its custodian shows to the leader: as
+/// [`unseal_share_info`], for another purpose, and naming the split.
+pub fn confirm_share_info<'a>(
+    region: &'a str,
+    custodian: &'a str,
+    replica: &'a str,
+    session_id: &'a [u8],
+    set_id: &'a [u8],
+) -> [&'a [u8]; 6] {
+    [
+        CONFIRM_SHARE_PURPOSE,
+        region.as_bytes(),
+        custodian.as_bytes(),
+        replica.as_bytes(),
+        session_id,
+        set_id,
+    ]
+}
+
+/// What a custodian signs once its share of a split is erased, every copy of it included.
+pub fn share_erased(
+    region: &str,
+    custodian: &str,
+    root_epoch: u32,
+    set_id: &[u8],
+    index: u32,
+) -> Vec<u8> {
+    fields(&[
+        region.as_bytes(),
+        custodian.as_bytes(),
+        &root_epoch.to_be_bytes(),
+        set_id,
+        &index.to_be_bytes(),
+    ])
+}
+
+/// What a replica signs when it asks for the root key under way.
+pub fn root_offer(offer: &[u8], boot_id: &[u8], replica: &str, set_id: &[u8]) -> Vec<u8> {
+    fields(&[offer, boot_id, replica.as_bytes(), set_id])
+}
+
+/// The parts of `SessionInfo::of` for sending the root key under way.
+pub fn root_info<'a>(
+    region: &'a str,
+    asker: &'a str,
+    sender: &'a str,
+    boot_id: &'a [u8],
+    offer: &'a [u8],
+    set_id: &'a [u8],
+) -> [&'a [u8]; 7] {
+    [
+        ROOT_PURPOSE,
+        region.as_bytes(),
+        asker.as_bytes(),
+        sender.as_bytes(),
+        boot_id,
+        offer,
+        set_id,
     ]
 }
 

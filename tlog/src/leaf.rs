@@ -63,6 +63,22 @@ pub enum Kind {
     MemberAllocated,
     /// Region time moved by more than a minute at once.
     TimeAdvanced,
+    /// A new split of the root key, or of a new one, is under way.
+    CustodyBegun,
+    /// A custodian has shown its share of the split under way.
+    ShareConfirmed,
+    /// The split under way is in force, and its root key with it.
+    CustodyFinished,
+    /// The split under way was given up.
+    CustodyAbandoned,
+    /// A custodian has signed that its share of a former split is erased.
+    ShareErased,
+    /// A former root key can no longer be rebuilt from shares.
+    RootEpochRetired,
+    /// A replica received the root key under way.
+    RootSent,
+    /// Every replica was told to drop its keys.
+    RegionSealed,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

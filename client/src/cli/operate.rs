@@ -5,12 +5,10 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use client::ids::NodeId;
 use client::operator::CustodianShare;
-use envelope::HpkePrivateKey;
-use prost::Message as _;
-use proto::v1;
 use transport::LocalIdentity;
 
 use super::Session;
+use super::custody::{read_key, read_share};
 use super::failure::{Failure, file};
 use super::output::line;
 
@@ -122,16 +120,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             share,
             key,
         } => {
-            let read = |path: &PathBuf| {
-                std::fs::read(path).map_err(file(format!("reading {}", path.display())))
-            };
-            let share = v1::SealedShare::decode(&read(&share)?[..])
-                .map_err(|_| Failure::Usage("that file is no share".to_owned()))?;
-            let mut seed = zeroize::Zeroizing::new([0; 32]);
-            let text = zeroize::Zeroizing::new(read(&key)?);
-            hex::decode_to_slice(text.trim_ascii(), &mut seed[..])
-                .map_err(|_| Failure::Usage("that file is no X-Wing key".to_owned()))?;
-            let key = HpkePrivateKey::from_seed(&seed).map_err(client::Error::from)?;
+            let (share, key) = (read_share(&share)?, read_key(&key)?);
             let share = CustodianShare {
                 share: &share,
                 key: &key,

@@ -262,6 +262,15 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::AllocateKmsId(_)) => "AllocateKmsId",
         Some(Command::RegisterShard(_)) => "RegisterShard",
         Some(Command::AdvanceTime(_)) => "AdvanceTime",
+        Some(Command::BeginCustody(_)) => "BeginCustody",
+        Some(Command::ConfirmShare(_)) => "ConfirmShare",
+        Some(Command::RewrapKeks(_)) => "RewrapKeks",
+        Some(Command::FinishCustody(_)) => "FinishCustody",
+        Some(Command::AbandonCustody(_)) => "AbandonCustody",
+        Some(Command::EraseShare(_)) => "EraseShare",
+        Some(Command::RetireEpoch(_)) => "RetireEpoch",
+        Some(Command::RecordSeal(_)) => "RecordSeal",
+        Some(Command::SendRoot(_)) => "SendRoot",
         None => "none",
     }
 }

@@ -32,8 +32,7 @@ fn sealed_to(seal: &Seal, share: &Share, custodian: &str) -> Vec<u8> {
 fn take(seal: &Seal, split: &Split, at: usize) -> Result<Posture, UnsealError> {
     let sealed = sealed_to(seal, &split.shares[at], "c");
     seal.take_share(
-        &split.set,
-        split.shares[at].index(),
+        &[(split.set.clone(), split.shares[at].index())],
         &info("c"),
         AAD,
         &sealed,
@@ -81,20 +80,25 @@ fn k_shares_bring_the_root_and_it_serves_only_once_recorded() {
 fn a_share_of_another_split_holder_session_or_boot_is_refused() {
     let (seal, good, other) = (Seal::new().expect("room"), split(), split());
     let sealed = sealed_to(&seal, &other.shares[0], "c");
-    let wrong_set = seal.take_share(&good.set, 1, &info("c"), AAD, &sealed);
+    let wrong_set = seal.take_share(&[(good.set.clone(), 1)], &info("c"), AAD, &sealed);
     assert!(matches!(
         wrong_set,
         Err(UnsealError::Share(ShareError::WrongSet { index: 1 }))
     ));
     let sealed = sealed_to(&seal, &good.shares[0], "c");
-    let lent = seal.take_share(&good.set, 2, &info("c"), AAD, &sealed);
+    let lent = seal.take_share(&[(good.set.clone(), 2)], &info("c"), AAD, &sealed);
     assert!(matches!(lent, Err(UnsealError::NotTheHolders)));
-    let stranger = seal.take_share(&good.set, 1, &info("d"), AAD, &sealed);
+    let stranger = seal.take_share(&[(good.set.clone(), 1)], &info("d"), AAD, &sealed);
     assert!(matches!(stranger, Err(UnsealError::NotAuthentic)));
-    let replayed = seal.take_share(&good.set, 1, &info("c"), b"other session", &sealed);
+    let replayed = seal.take_share(
+        &[(good.set.clone(), 1)],
+        &info("c"),
+        b"other session",
+        &sealed,
+    );
     assert!(matches!(replayed, Err(UnsealError::NotAuthentic)));
     seal.seal().expect("a new life");
-    let old_boot = seal.take_share(&good.set, 1, &info("c"), AAD, &sealed);
+    let old_boot = seal.take_share(&[(good.set.clone(), 1)], &info("c"), AAD, &sealed);
     assert!(matches!(old_boot, Err(UnsealError::NotAuthentic)));
     assert_eq!(seal.posture(), Posture::Sealed { have: 0 });
 }
@@ -127,4 +131,48 @@ fn a_peers_answer_unseals_once_and_only_with_the_regions_root() {
         matches!(again, Err(UnsealError::OfferUsed)),
         "an offer is answered once"
     );
+}
+
+/// A region that dies while one split takes another's place is unsealed by the shares of either, never by a mixture.
+#[test]
+fn shares_of_the_split_in_force_and_of_the_next_are_counted_apart() {
+    let (seal, old, new) = (Seal::new().expect("room"), split(), split());
+    let give = |split: &Split, at: usize| {
+        let sealed = sealed_to(&seal, &split.shares[at], "c");
+        let index = split.shares[at].index();
+        let either = [(old.set.clone(), index), (new.set.clone(), index)];
+        seal.take_share(&either, &info("c"), AAD, &sealed)
+    };
+    assert_eq!(give(&old, 0).expect("taken"), Posture::Sealed { have: 1 });
+    assert_eq!(give(&new, 1).expect("taken"), Posture::Sealed { have: 1 });
+    assert_eq!(give(&new, 2).expect("taken"), Posture::Unrecorded);
+    assert!(seal.recorded(seal.boot_id()));
+    assert_eq!(seal.root().expect("unsealed").check_value(), new.check);
+}
+
+#[test]
+fn the_root_key_under_way_takes_over_when_it_is_in_force_and_no_other_does() {
+    let seal = Seal::new().expect("room");
+    let key = |epoch| Arc::new(RootKey::generate(RootEpoch(epoch)).expect("room"));
+    let (first, next) = (key(1), key(2));
+    assert!(!seal.set_next(Some(next.clone())), "sealed");
+    seal.take_made(first.clone());
+    assert!(!seal.advance(next.check_value()), "not here");
+    assert!(seal.set_next(Some(next.clone())));
+    assert_eq!(seal.root().expect("held").epoch(), RootEpoch(1));
+    assert!(seal.root_of(RootEpoch(2)).is_ok());
+    assert!(seal.advance(next.check_value()));
+    assert_eq!(seal.root().expect("held").epoch(), RootEpoch(2));
+    assert!(
+        seal.root_of(RootEpoch(1)).is_ok(),
+        "for what began under it"
+    );
+    seal.forget_former(Duration::ZERO);
+    assert_eq!(seal.root_of(RootEpoch(1)).err(), Some(Sealed));
+    assert!(seal.set_next(Some(key(3))));
+    assert!(!seal.advance(first.check_value()), "another's check value");
+    seal.seal().expect("a new life");
+    assert!(seal.next().is_none() && seal.held_epoch().is_none());
+    drop(next);
+    assert_eq!(Arc::strong_count(&first), 1, "nothing is left of it");
 }

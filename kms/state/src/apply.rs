@@ -13,12 +13,15 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{destroy, keys, members, policy, read, records, time, witnesses};
+use crate::{custody, destroy, keys, members, policy, read, records, time, witnesses};
 
 /// The highest feature level this build understands.
 pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 3 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
+
+/// From this level on a leader may propose what changes custody of the root key: builds below stop at it.
+pub const LEVEL_CUSTODY: FeatureLevel = FeatureLevel(3);
 
 /// From this level on a leader may propose [`Command::DestroyKek`]: builds below stop at it.
 pub const LEVEL_DESTRUCTION: FeatureLevel = FeatureLevel(2);
@@ -136,6 +139,15 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::RecordUnseal(unseal) => members::record_unseal(applying, unseal)?,
         Command::ChangeWitnesses(change) => witnesses::change(applying, change)?,
         Command::DestroyKek(destroy) => destroy::destroy(applying, destroy)?,
+        Command::BeginCustody(begin) => custody::begin(applying, begin)?,
+        Command::ConfirmShare(confirm) => custody::confirm(applying, confirm)?,
+        Command::RewrapKeks(rewrap) => custody::rewrap::rewrap(applying, rewrap)?,
+        Command::FinishCustody(finish) => custody::finish(applying, finish)?,
+        Command::AbandonCustody(abandon) => custody::abandon(applying, abandon)?,
+        Command::EraseShare(erase) => custody::retire::erase(applying, erase)?,
+        Command::RetireEpoch(retire) => custody::retire::retire(applying, retire)?,
+        Command::RecordSeal(seal) => custody::hold::seal(applying, seal)?,
+        Command::SendRoot(send) => custody::hold::send_root(applying, send)?,
         Command::Init(_) | Command::AdvanceTime(_) => {
             return Err(Stop::Unknown("a command that is handled before dispatch"));
         }

@@ -13,7 +13,7 @@ use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
 use crate::witnesses::WitnessRule;
-use crate::{layout, read, requests};
+use crate::{custody, layout, read, requests};
 
 /// What is wrong with a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,7 @@ pub fn all(state: &dyn Reader) -> Checked {
     invariant_keys_are_in_order(state)?;
     invariant_authority_parses(state)?;
     invariant_witness_policy_parses(state)?;
+    invariant_custody_is_whole(state)?;
     invariant_queues_match_their_tables(state)
 }
 
@@ -77,6 +78,64 @@ pub fn invariant_witness_policy_parses(state: &dyn Reader) -> Checked {
         invariant: NAME,
         what: refusal.to_string(),
     })
+}
+
+/// One split of one root key is in force, it is the region's, every key stands under that root key, and what is wrapped
+/// for another one belongs to a change under way.
+pub fn invariant_custody_is_whole(state: &dyn Reader) -> Checked {
+    const NAME: &str = "custody is whole";
+    let (Some(region), Some(custody)) = (read::region(state), custody::custody(state)) else {
+        return Ok(());
+    };
+    let ascending = custody
+        .epochs
+        .windows(2)
+        .all(|pair| pair[0].epoch < pair[1].epoch && pair[0].superseded_at_ms != 0);
+    let last = custody.epochs.last();
+    let current = last.is_some_and(|epoch| {
+        epoch.epoch == region.root_epoch
+            && epoch.root_check == region.root_check
+            && epoch.superseded_at_ms == 0
+            && epoch.retired_at_ms == 0
+    });
+    hold(ascending && current, NAME, || "root epochs".into())?;
+    let splits = custody.epochs.iter().flat_map(|epoch| &epoch.splits);
+    let in_force: Vec<_> = splits.filter(|split| !split.superseded).collect();
+    let one = in_force.len() == 1
+        && in_force.iter().all(|split| {
+            split.set_id == custody::set_id(&region.share_set)
+                && split.custodians == region.custodians
+                && split.shares_needed == region.shares_needed
+                && split.erased.is_empty()
+        });
+    hold(one, NAME, || "the split in force".into())?;
+    for key in read::keys(state, None, usize::MAX) {
+        let mut living = key.versions.iter().filter(|v| !v.wrapped_kek.is_empty());
+        hold(
+            living.all(|v| v.root_epoch == region.root_epoch),
+            NAME,
+            || "a key under another root key".into(),
+        )?;
+    }
+    let rewrapped = table(state, &[layout::REWRAPPED]);
+    let for_a_change = custody.pending.as_ref().is_some_and(|plan| {
+        plan.root_epoch > region.root_epoch && plan.confirmed.len() == plan.custodians.len()
+    });
+    hold(rewrapped.is_empty() || for_a_change, NAME, || {
+        "keys wrapped for no change".into()
+    })?;
+    for (row, _) in rewrapped {
+        let dataset = DatasetId::try_from(&row[1..17]).expect("16 bytes");
+        let version = u32::from_be_bytes(row[17..].try_into().expect("4 bytes"));
+        let living = read::key(state, &dataset).is_some_and(|key| {
+            let mut versions = key.versions.iter();
+            versions.any(|v| v.version == version && !v.wrapped_kek.is_empty())
+        });
+        hold(living, NAME, || {
+            format!("{dataset}: a copy of a purged key")
+        })?;
+    }
+    Ok(())
 }
 
 /// Leaves are gapless, frontier and stored hashes are what hashing them anew gives.
@@ -311,6 +370,20 @@ pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked 
     hold(authority, NAME, || {
         "the authority's version went back".into()
     })?;
+    let (old, new) = (custody::custody(before), custody::custody(after));
+    let custody = old.is_none_or(|old| {
+        new.is_some_and(|new| {
+            let kept = old.epochs.iter().zip(&new.epochs).all(|(old, new)| {
+                old.epoch == new.epoch
+                    && (old.retired_at_ms == 0 || old.retired_at_ms == new.retired_at_ms)
+                    && old.splits.len() <= new.splits.len()
+            });
+            kept && old.epochs.len() <= new.epochs.len()
+                && old.version <= new.version
+                && old.sealed_leaf <= new.sealed_leaf
+        })
+    });
+    hold(custody, NAME, || "custody went back".into())?;
     for old in read::keys(before, None, usize::MAX) {
         let dataset = DatasetId::try_from(&old.dataset_id[..]).expect("checked by the keys' own");
         let new = read::key(after, &dataset);

@@ -19,6 +19,7 @@ use tlog::{Field, Kind, Private, Purpose};
 
 use crate::append::{Appended, Applying, array, details, stated};
 use crate::apply::Stop;
+use crate::custody::rewrap;
 use crate::destroy;
 use crate::layout;
 use crate::read;
@@ -339,8 +340,13 @@ fn checked_version(
     let mut version = version
         .cloned()
         .ok_or(Refusal::Malformed("no KEK version"))?;
-    if version.version != number || version.root_epoch != region.root_epoch {
-        return Err(Refusal::Malformed("KEK version or root epoch"));
+    if version.root_epoch != region.root_epoch {
+        return Err(Refusal::RootMoved {
+            to: region.root_epoch,
+        });
+    }
+    if version.version != number {
+        return Err(Refusal::Malformed("KEK version"));
     }
     // 32 bytes here would be a key in the clear, replicated for ever.
     let wrapped = [
@@ -374,6 +380,7 @@ pub(crate) fn store(
     applying
         .state
         .put(&layout::kek(dataset), &key.encode_to_vec());
+    rewrap::forget_purged(applying, dataset, key);
     of_key(applying, key, leaf.index.0)
 }
 

@@ -22,6 +22,9 @@ pub const LEASE_QUEUE_HEAD: &[u8] = b"X";
 /// Where [`REQUEST_QUEUE`] begins: the last key that was taken from it.
 pub const REQUEST_QUEUE_HEAD: &[u8] = b"Y";
 
+/// Custody of the root key ([`proto::v1::CustodyRecord`]); absent before its first change.
+pub const CUSTODY: &[u8] = b"C";
+
 /// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
 pub const KEKS: u8 = b'k';
 /// Table of datasets by pseudonym: 16 bytes of dataset id.
@@ -49,6 +52,9 @@ pub const OPENINGS: u8 = b'o';
 /// Table of tree hashes by tile level and index: 32 bytes each.
 pub const HASHES: u8 = b'h';
 
+/// Table of KEKs wrapped under the root key under way, by dataset and version.
+pub const REWRAPPED: u8 = b'w';
+
 fn joined(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![table];
     for part in parts {
@@ -70,6 +76,11 @@ pub fn pseudonym(pseudonym: &[u8; 16]) -> Vec<u8> {
 /// Key that finds a dataset by its KEK's id.
 pub fn kek_id(kek_id: &[u8; 16]) -> Vec<u8> {
     joined(KEK_IDS, &[kek_id])
+}
+
+/// Key of a KEK version wrapped under the root key under way.
+pub fn rewrapped(dataset: &DatasetId, version: u32) -> Vec<u8> {
+    joined(REWRAPPED, &[&dataset.0, &version.to_be_bytes()])
 }
 
 /// Key of a lease.

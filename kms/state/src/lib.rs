@@ -11,6 +11,7 @@ mod append;
 mod apply;
 mod approvals;
 mod authority;
+mod custody;
 mod destroy;
 pub mod invariant;
 mod keys;
@@ -26,13 +27,15 @@ mod time;
 mod witnesses;
 
 pub use apply::{
-    At, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_WITNESSES,
-    UnknownCommand, apply,
+    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
+    LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
     Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,
 };
+pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
+pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
 pub use members::CHANGES_MAX;
 pub use policy::TEXT_BYTES_MAX;

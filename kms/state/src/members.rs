@@ -25,8 +25,8 @@ use crate::refusal::Refusal;
 /// Enrolments or grants that one command may add and remove.
 pub const CHANGES_MAX: usize = 256;
 /// No seal opens for one person (assumption A3).
-const SHARES_FLOOR: u32 = 2;
-const CHECK_BYTES_MAX: usize = 16_384;
+pub(crate) const SHARES_FLOOR: u32 = 2;
+pub(crate) const CHECK_BYTES_MAX: usize = 16_384;
 
 #[derive(Serialize)]
 struct ShownEnrolment {
@@ -420,6 +420,11 @@ pub(crate) fn record_unseal(
     if read::boot(&*applying.state, &boot_id).is_some() {
         return Err(Refusal::AlreadyUnsealed.into());
     }
+    // A root key that was superseded while its custodians unsealed with it opens nothing, and is to be dropped.
+    let in_force = read::region(&*applying.state).map_or(0, |region| region.root_epoch);
+    if command.root_epoch != 0 && command.root_epoch != in_force {
+        return Err(Refusal::RootMoved { to: in_force }.into());
+    }
     // Custodians are k people already; a peer hands the root key over only with a second person's word.
     let (how, approvals) = match UnsealHow::try_from(command.how) {
         Ok(UnsealHow::Custodians) => ("custodians", 0),
@@ -452,7 +457,10 @@ pub(crate) fn record_unseal(
     })
 }
 
-fn of_operator(applying: &Applying<'_>, authority: &Authority) -> Result<Identity, Refusal> {
+pub(crate) fn of_operator(
+    applying: &Applying<'_>,
+    authority: &Authority,
+) -> Result<Identity, Refusal> {
     let requester = applying.requester(authority)?;
     if requester.role() == Role::Operator {
         Ok(requester)

@@ -317,6 +317,21 @@ pub fn change_witnesses(
     asked.command(authority.version(), Command::ChangeWitnesses(change))
 }
 
+/// A step of custody of the root key, as the driver has made it; some need the approvals in `asked`.
+pub fn custody(authority: &Authority, asked: Asked, mut step: Command) -> KmsCommand {
+    let claim = match &mut step {
+        Command::BeginCustody(begin) => Some(&mut begin.claim),
+        Command::AbandonCustody(abandon) => Some(&mut abandon.claim),
+        Command::RetireEpoch(retire) => Some(&mut retire.claim),
+        Command::RecordSeal(seal) => Some(&mut seal.claim),
+        _ => None,
+    };
+    if let Some(claim) = claim {
+        *claim = Some(acting(claim.take().unwrap_or_default(), &asked.requester));
+    }
+    asked.command(authority.version(), step)
+}
+
 /// Records that a replica received the root key in this life of it.
 pub fn record_unseal(
     authority: &Authority,
@@ -329,6 +344,7 @@ pub fn record_unseal(
         replica: replica.to_string(),
         boot_id: Bytes::copy_from_slice(&boot_id),
         how: how.into(),
+        root_epoch: 0,
     };
     asked.command(authority.version(), Command::RecordUnseal(unseal))
 }

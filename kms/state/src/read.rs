@@ -7,11 +7,12 @@ use prost::Message;
 use proto::ids::{DatasetId, Identity, LeafIndex, LeaseId, NodeId, Role, UnixMs};
 use proto::store::{Reader, prefix_end};
 use proto::v1::{
-    EnrolmentSet, KekRecord, KeyInfo, KmsRegion, LeafEntry, LeaseRecord, RequestMemory,
+    EnrolmentSet, KekRecord, KeyInfo, KeyState, KmsRegion, LeafEntry, LeaseRecord, RequestMemory,
     UnsealRecord, WitnessPolicy,
 };
 use tlog::{Frontier, Hash, HashReader, Origin, ProveError, StoredAt};
 
+use crate::custody;
 use crate::layout;
 
 fn record<M: Message + Default>(state: &dyn Reader, key: &[u8]) -> Option<M> {
@@ -76,6 +77,10 @@ pub fn keys(state: &dyn Reader, after: Option<&DatasetId>, limit: usize) -> Vec<
 /// What the API says about a key: the record without its wrapped keys, and what still runs.
 pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
     let mut key = key(state, dataset)?;
+    let recoverable_under = match key.state() {
+        KeyState::Destroyed => custody::recoverable_under(state, &key),
+        _ => Vec::new(),
+    };
     for version in &mut key.versions {
         version.wrapped_kek.clear();
         version.wrapped_metadata_key.clear();
@@ -83,6 +88,7 @@ pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
     Some(KeyInfo {
         shard_confirmed: key.shard != 0 && key.confirmed_state_version == key.state_version,
         latest_lease_expiry_ms: latest_lease_expiry(state, dataset).0,
+        recoverable_under,
         key: Some(key),
     })
 }

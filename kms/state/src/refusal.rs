@@ -90,6 +90,27 @@ pub enum Refusal {
     /// Grants ended with the first policy text.
     #[error("the region has a policy text, and grants no longer count: change the text")]
     PolicyRules,
+    /// No such split of the root key, or not the one under way.
+    #[error("no such split of the root key, or not the one under way")]
+    NoSuchSplit,
+    /// Shares that nobody has seen in their custodians' hands.
+    #[error("custodians have not shown every share of the split under way")]
+    NotConfirmed,
+    /// A KEK without a copy under the new root key.
+    #[error("a key is not wrapped under the root key under way")]
+    NotRewrapped,
+    /// The root key could still be rebuilt.
+    #[error("too few custodians have signed that their shares are erased")]
+    NotErased,
+    /// Decided on another root key.
+    #[error("the root key in force is of epoch {to}")]
+    RootMoved {
+        /// Epoch in force.
+        to: u32,
+    },
+    /// Witnesses would be shown checkpoints of a key they do not know.
+    #[error("the witness policy does not name the log key of the root key under way")]
+    LogKeyUnknown,
 }
 
 impl Refusal {
@@ -119,6 +140,12 @@ impl Refusal {
             Self::AlreadyEnrolled => KmsRefusal::AlreadyEnrolled,
             Self::LocksOut => KmsRefusal::LocksOut,
             Self::PolicyRules => KmsRefusal::PolicyRules,
+            Self::NoSuchSplit => KmsRefusal::NoSuchSplit,
+            Self::NotConfirmed => KmsRefusal::NotConfirmed,
+            Self::NotRewrapped => KmsRefusal::NotRewrapped,
+            Self::NotErased => KmsRefusal::NotErased,
+            Self::RootMoved { .. } => KmsRefusal::RootMoved,
+            Self::LogKeyUnknown => KmsRefusal::LogKeyUnknown,
         }
     }
 
@@ -127,6 +154,7 @@ impl Refusal {
         let moved_to = match self {
             Self::AuthorityMoved { to } | Self::KeyStateMoved { to } => *to,
             Self::ClockJump { now } => *now,
+            Self::RootMoved { to } => u64::from(*to),
             _ => 0,
         };
         KmsRefused {

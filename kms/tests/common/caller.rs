@@ -217,6 +217,17 @@ impl Session {
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
     }
 
+    /// Seals a share of the split under way, to be shown and not kept.
+    pub(crate) fn show_share(&self, caller: &Caller, share: &[u8], set_id: &[u8]) -> Vec<u8> {
+        let own = caller.local.identity().to_string();
+        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let info = HpkeInfo::of(&transcript::confirm_share_info(
+            REGION, &own, &replica, &self.id, set_id,
+        ));
+        let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
+        hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
+    }
+
     pub(crate) fn aad(&self) -> Vec<u8> {
         transcript::session_aad(&self.id)
     }

@@ -5,9 +5,11 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 mod caller;
+mod custody;
 mod log;
 mod objects;
 mod outside;
+mod object;
 mod people;
 
 use std::net::SocketAddr;
@@ -35,6 +37,8 @@ pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served
 pub(crate) use objects::{Sealed, open, seal};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use outside::OutsideWitness;
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use object::{BODY, Object};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
 
@@ -82,6 +86,8 @@ pub(crate) struct Begin {
     pub request_ms_max: u64,
     /// The replicas' clock; the system's when absent.
     pub clock: Option<SharedClock>,
+    /// Whether the test runs the daemons itself; else they run in its process.
+    pub elsewhere: bool,
 }
 
 /// A clock of the replicas that a test can set ahead.
@@ -100,6 +106,7 @@ impl Default for Begin {
             grants: vec![people::all_to_app()],
             request_ms_max: 10_000,
             clock: None,
+            elsewhere: false,
         }
     }
 }
@@ -131,19 +138,23 @@ impl Region {
                     address,
                 )
             };
-            let parts = Parts {
-                listener: Some(listener),
-                clock: begin.clock.clone(),
-                ..Parts::default()
+            let replica = if begin.elsewhere {
+                drop(listener);
+                None
+            } else {
+                let parts = Parts {
+                    listener: Some(listener),
+                    clock: begin.clock.clone(),
+                    ..Parts::default()
+                };
+                let replica = Replica::start(config.clone(), parts).await;
+                Some(replica.expect("a replica starts"))
             };
-            let replica = Replica::start(config.clone(), parts)
-                .await
-                .expect("a replica starts");
             places.push(Place {
                 config,
                 address,
                 proxy,
-                replica: Some(replica),
+                replica,
             });
         }
         Self {

@@ -148,6 +148,18 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             }
         },
         Some(Command::AdvanceTime(advance)) => advance.clocks_ms.clear(),
+        // No run draws a change of custody.
+        Some(
+            Command::BeginCustody(_)
+            | Command::ConfirmShare(_)
+            | Command::RewrapKeks(_)
+            | Command::FinishCustody(_)
+            | Command::AbandonCustody(_)
+            | Command::EraseShare(_)
+            | Command::RetireEpoch(_)
+            | Command::RecordSeal(_)
+            | Command::SendRoot(_),
+        ) => {}
         Some(Command::Init(_)) => {}
         None => {}
     }

@@ -121,14 +121,13 @@ fn a_bare_key_in_a_wrapped_keys_place_is_refused() {
 
 #[test]
 fn a_malformed_creation_is_refused() {
-    let bends: [fn(&mut proto::v1::CreateKek); 8] = [
+    let bends: [fn(&mut proto::v1::CreateKek); 7] = [
         |create| create.kek_id = vec![1; 15].into(),
         |create| create.dataset_id = vec![1; 17].into(),
         |create| create.pseudonym.clear(),
         |create| create.request_id.clear(),
         |create| create.version = None,
         |create| create.version.as_mut().expect("there").version = 2,
-        |create| create.version.as_mut().expect("there").root_epoch = 2,
         |create| create.claim = None,
     ];
     for bend in bends {
@@ -138,6 +137,8 @@ fn a_malformed_creation_is_refused() {
         create.claim.as_mut().expect("there").actor = id("gateway/g2").to_string();
     });
     assert_eq!(someone_else, KmsRefusal::Malformed);
+    let other_root = create_bent(|create| create.version.as_mut().expect("there").root_epoch = 2);
+    assert_eq!(other_root, KmsRefusal::RootMoved);
 }
 
 #[test]

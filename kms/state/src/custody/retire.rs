@@ -1,0 +1,85 @@
+//! The end of a root key: its shares erased, one custodian's signed word at a time, then the epoch retired.
+//!
+//! Owns the count. Refuses to retire an epoch while any split of it has k holders left who have not signed, and the
+//! word of anybody but the holder, or about a split that is in force.
+
+use proto::v1::{EraseShare, KmsDone, RetireEpoch, SplitRecord};
+use serde::Serialize;
+use tlog::Kind;
+
+use super::{ShareDetails, loaded, noted, of_requester, own_share, store};
+use crate::append::Applying;
+use crate::apply::Stop;
+use crate::members::DualControlled;
+use crate::refusal::Refusal;
+
+pub(crate) fn erase(applying: &mut Applying<'_>, command: &EraseShare) -> Result<KmsDone, Stop> {
+    if command.statement_hash.len() != 32 {
+        return Err(Refusal::Malformed("the hash of the custodian's statement").into());
+    }
+    let (_, mut custody) = loaded(applying)?;
+    let mut epochs = custody.epochs.iter_mut();
+    let split = epochs
+        .find(|epoch| epoch.epoch == command.root_epoch)
+        .and_then(|epoch| {
+            let mut splits = epoch.splits.iter_mut();
+            splits.find(|split| split.set_id == command.set_id)
+        })
+        .ok_or(Refusal::NoSuchSplit)?;
+    own_share(applying, &split.custodians, command.index)?;
+    if !split.superseded {
+        return Err(Refusal::WrongState.into());
+    }
+    if !noted(&mut split.erased, command.index) {
+        return Ok(applying.answer());
+    }
+    store(applying, custody);
+    let shown = ShareDetails {
+        root_epoch: command.root_epoch,
+        split: hex::encode(&command.set_id),
+        share: command.index,
+        statement_sha256: hex::encode(&command.statement_hash),
+    };
+    Ok(of_requester(applying, Kind::ShareErased, &shown))
+}
+
+/// Whether so many have erased their shares that the others are too few to rebuild the root key.
+fn beyond_rebuilding(split: &SplitRecord) -> bool {
+    let left = split.custodians.len() - split.erased.len().min(split.custodians.len());
+    left < split.shares_needed as usize
+}
+
+#[derive(Serialize)]
+struct RetireDetails {
+    root_epoch: u32,
+    root_check: String,
+    splits: usize,
+    superseded_at_ms: u64,
+}
+
+pub(crate) fn retire(applying: &mut Applying<'_>, command: &RetireEpoch) -> Result<KmsDone, Stop> {
+    let change = DualControlled::check(applying, command.claim.as_ref())?;
+    let (_, mut custody) = loaded(applying)?;
+    let now = applying.now.0.max(1);
+    let mut epochs = custody.epochs.iter_mut();
+    let epoch = epochs
+        .find(|epoch| epoch.epoch == command.root_epoch)
+        .ok_or(Refusal::NoSuchSplit)?;
+    if epoch.superseded_at_ms == 0 || epoch.retired_at_ms != 0 {
+        return Err(Refusal::WrongState.into());
+    }
+    if !epoch.splits.iter().all(beyond_rebuilding) {
+        return Err(Refusal::NotErased.into());
+    }
+    let shown = RetireDetails {
+        root_epoch: epoch.epoch,
+        root_check: hex::encode(&epoch.root_check),
+        splits: epoch.splits.len(),
+        superseded_at_ms: epoch.superseded_at_ms,
+    };
+    let done = change.record(applying, Kind::RootEpochRetired, &shown);
+    epoch.retired_at_ms = now;
+    epoch.retired_leaf = done.leaf_index;
+    store(applying, custody);
+    Ok(done)
+}
