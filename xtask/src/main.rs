@@ -53,7 +53,7 @@ enum Task {
         /// Only switches whose feature contains this.
         filter: Option<String>,
     },
-    /// Only what `test --full` adds on real daemons: kills, replace, upgrade, failover, giant.
+    /// Only what `test --full` adds on real daemons: kills, replace, upgrade, failover, kms-failover, giant.
     Full {
         /// Parts, and options after `--`; see `--help` there.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

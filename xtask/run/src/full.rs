@@ -5,6 +5,7 @@
 mod failover;
 mod giant;
 mod kills;
+mod kms_failover;
 mod load;
 mod replace;
 mod upgrade;
@@ -17,7 +18,7 @@ use local::{FederationPlan, Local, process};
 /// Which parts to run.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// kills, replace, upgrade, failover, giant; default: all.
+    /// kills, replace, upgrade, failover, kms-failover, giant; default: all.
     parts: Vec<String>,
     /// Rounds of kills: each kills every process once.
     #[arg(long, default_value_t = 20)]
@@ -25,13 +26,23 @@ pub(crate) struct Options {
     /// Leaders killed for the failover times.
     #[arg(long, default_value_t = 20)]
     leaders: u32,
+    /// Leaders of the KMS killed for its failover times.
+    #[arg(long, default_value_t = 50)]
+    kms_leaders: u32,
     /// GiB of the giant object.
     #[arg(long, default_value_t = 4)]
     gib: u64,
 }
 
 pub(crate) async fn run(options: Options) -> Result<()> {
-    let all = ["kills", "replace", "upgrade", "failover", "giant"];
+    let all = [
+        "kills",
+        "replace",
+        "upgrade",
+        "failover",
+        "kms-failover",
+        "giant",
+    ];
     let parts: Vec<_> = if options.parts.is_empty() {
         all.iter().map(|part| (*part).to_owned()).collect()
     } else {
@@ -46,6 +57,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             "upgrade" => upgraded().await,
             "failover" => {
                 with_region(async |local| failover::run(local, options.leaders).await).await
+            }
+            "kms-failover" => {
+                let leaders = options.kms_leaders;
+                with_region(async |local| kms_failover::run(local, leaders).await).await
             }
             "giant" => with_region(async |local| giant::run(local, options.gib).await).await,
             other => bail!("no part {other}; there are {}", all.join(", ")),

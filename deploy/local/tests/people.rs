@@ -1,0 +1,207 @@
+//! What people do with the `reduit` command: a policy text approved by files, and an object opened for an investigation.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use client::OutsideWitness;
+use common::{binaries, with_region};
+use local::files::{AUDITOR, CLIENTS, OPERATORS};
+use local::{Local, ceremony};
+use transport::SystemClock;
+use witness::{Algorithm, Config, Witness};
+
+const BODY: &str = "who was on call that night";
+
+/// Clients work for the service, auditors open for one case, operators see to keys.
+const TEXT: &str = r#"
+@id("clients")
+permit (principal in Role::"client", action in [Action::"create", Action::"list", Action::"read", Action::"write"], resource)
+when { context.purpose == "service" };
+
+@id("operators")
+permit (principal in Role::"operator", action == Action::"keys", resource)
+when { context.purpose == "service" };
+
+@id("case-17")
+permit (principal == Identity::"spiffe://ch-zrh/auditor/auditor-1", action == Action::"read", resource)
+when { context.purpose == "investigation" && context has case && context.case == "2026-17" };
+"#;
+
+/// The command with everybody's context.
+struct Reduit {
+    binary: PathBuf,
+    contexts: PathBuf,
+    folder: PathBuf,
+}
+
+impl Reduit {
+    fn new(local: &Local) -> Result<Self> {
+        let folder = local.federation.dir.join("people");
+        std::fs::create_dir_all(&folder)?;
+        let region = local.federation.region("ch-zrh")?;
+        let people = OPERATORS.into_iter().chain(CLIENTS).chain([AUDITOR]);
+        let mut file = client::ContextFile::default();
+        for name in people {
+            file.contexts.insert(name.to_owned(), region.context(name));
+        }
+        let contexts = folder.join("contexts.toml");
+        file.save(&contexts)?;
+        let binary = binaries().context("the binaries")?.join("reduit");
+        Ok(Self {
+            binary,
+            contexts,
+            folder,
+        })
+    }
+
+    fn run(&self, who: &str, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.current_dir(&self.folder).env_clear();
+        command.arg("--config").arg(&self.contexts);
+        command.args(["--context", who]).args(words);
+        Ok(command.output()?)
+    }
+
+    /// What it printed; it has to succeed.
+    fn said(&self, who: &str, words: &[&str]) -> Result<String> {
+        let output = self.run(who, words)?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{who}: {words:?}: {errors}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What it complained of; it has to fail with this exit code.
+    fn refused(&self, who: &str, words: &[&str], code: i32) -> Result<String> {
+        let output = self.run(who, words)?;
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let found = output.status.code();
+        ensure!(found == Some(code), "{who}: {words:?}: {found:?}: {errors}");
+        Ok(errors)
+    }
+}
+
+/// The witness of another organisation, in this process.
+async fn witness(local: &Local) -> Result<Witness> {
+    let region = local.federation.region("ch-zrh")?;
+    let folder = local.federation.dir.join("witness");
+    std::fs::create_dir_all(&folder)?;
+    let key = folder.join("w1.key");
+    let name = "witness.example/w1".parse()?;
+    let vkey = witness::generate(&name, Algorithm::Ed25519, &key)?;
+    let operator = ceremony::connect(region, OPERATORS[0]).await?;
+    let log = operator.log_keys().await?.log.context("a log key")?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let text = format!(
+        "state_dir = {folder:?}\nkeys = [{key:?}]\nlisten = \"{listen}\"\n\
+         [[logs]]\norigin = \"ch-zrh/main/1\"\nkeys = [\"{log}\"]\n"
+    );
+    let config: Config = toml::from_str(&text)?;
+    let running = Witness::start(&config, SystemClock::shared()).await?;
+    let outside = OutsideWitness {
+        vkey: vkey.to_string(),
+        url: format!("http://{}", running.address()),
+    };
+    ceremony::until("a first checkpoint", async || {
+        let day = Duration::from_secs(24 * 3600);
+        ceremony::witnessed_by(region, std::slice::from_ref(&outside), 1, day).await
+    })
+    .await?;
+    Ok(running)
+}
+
+#[test]
+fn a_policy_is_set_and_an_object_opened_by_people_who_approve_in_files() {
+    with_region(1, async |local| {
+        let reduit = Reduit::new(local)?;
+        std::fs::write(reduit.folder.join("report.txt"), BODY)?;
+        reduit.said("app-1", &["dataset", "create", "cti"])?;
+        reduit.said("app-1", &["put", "report.txt", "cti/report.txt"])?;
+        let witness = witness(local).await?;
+        the_text_is_approved_and_set(&reduit).await?;
+        an_object_is_opened_for_the_case(&reduit).await?;
+        witness.stop().await;
+        Ok(())
+    });
+}
+
+async fn the_text_is_approved_and_set(reduit: &Reduit) -> Result<()> {
+    let shown = reduit.said("op-1", &["policy", "show"])?;
+    ensure!(shown.contains("grant-0"), "made of the grants: {shown}");
+    std::fs::write(reduit.folder.join("region.cedar"), TEXT)?;
+    reduit.said("op-1", &["policy", "check", "region.cedar"])?;
+    let ask = ["approve", "policy", "region.cedar", "-o", "text.request"];
+    reduit.said("op-1", &ask)?;
+    let own = ["approve", "sign", "text.request", "-o", "text.op-1"];
+    let why = reduit.refused("op-1", &own, 1)?;
+    ensure!(why.contains("nobody approves what they asked for"), "{why}");
+    for who in ["op-2", "op-3"] {
+        let output = format!("text.{who}");
+        let signed = reduit.said(who, &["approve", "sign", "text.request", "-o", &output])?;
+        ensure!(signed.contains("case-17"), "it shows the text: {signed}");
+    }
+    let mut set = vec!["policy", "set", "--request", "text.request"];
+    set.extend(["--approval", "text.op-2", "--approval", "text.op-3"]);
+    let why = reduit.refused("op-1", &set, 1)?;
+    ensure!(why.contains("feature level"), "{why}");
+    reduit.said("op-1", &["operator", "raise-level", "3", "--kms"])?;
+    let one = &set[..6];
+    let why = reduit.refused("op-1", one, 5)?;
+    ensure!(why.contains("2 are needed"), "{why}");
+    let done = reduit.said("op-1", &set)?;
+    ensure!(done.contains("policy in force"), "{done}");
+    let why = reduit.refused("op-1", &set, 5)?;
+    ensure!(why.contains("used before"), "once: {why}");
+    let shown = reduit.said("op-1", &["policy", "show"])?;
+    ensure!(shown.trim() == TEXT.trim(), "{shown}");
+    let got = reduit.said("app-1", &["get", "cti/report.txt", "-"])?;
+    ensure!(got == BODY, "{got}");
+    Ok(())
+}
+
+async fn an_object_is_opened_for_the_case(reduit: &Reduit) -> Result<()> {
+    let object = "cti/report.txt";
+    let mut ask = vec!["approve", "ask", object, "--purpose", "investigation"];
+    ask.extend([
+        "--case",
+        "2026-17",
+        "--legal-basis",
+        "warrant 9",
+        "-o",
+        "7.request",
+    ]);
+    // Nodes learn the text within seconds.
+    ceremony::until("asking", async || reduit.said(AUDITOR, &ask)).await?;
+    let other: Vec<_> = ask
+        .iter()
+        .map(|word| if *word == "2026-17" { "2026-18" } else { *word })
+        .collect();
+    reduit.refused(AUDITOR, &other, 3)?;
+    let mut get = vec!["get", object, "-", "--purpose", "investigation"];
+    get.extend(["--case", "2026-17"]);
+    let why = reduit.refused(AUDITOR, &get, 5)?;
+    ensure!(why.contains("reduit approve ask"), "{why}");
+    let shown = reduit.said("op-2", &["approve", "show", "7.request"])?;
+    for word in [object, "investigation", "2026-17", "warrant 9", "auditor-1"] {
+        ensure!(shown.contains(word), "{word}: {shown}");
+    }
+    for who in ["op-2", "op-3"] {
+        let output = format!("7.{who}");
+        reduit.said(who, &["approve", "sign", "7.request", "-o", &output])?;
+    }
+    let mut open = vec!["approve", "open", "7.request", "--approval", "7.op-2"];
+    let mut alone = open.clone();
+    alone.push("-");
+    let why = reduit.refused(AUDITOR, &alone, 5)?;
+    ensure!(why.contains("1 distinct approvers are not enough"), "{why}");
+    open.extend(["--approval", "7.op-3", "opened.txt"]);
+    let said = reduit.said(AUDITOR, &open)?;
+    ensure!(said.contains("recorded as leaf"), "{said}");
+    let opened = std::fs::read_to_string(Path::new(&reduit.folder).join("opened.txt"))?;
+    ensure!(opened == BODY, "{opened}");
+    Ok(())
+}
