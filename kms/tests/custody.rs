@@ -11,7 +11,7 @@ const LATER: [u8; 16] = [0xC1; 16];
 
 async fn region_with(dataset: [u8; 16]) -> (Region, common::Object) {
     let region = Region::initialised(Begin::default()).await;
-    region.raise_level().await;
+    region.raise_level(3).await;
     let app = region.caller("app");
     app.create_key(dataset).await.expect("a key");
     let object = app.put_object(dataset).await.expect("sealed");

@@ -205,7 +205,7 @@ async fn a_daemon_has_keys_in_its_key_memory_alone_none_once_sealed_and_none_in_
     for at in 1..REPLICAS {
         region.unseal_by_peer(at).await.expect("by a peer");
     }
-    region.raise_level().await;
+    region.raise_level(3).await;
     let app = region.caller("app");
     app.create_key(DATASET).await.expect("a key");
     let object = app.put_object(DATASET).await.expect("sealed");

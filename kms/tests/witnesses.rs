@@ -416,7 +416,7 @@ async fn aics_witness_of_pypi_cosigns_the_log_and_what_is_released_has_its_word(
         return;
     };
     checkpoint_is_made(&region).await;
-    raise_level(&region, 2).await;
+    region.raise_level(2).await;
     let text = policy_of(&region, &[(aics.key.clone(), aics.url.clone())]).await;
     changed(&region, &text).await;
     app.create_key(DATASET).await.expect("a key");

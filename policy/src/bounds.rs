@@ -31,8 +31,9 @@ pub fn role_may(role: Role, action: Action, purpose: &Purpose) -> bool {
         Role::Client => !human,
         // An operator runs the region and must not, by any interface, read customer data.
         Role::Operator => !human && matches!(action, Action::Create | Action::Keys),
-        // A person who opens, opens for a person's purpose, with dual control.
-        Role::Auditor => human && action == Action::Read,
+        // A person who opens, opens for a person's purpose, with dual control. Listing opens nothing: evidence begins
+        // with what there is.
+        Role::Auditor => action == Action::List || (human && action == Action::Read),
         Role::Node | Role::Kms | Role::Custodian => false,
     }
 }
@@ -45,7 +46,7 @@ pub(crate) fn in_words(role: Role) -> &'static str {
         Role::Operator => {
             "an operator creates datasets and administers keys, never reads or writes"
         }
-        Role::Auditor => "an auditor reads, for a person's purpose alone",
+        Role::Auditor => "an auditor lists, and reads for a person's purpose alone",
         Role::Node => "a storage node uses no keys",
         Role::Kms => "a KMS replica uses no keys on its own behalf",
         Role::Custodian => "a custodian holds a share and uses no keys",

@@ -18,20 +18,6 @@ impl Region {
         vec![by("op-2"), by("op-3")]
     }
 
-    /// Raises the feature level to what this build understands.
-    pub(crate) async fn raise_level(&self) {
-        let operator = self.caller("op-1");
-        let level = self.status(0).await.level_max;
-        let raised = operator.at_leader(|at| {
-            let mut operate = operator.operate(at);
-            async move {
-                let request = v1::RaiseKmsLevelRequest { level };
-                operate.raise_level(request).await.map(drop)
-            }
-        });
-        raised.await.expect("raised");
-    }
-
     /// Begins a change of custody; nobody named is every enrolled custodian.
     pub(crate) async fn begin_custody(
         &self,

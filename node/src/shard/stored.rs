@@ -18,7 +18,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use transport::Peer;
 
-use crate::authority::check;
 use crate::blocks::{BlockDigest, BlockKey, BlockNumber};
 use crate::core::Core;
 use crate::error::CallError;
@@ -63,7 +62,7 @@ impl Core {
         let shard = self.shard(request.shard)?.group.id();
         let dataset = DatasetId::try_from(request.dataset_id.as_ref())?;
         let table = self.enrolments.current();
-        check(&table, peer, Some(&dataset), &[Action::List])?;
+        self.check(&table, peer, Some(&dataset), &[Action::List])?;
         let pieces: usize = request.versions.iter().map(|v| v.pieces.len()).sum();
         if request.versions.len() > VERSIONS_MAX || pieces > PIECES_MAX {
             return Err(CallError::Malformed(
