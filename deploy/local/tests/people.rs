@@ -146,9 +146,6 @@ async fn the_text_is_approved_and_set(reduit: &Reduit) -> Result<()> {
     }
     let mut set = vec!["policy", "set", "--request", "text.request"];
     set.extend(["--approval", "text.op-2", "--approval", "text.op-3"]);
-    let why = reduit.refused("op-1", &set, 1)?;
-    ensure!(why.contains("feature level"), "{why}");
-    reduit.said("op-1", &["operator", "raise-level", "3", "--kms"])?;
     let one = &set[..6];
     let why = reduit.refused("op-1", one, 5)?;
     ensure!(why.contains("2 are needed"), "{why}");

@@ -118,9 +118,12 @@ fn role_allows(role: Role, action: Action, purpose: &Purpose) -> bool {
         Role::Client => !human && action != Action::Unspecified,
         // An operator runs the region and must not, by any interface, read customer data.
         Role::Operator => !human && matches!(action, Action::Create | Action::Keys),
-        // A person who opens, opens for a person's purpose, with dual control. Listing opens nothing: evidence begins
-        // with what there is.
-        Role::Auditor => action == Action::List || (human && action == Action::Read),
+        // A person who opens, opens for a person's purpose, with dual control. Evidence begins with what there is: to
+        // list is a service, and opens nothing.
+        Role::Auditor => match human {
+            true => action == Action::Read,
+            false => action == Action::List,
+        },
         Role::Node | Role::Kms | Role::Custodian => false,
     }
 }
