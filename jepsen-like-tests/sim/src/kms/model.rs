@@ -768,15 +768,20 @@ impl Judging<'_> {
     }
 }
 
-/// A wrapped version of this number, long enough to be wrapped.
+/// Of the root key in force: a run does not change it.
+const ROOT_EPOCH: u32 = 1;
+
+/// A wrapped version of this number under the root key in force, long enough to be wrapped.
 fn wrapped(version: Option<&KekVersionRecord>, number: u32) -> Ruled<()> {
+    if version.is_some_and(|version| version.root_epoch != ROOT_EPOCH) {
+        return Err(moved(KmsRefusal::RootMoved, ROOT_EPOCH.into()));
+    }
     let good = version.is_some_and(|version| {
         let lengths = [
             version.wrapped_kek.len(),
             version.wrapped_metadata_key.len(),
         ];
-        (version.version, version.root_epoch) == (number, 1)
-            && lengths.iter().all(|bytes| (104..=512).contains(bytes))
+        version.version == number && lengths.iter().all(|bytes| (104..=512).contains(bytes))
     });
     if good {
         Ok(())
