@@ -74,10 +74,11 @@ pub(crate) enum CeremonyError {
     Commit(#[from] CommitError),
 }
 
-/// What a ceremony has made and not yet seen recorded.
+/// What a ceremony has made. It stays, so that an answer that was lost can be asked for again.
 pub(crate) struct Made {
     asked: (u32, Vec<String>),
-    root: Arc<RootKey>,
+    /// Until it is on record and the seal has it.
+    root: Option<Arc<RootKey>>,
     init: v1::InitKms,
     reply: v1::InitialiseReply,
 }
@@ -94,31 +95,29 @@ impl Core {
             return Err(CeremonyError::NotOperator(peer.identity.clone()));
         }
         let mut held = self.ceremony.lock().await;
-        let made = match held.take() {
+        // Never out of `held` while something is waited for: who asked may go meanwhile, and with the shares of a root
+        // key that is on record everything under it would be lost.
+        let made = match &mut *held {
             Some(made) if made.asked == asked(&request) => made,
-            Some(_) | None => self.make(&request)?,
+            other => other.insert(self.make(&request)?),
         };
-        let outcome = self.found_and_record(peer, &made).await;
-        match outcome {
+        match self.found_and_record(peer, made).await {
             Ok(()) => {
-                self.seal.take_made(made.root);
-                tracing::info!(
-                    custodians = made.asked.1.len(),
-                    needed = made.asked.0,
-                    "initialised"
-                );
-                self.begin_at_the_highest_level().await;
-                Ok(made.reply)
+                if let Some(root) = made.root.take() {
+                    self.seal.take_made(root);
+                    let (needed, custodians) = (made.asked.0, made.reply.shares.len());
+                    tracing::info!(custodians, needed, "initialised");
+                    self.begin_at_the_highest_level().await;
+                }
+                Ok(made.reply.clone())
             }
             // Definite: the region has another root, or none, and this one was never handed out.
             Err(error @ (CeremonyError::Already | CeremonyError::Found(_))) => {
                 self.group.set_may_campaign(false);
+                *held = None;
                 Err(error)
             }
-            Err(error) => {
-                *held = Some(made);
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 
@@ -176,7 +175,7 @@ impl Core {
         };
         Ok(Made {
             asked: asked(request),
-            root: Arc::new(root),
+            root: Some(Arc::new(root)),
             init: v1::InitKms {
                 region: Some(region),
                 enrolment_set: genesis,

@@ -250,6 +250,7 @@ impl Core {
             self.custody.clear();
         }
         self.seal.forget_former(FORMER_MAX);
+        self.drop_unrecorded_root();
         // During the ceremony a sealed replica leads on purpose.
         if let Ok(_no_ceremony) = self.ceremony.try_lock() {
             let may_lead = self.may_lead();

@@ -127,9 +127,10 @@ impl Core {
         let claims = self.custody_claims(peer, &hash, &id, &approvals)?;
         drop(claims);
         let mut held = self.reshare.lock().await;
-        let mut made = match held.take() {
+        // Never out of `held` while something is waited for: who asked may go meanwhile, and asks again.
+        let made = match &mut *held {
             Some(made) if made.asked == hash => made,
-            Some(_) | None => self.split_anew(&request, hash.to_vec())?,
+            other => other.insert(self.split_anew(&request, hash.to_vec())?),
         };
         let claim = request.claim.unwrap_or_default();
         let what = What::BeginCustody(v1::BeginCustody {
@@ -141,10 +142,7 @@ impl Core {
             (Ok(done), _) => done.leaf_index,
             // An earlier try of unknown outcome made the record.
             (Err(_), Some(plan)) => plan.begun_leaf,
-            (Err(error), None) => {
-                *held = Some(made);
-                return Err(error);
-            }
+            (Err(error), None) => return Err(error),
         };
         // From here on the seal has it, and drops it when it is sealed.
         if let Some(next) = made.next.take() {
@@ -157,9 +155,18 @@ impl Core {
             log_key: made.plan.log_key.clone(),
             leaf_index,
         };
-        // Sealed to their custodians; kept so that an answer that is lost can be asked for again.
-        *held = Some(made);
+        // The shares, sealed to their custodians, stay for who lost the answer.
         Ok(reply)
+    }
+
+    /// On a replica that holds no root key, drops one that was made here and is not on record.
+    pub(crate) fn drop_unrecorded_root(&self) {
+        // Who holds the lock records it, and lets go within a request's time.
+        if self.serving().is_err()
+            && let Ok(mut made) = self.reshare.try_lock()
+        {
+            *made = None;
+        }
     }
 
     fn split_anew(

@@ -160,10 +160,7 @@ impl Core {
         let sealed = self.seal.seal();
         self.custody.clear();
         self.sessions.clear();
-        // A root key that was made and is not on record yet; who holds the lock is about to record it, and finds no seal.
-        if let Ok(mut made) = self.reshare.try_lock() {
-            *made = None;
-        }
+        self.drop_unrecorded_root();
         if self.group.is_leader()
             && let Err(error) = self.group.hand_over().await
         {
