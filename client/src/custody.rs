@@ -14,7 +14,7 @@ use proto::v1::kms_operate_client::KmsOperateClient;
 use transport::LocalIdentity;
 
 use crate::error::Error;
-use crate::operator::{CustodianShare, answer, approve, request_hash};
+use crate::operator::{CustodianShare, answer, approved};
 use crate::region::{Region, random_id};
 use crate::session;
 
@@ -124,12 +124,7 @@ impl Region {
             claim: None,
             approvals: Vec::new(),
         };
-        let hash = request_hash("BeginCustody", &request);
-        let id = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, id.clone()))
-            .collect();
+        request.approvals = approved("BeginCustody", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.begin_custody(request).await?.into_inner()) }
@@ -259,12 +254,7 @@ impl Region {
             claim: None,
             approvals: Vec::new(),
         };
-        let hash = request_hash("RetireEpoch", &request);
-        let id = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, id.clone()))
-            .collect();
+        request.approvals = approved("RetireEpoch", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.retire_epoch(request).await?.into_inner()) }

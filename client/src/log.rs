@@ -10,7 +10,7 @@ use transport::LocalIdentity;
 
 use crate::error::Error;
 use crate::kms::Keys;
-use crate::operator::{approve, request_hash};
+use crate::operator::approved;
 use crate::region::{Region, random_id};
 
 /// A witness of another organisation.
@@ -121,12 +121,12 @@ impl Region {
             claim: None,
             approvals: Vec::new(),
         };
-        let hash = request_hash("ChangeWitnesses", &request);
-        let id = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, id.clone()))
-            .collect();
+        request.approvals = approved(
+            "ChangeWitnesses",
+            &request,
+            &request.single_use_id,
+            approvers,
+        );
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.change_witnesses(request).await?.into_inner()) }

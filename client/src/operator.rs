@@ -77,6 +77,18 @@ pub fn request_hash(method: &str, request: &impl prost::Message) -> [u8; 32] {
     ))
 }
 
+/// Approvals of a request of `method`, one by each approver, for one use.
+pub(crate) fn approved(
+    method: &str,
+    request: &impl prost::Message,
+    single_use_id: &Bytes,
+    approvers: &[LocalIdentity],
+) -> Vec<v1::Approval> {
+    let hash = request_hash(method, request);
+    let one = |who| approve(who, hash, single_use_id.clone());
+    approvers.iter().map(one).collect()
+}
+
 impl Region {
     /// The init ceremony on one replica of a pristine cluster. Shares come back sealed to their custodians.
     pub async fn initialise(
@@ -185,12 +197,12 @@ impl Region {
             claim: None,
             approvals: Vec::new(),
         };
-        let hash = request_hash("ChangeEnrolment", &request);
-        let id = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, id.clone()))
-            .collect();
+        request.approvals = approved(
+            "ChangeEnrolment",
+            &request,
+            &request.single_use_id,
+            approvers,
+        );
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.change_enrolment(request).await?.into_inner()) }
@@ -212,12 +224,7 @@ impl Region {
             claim: None,
             approvals: Vec::new(),
         };
-        let hash = request_hash("ChangeGrants", &request);
-        let id = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, id.clone()))
-            .collect();
+        request.approvals = approved("ChangeGrants", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { Ok(kms.change_grants(request).await?.into_inner()) }
@@ -277,12 +284,7 @@ impl Region {
             single_use_id: random_id()?,
             approvals: Vec::new(),
         };
-        let hash = request_hash("AddReplica", &request);
-        let single = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, single.clone()))
-            .collect();
+        request.approvals = approved("AddReplica", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { drain(kms.add_replica(request).await?.into_inner()).await }
@@ -298,12 +300,7 @@ impl Region {
             approvals: Vec::new(),
             force: false,
         };
-        let hash = request_hash("RemoveReplica", &request);
-        let single = request.single_use_id.clone();
-        request.approvals = approvers
-            .iter()
-            .map(|who| approve(who, hash, single.clone()))
-            .collect();
+        request.approvals = approved("RemoveReplica", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {
             let request = request.clone();
             async move { drain(kms.remove_replica(request).await?.into_inner()).await }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 const DATASET: [u8; 16] = [0xC0; 16];
 const LATER: [u8; 16] = [0xC1; 16];
 
-async fn region_with(dataset: [u8; 16]) -> (Region, common::Object) {
+async fn region_with(dataset: [u8; 16]) -> (Region, common::Sealed) {
     let region = Region::initialised(Begin::default()).await;
     region.raise_level(3).await;
     let app = region.caller("app");
@@ -18,7 +18,7 @@ async fn region_with(dataset: [u8; 16]) -> (Region, common::Object) {
     (region, object)
 }
 
-async fn reads(region: &Region, objects: &[&common::Object]) {
+async fn reads(region: &Region, objects: &[&common::Sealed]) {
     let app = region.caller("app");
     for object in objects {
         assert_eq!(app.get_object(object).await.expect("opens"), BODY);

@@ -4,7 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    Begin, Caller, PATIENCE, REPLICAS, Region, SHARES, Sealed, Session, now, open, random, reason,
+    BODY, Begin, Caller, PATIENCE, REPLICAS, Region, SHARES, Sealed, Session, now, open, random,
+    reason,
 };
 use envelope::SealedKey;
 use kms::approvals::{approve, request_hash};
@@ -13,7 +14,6 @@ use proto::ids::UnixMs;
 use proto::v1;
 
 const DATASET: [u8; 16] = [0xD5; 16];
-const BODY: &[u8] = b"telemetry that nobody else may read";
 
 /// Seals an object under a lease that the KMS gave.
 fn seal(reply: &v1::IssueLeaseReply, session: &Session) -> Sealed {

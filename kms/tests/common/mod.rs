@@ -7,7 +7,6 @@
 mod caller;
 mod custody;
 mod log;
-mod object;
 mod objects;
 mod outside;
 mod people;
@@ -34,9 +33,7 @@ pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
-pub(crate) use object::{BODY, Object};
-#[allow(unused_imports, reason = "each test file uses its part of this")]
-pub(crate) use objects::{Sealed, open, seal};
+pub(crate) use objects::{BODY, Sealed, open, seal};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use outside::OutsideWitness;
 #[allow(unused_imports, reason = "each test file uses its part of this")]

@@ -6,8 +6,12 @@ use envelope::{
 };
 use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
 use proto::v1;
+use tonic::Status;
 
-use super::{Session, random, region_id};
+use super::{Caller, Session, random, region_id};
+
+/// What objects say where a test does not care.
+pub(crate) const BODY: &[u8] = b"telemetry that nobody else may read";
 
 /// Sealed bytes, and what the catalog keeps of them.
 pub(crate) struct Sealed {
@@ -65,4 +69,23 @@ pub(crate) fn open(sealed: &Sealed, reply: &v1::OpenReply, session: &Session) ->
         .expect("the DEK of this object");
     dek.open_part(PartNumber::FIRST, &sealed.bytes)
         .expect("opens")
+}
+
+impl Caller {
+    /// Seals an object of [`BODY`] under a lease of a dataset that has a key.
+    pub(crate) async fn put_object(&self, dataset: [u8; 16]) -> Result<Sealed, Status> {
+        let (reply, session) = self.lease(dataset).await?;
+        Ok(seal(dataset, BODY, &reply, &session))
+    }
+
+    /// Opens an object. Fails where the KMS does, or gives no key for it.
+    pub(crate) async fn get_object(&self, object: &Sealed) -> Result<Vec<u8>, Status> {
+        let dataset = object.context.dataset.0;
+        let (claim, items) = (v1::Claim::default(), vec![object.item.clone()]);
+        let (reply, session) = self.open(dataset, random(), claim, items).await?;
+        if reply.keys[0].sealed_dek.is_empty() {
+            return Err(Status::failed_precondition("no key"));
+        }
+        Ok(open(object, &reply, &session))
+    }
 }

@@ -1,0 +1,296 @@
+//! How a version of an object comes to be: sealed here, laid out, committed.
+//!
+//! Owns which keys a version is sealed under and what is tried again with fresh ones. Refuses to call a put done
+//! before its shard has committed it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envelope::{
+    DekSalt, Manifest, ManifestPart, NameCommitment, NameSalt, PartNumber, SealDek, SealedMetadata,
+    StreamHeader,
+};
+use prost::Message as _;
+use proto::danger::{Switch, broken};
+use proto::ids::{ObjectKey, ObjectVersionId, UploadEpoch};
+use proto::v1;
+use tokio::time::Instant;
+
+use super::{Dataset, INLINE_SEALED_MAX, PutOptions, PutOutcome};
+use crate::body::Body;
+use crate::error::Error;
+use crate::lease::SealLease;
+use crate::prepared::{Prepared, Request};
+use crate::region::random;
+use crate::upload;
+
+/// Tries of one put whose lease or upload epoch went out of date on the way.
+const PUT_TRIES: u32 = 3;
+/// Before an upload is tried again.
+const UPLOAD_PAUSE: Duration = Duration::from_millis(100);
+/// Refusals after which a new lease helps.
+const LEASE_REASONS: [&str; 3] = ["token-expired", "token-too-old", "no-such-token"];
+
+impl Dataset {
+    /// Seals and stores an object. Acknowledged means: on disk on a majority, and visible.
+    pub async fn put(
+        &self,
+        key: &ObjectKey,
+        body: impl Into<Body>,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        let mut body = body.into();
+        let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
+        let mut head = Vec::new();
+        body.fill(&mut head, inline_plain + 1).await?;
+        if head.len() > inline_plain {
+            return self.put_large(key, head, body, options).await;
+        }
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let sealing = self.sealing(key, options).await?;
+            let lease = sealing.lease.clone();
+            let put = self.prepare_inline(key, &head, options, &sealing)?;
+            match put.send().await {
+                Err(Error::Caller { reason, .. })
+                    if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
+                {
+                    self.keys().drop_lease(self.0.id, &lease).await;
+                }
+                Err(Error::Caller { reason, .. })
+                    if tries < PUT_TRIES && reason == "request-too-old" =>
+                {
+                    self.learn_epoch().await?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Seals a put, and stores its blocks where it has some, without committing it: [`Prepared::send`] does, any
+    /// number of times with one effect. Its lease and its upload go out of date like those of any put.
+    pub async fn prepare(
+        &self,
+        key: &ObjectKey,
+        body: impl Into<Body>,
+        options: &PutOptions,
+    ) -> Result<Prepared, Error> {
+        let mut body = body.into();
+        let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
+        let mut head = Vec::new();
+        body.fill(&mut head, inline_plain + 1).await?;
+        let sealing = self.sealing(key, options).await?;
+        if head.len() > inline_plain {
+            let request_id = self.request_id()?;
+            return self
+                .prepare_blocks(key, head, body, options, sealing, &request_id)
+                .await;
+        }
+        self.prepare_inline(key, &head, options, &sealing)
+    }
+
+    fn prepare_inline(
+        &self,
+        key: &ObjectKey,
+        plain: &[u8],
+        options: &PutOptions,
+        sealing: &Sealing,
+    ) -> Result<Prepared, Error> {
+        let stream = sealing.dek.seal_part(PartNumber::FIRST, plain)?;
+        let (header, _) = StreamHeader::split(&stream).map_err(Error::NotAuthentic)?;
+        let mut entry = sealing.entry(plain.len() as u64, &header)?;
+        entry.sealed_bytes = stream.len() as u64;
+        entry.inline = stream.into();
+        if broken(Switch::PlaintextOnNode) {
+            entry.sealed_bytes = plain.len() as u64;
+            entry.inline = Bytes::copy_from_slice(plain);
+        }
+        Ok(Prepared {
+            dataset: self.clone(),
+            version: sealing.dek.context().version,
+            bytes: plain.len() as u64,
+            request: Request::Inline(v1::PutObjectRequest {
+                shard: self.0.shard.0,
+                request_id: self.request_id()?,
+                dataset_id: self.0.id.into(),
+                key: key.as_str().to_owned(),
+                precondition: options.precondition.wire(),
+                entry: Some(entry),
+            }),
+        })
+    }
+
+    /// In blocks; again from the start where the upload itself was the trouble and the bytes are still at hand. A
+    /// stream has gone by: its caller is told, and nothing was stored.
+    async fn put_large(
+        &self,
+        key: &ObjectKey,
+        head: Vec<u8>,
+        mut body: Body,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, Error> {
+        let rest = match &body {
+            Body::Bytes(rest) => Some(rest.clone()),
+            Body::Stream(_) => None,
+        };
+        let deadline = Instant::now() + self.0.region.0.tuning.deadline;
+        // One id for all uploads: a refusal for want of a majority is not final, and a copy of the refused request
+        // that is still under way must not take effect beside the next one.
+        let mut request_id = self.request_id()?;
+        loop {
+            let sealing = self.sealing(key, options).await?;
+            let lease = sealing.lease.clone();
+            let put = self.prepare_blocks(key, head.clone(), body, options, sealing, &request_id);
+            let put = async { put.await?.send().await };
+            let error = match put.await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => error,
+            };
+            // Each of these but the first says that the object was not stored.
+            match error.reason() {
+                "request-id-reused" => {
+                    let message = "an earlier try of this put took effect".to_owned();
+                    return Err(Error::Unknown { message });
+                }
+                reason if LEASE_REASONS.contains(&reason) => {
+                    self.keys().drop_lease(self.0.id, &lease).await;
+                }
+                "request-too-old" | "upload-too-old" => {
+                    self.learn_epoch().await?;
+                    // Refused for good under the old one.
+                    request_id = self.request_id()?;
+                }
+                // Replicas went, or are others by now.
+                "not-on-majority" | "no-majority" => self.forget_replicas(),
+                _ => return Err(error),
+            }
+            let Some(rest) = rest.clone() else {
+                return Err(error);
+            };
+            if Instant::now() + UPLOAD_PAUSE >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, "uploading again");
+            tokio::time::sleep(UPLOAD_PAUSE).await;
+            body = Body::Bytes(rest);
+        }
+    }
+
+    async fn prepare_blocks(
+        &self,
+        key: &ObjectKey,
+        head: Vec<u8>,
+        body: Body,
+        options: &PutOptions,
+        sealing: Sealing,
+        request_id: &Bytes,
+    ) -> Result<Prepared, Error> {
+        let target = upload::Target {
+            shard: self.0.shard,
+            dataset: self.0.id,
+            version: sealing.dek.context().version,
+            upload_epoch: UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed)),
+            lease: sealing.lease.id(),
+            replicas: self.replicas().await?,
+        };
+        let epoch = target.upload_epoch;
+        let uploaded = upload::run(&self.0.region, target, &sealing.dek, head, body)
+            .await
+            .inspect_err(|_| self.forget_replicas())?;
+        let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header)?;
+        entry.sealed_bytes = uploaded.sealed_bytes;
+        entry.blocks = uploaded.blocks;
+        entry.upload_epoch = epoch.0;
+        Ok(Prepared {
+            dataset: self.clone(),
+            version: sealing.dek.context().version,
+            bytes: uploaded.plain_bytes,
+            request: Request::Blocks(v1::FinishObjectRequest {
+                shard: self.0.shard.0,
+                request_id: request_id.clone(),
+                dataset_id: self.0.id.into(),
+                key: key.as_str().to_owned(),
+                precondition: options.precondition.wire(),
+                entry: Some(entry),
+                receipts: uploaded.receipts,
+            }),
+        })
+    }
+
+    /// Lease, salts, ids and sealed metadata for one new version.
+    async fn sealing(&self, key: &ObjectKey, options: &PutOptions) -> Result<Sealing, Error> {
+        let lease = self.keys().seal_lease(self.0.id).await?;
+        if !lease.registered() {
+            let request = v1::RegisterLeaseRequest {
+                shard: self.0.shard.0,
+                dataset_id: self.0.id.into(),
+                token: lease.token.clone(),
+            };
+            self.write(|mut shard| {
+                let request = request.clone();
+                async move { Ok(shard.register_lease(request).await?.into_inner()) }
+            })
+            .await?;
+            lease.set_registered();
+        }
+        let version = ObjectVersionId(random()?);
+        let (salt, name_salt) = (DekSalt::random()?, NameSalt::random()?);
+        let context = self.context(version, NameCommitment::of(&name_salt, key));
+        let dek = lease.key.seal_dek(&salt, &context)?;
+        let plain = v1::UserMetadata {
+            format: 1,
+            content_type: options.content_type.clone().unwrap_or_default(),
+            user: options.metadata.clone(),
+            tags: options.tags.clone(),
+            checksums: BTreeMap::new(),
+        };
+        let keys = self.keys().metadata_keys(self.0.id, None).await?;
+        let metadata = keys.current()?;
+        let sealed = metadata.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
+        Ok(Sealing {
+            lease,
+            dek,
+            salt,
+            name_salt,
+            metadata_version: metadata.version(),
+            metadata: sealed,
+        })
+    }
+}
+
+/// What one new version is sealed with.
+struct Sealing {
+    lease: Arc<SealLease>,
+    dek: SealDek,
+    salt: DekSalt,
+    name_salt: NameSalt,
+    metadata_version: u32,
+    metadata: SealedMetadata,
+}
+
+impl Sealing {
+    /// The entry but for where its bytes are. One stream, part 1.
+    fn entry(&self, plain: u64, header: &StreamHeader) -> Result<v1::ObjectEntry, Error> {
+        let part = ManifestPart::new(PartNumber::FIRST, plain, header);
+        let manifest = part
+            .and_then(|part| Manifest::new(vec![part], Vec::new()))
+            .map_err(|_| Error::Seal(envelope::SealError::TooLong))?;
+        Ok(v1::ObjectEntry {
+            format: 1,
+            version_id: self.dek.context().version.into(),
+            lease_id: self.lease.id().into(),
+            dek_salt: Bytes::copy_from_slice(self.salt.as_bytes()),
+            name_salt: Bytes::copy_from_slice(self.name_salt.as_bytes()),
+            plain_bytes: plain,
+            sealed_manifest: self.dek.seal_manifest(&manifest)?.into(),
+            sealed_metadata: Bytes::copy_from_slice(self.metadata.as_bytes()),
+            metadata_key_version: self.metadata_version,
+            placement: 1,
+            ..v1::ObjectEntry::default()
+        })
+    }
+}
