@@ -228,8 +228,12 @@ impl Lab {
     }
 
     pub(crate) fn at(&self) -> At {
+        self.at_index(self.log.len() as u64 + 1)
+    }
+
+    pub(crate) fn at_index(&self, index: u64) -> At {
         At {
-            index: LogIndex(self.log.len() as u64 + 1),
+            index: LogIndex(index),
             voters: 3,
             level: LEVEL_MAX,
         }

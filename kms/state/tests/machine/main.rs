@@ -9,6 +9,7 @@ mod lab;
 mod log;
 mod membership;
 mod policy;
+mod queues;
 mod random;
 mod region_time;
 mod retries;
