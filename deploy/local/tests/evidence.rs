@@ -9,11 +9,14 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use client::ids::{ObjectKey, UnixMs};
+use client::ids::{NodeId, ObjectKey, UnixMs};
 use client::{CreateOptions, EvidenceRequest, Fault, PutOptions, Region};
 use local::files::{AUDITOR, CLIENTS};
 use local::{Kind, Local, ceremony};
+use proto::v1;
+use proto::v1::shard_client::ShardClient;
 use tlog::{Note, Policy, sha256};
+use tonic::Code;
 use transport::LocalIdentity;
 use verifier::{
     Asked, ClaimId, FileEntry, Folder, Index, ObjectLine, Report, Verdict, list_root, verify,
@@ -257,6 +260,19 @@ async fn refused_to_others(local: &Local, here: &Watched) -> Result<()> {
     let refused = app.export_evidence(here.request()?).await.err();
     let refused = refused.context("a client exported evidence")?;
     ensure!(refused.fault() == Fault::Denied, "{refused}");
+    // And not from the node itself, which a client may well list the dataset at.
+    let dataset = app.dataset(&"cases".parse()?).await?;
+    let region = local.federation.region("ch-zrh")?;
+    let node = region.living(Kind::Node).next().context("a node")?;
+    let asked = v1::ProveStoredRequest {
+        shard: dataset.shard().0,
+        dataset_id: dataset.id().into(),
+        versions: Vec::new(),
+    };
+    let channel = app.node_channel(NodeId(node.node_id))?;
+    let answer = ShardClient::new(channel).prove_stored(asked).await;
+    let refused = answer.err().context("a node answered a client")?;
+    ensure!(refused.code() == Code::PermissionDenied, "{refused}");
     Ok(())
 }
 
