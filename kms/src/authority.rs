@@ -16,7 +16,7 @@ use transport::fault::Chain;
 use transport::{EnrolmentError, Enrolments, Peer};
 
 use crate::approvals::{self, ApprovalError};
-use crate::core::{Core, StaleError};
+use crate::core::{Core, LevelTooLow, StaleError};
 use crate::gate::OutgoingSilent;
 use crate::ledger::{Command, CommitError};
 use crate::peers::{CALL_MAX, Peers};
@@ -45,13 +45,8 @@ pub(crate) enum AuthorityError {
     #[error("the change was not recorded")]
     Commit(#[from] CommitError),
     /// Older replicas would stop at it.
-    #[error("the KMS is at feature level {level}, this takes level {needed}: raise it first")]
-    Level {
-        /// In force.
-        level: u32,
-        /// Needed.
-        needed: u32,
-    },
+    #[error(transparent)]
+    Level(#[from] LevelTooLow),
     /// The text is not a policy.
     #[error("the policy text is not taken: {first}{more} (see `reduit policy check`)")]
     PolicyText {
@@ -140,12 +135,7 @@ impl Core {
         peer: &Peer,
         mut request: v1::ChangePolicyRequest,
     ) -> Result<v1::KmsDone, AuthorityError> {
-        self.serving()?;
-        self.ledger.leading()?;
-        if peer.identity.role() != Role::Operator {
-            return Err(AuthorityError::NotOperator(peer.identity.clone()));
-        }
-        self.at_level(kms_state::LEVEL_POLICY)?;
+        self.may_change(peer, kms_state::LEVEL_POLICY)?;
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ChangePolicy", &request);
         // Before the text is parsed on their account: it may be long.
@@ -187,14 +177,14 @@ impl Core {
             .await
     }
 
-    /// Refuses what replicas below this feature level would stop at.
-    fn at_level(&self, needed: FeatureLevel) -> Result<(), AuthorityError> {
-        let level = self.group.level();
-        if level < needed {
-            let (level, needed) = (level.0, needed.0);
-            return Err(AuthorityError::Level { level, needed });
+    /// Whether this operator may ask this replica now for what takes a feature level.
+    fn may_change(&self, peer: &Peer, needed: FeatureLevel) -> Result<(), AuthorityError> {
+        self.serving()?;
+        self.ledger.leading()?;
+        if peer.identity.role() != Role::Operator {
+            return Err(AuthorityError::NotOperator(peer.identity.clone()));
         }
-        Ok(())
+        Ok(self.at_level(needed)?)
     }
 
     /// Replaces the policy of witnesses. The approvals sign exactly this request.
@@ -203,12 +193,7 @@ impl Core {
         peer: &Peer,
         mut request: v1::ChangeWitnessesRequest,
     ) -> Result<v1::KmsDone, AuthorityError> {
-        self.serving()?;
-        self.ledger.leading()?;
-        if peer.identity.role() != Role::Operator {
-            return Err(AuthorityError::NotOperator(peer.identity.clone()));
-        }
-        self.at_level(kms_state::LEVEL_WITNESSES)?;
+        self.may_change(peer, kms_state::LEVEL_WITNESSES)?;
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ChangeWitnesses", &request);
         let policy = request.policy.take().unwrap_or_default();

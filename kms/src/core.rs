@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::ids::{Identity, NodeId, Role, UnixMs};
+use proto::ids::{FeatureLevel, Identity, NodeId, Role, UnixMs};
 use proto::store::Reader;
 use proto::v1;
 use replica::host::{Group, GroupRole, HostFailure, ReadError};
@@ -35,6 +35,14 @@ pub(crate) enum StaleError {
     /// The state store.
     #[error("the state could not be read")]
     State(#[source] StateError),
+}
+
+/// Replicas of older builds would stop at what was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("the KMS is at feature level {in_force}, this takes level {needed}: raise it first")]
+pub(crate) struct LevelTooLow {
+    in_force: FeatureLevel,
+    needed: FeatureLevel,
 }
 
 /// The parts of a replica.
@@ -90,6 +98,15 @@ impl Core {
     /// Refuses while the root key is not here, or its coming is not on record.
     pub(crate) fn serving(&self) -> Result<(), Sealed> {
         self.seal.root().map(drop)
+    }
+
+    /// Refuses what replicas below this feature level would stop at.
+    pub(crate) fn at_level(&self, needed: FeatureLevel) -> Result<(), LevelTooLow> {
+        let in_force = self.group.level();
+        match in_force < needed {
+            true => Err(LevelTooLow { in_force, needed }),
+            false => Ok(()),
+        }
     }
 
     /// The state as applied here: may be behind.

@@ -246,7 +246,7 @@ faulty!(ApprovalError {
 
 faulty!(AuthorityError {
     Self::NotOperator(_) => (Denied, "not-operator"),
-    Self::Level { .. } => (Precondition, "level-too-low"),
+    Self::Level(_) => (Precondition, "level-too-low"),
     Self::PolicyText { .. } => (Caller, "bad-policy-text"),
     Self::WitnessPolicy(_) | Self::OtherLogKey | Self::NoAddress(_) => (Caller, "bad-witness-policy"),
     Self::NoCheckpoint => (Unavailable, "no-checkpoint"),
@@ -306,7 +306,7 @@ faulty!(CeremonyError {
 faulty!(ReshareError {
     Self::NotOperator(_) => (Denied, "not-operator"),
     Self::NotCustodian(_) => (Denied, "not-custodian"),
-    Self::Level { .. } => (Precondition, "level-too-low"),
+    Self::Level(_) => (Precondition, "level-too-low"),
     Self::NotUnderWay => (Missing, "no-such-split"),
     Self::RootLost => (Precondition, "new-root-lost"),
     Self::PeersBehind(_) => (Unavailable, "peers-without-new-root"),

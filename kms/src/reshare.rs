@@ -2,8 +2,8 @@
 //!
 //! Owns making a split and handing it out sealed, and looking at a share that its custodian shows. What is in force
 //! stays so until the state has every word it takes. Refuses a share that is not the one that was made, and a change
-//! by anybody but operators under dual control. Shares that were made stay in memory until their split is on record,
-//! so that an answer that was lost can be asked for again; after that a lost answer costs a new beginning.
+//! by anybody but operators under dual control. Shares that were made, sealed to their custodians, stay in memory
+//! until others are made or the replica is sealed, so that an answer that was lost can be asked for again.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use transport::Peer;
 
 use crate::approvals::{self, ApprovalError, sha256};
 use crate::ceremony::{CeremonyError, bounded, holders, split_to};
-use crate::core::{Core, StaleError};
+use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
 use crate::keys::in_force;
 use crate::ledger::{Command, CommitError};
@@ -41,13 +41,8 @@ pub(crate) enum ReshareError {
     #[error("{0} is not a custodian of that split")]
     NotCustodian(Identity),
     /// Older replicas would stop at it.
-    #[error("the KMS is at feature level {level}, this takes level {needed}: raise it first")]
-    Level {
-        /// In force.
-        level: u32,
-        /// Needed.
-        needed: u32,
-    },
+    #[error(transparent)]
+    Level(#[from] LevelTooLow),
     /// No such change is under way.
     #[error("no such change of custody is under way (see `reduit custody status`)")]
     NotUnderWay,
@@ -101,16 +96,7 @@ impl Core {
         if peer.identity.role() != Role::Operator {
             return Err(ReshareError::NotOperator(peer.identity.clone()));
         }
-        self.custody_level()
-    }
-
-    fn custody_level(&self) -> Result<(), ReshareError> {
-        let (level, needed) = (self.group.level(), kms_state::LEVEL_CUSTODY);
-        if level < needed {
-            let (level, needed) = (level.0, needed.0);
-            return Err(ReshareError::Level { level, needed });
-        }
-        Ok(())
+        Ok(self.at_level(kms_state::LEVEL_CUSTODY)?)
     }
 
     /// A new split, of the root key in force or of a new one. Nothing that is in force changes.
@@ -228,7 +214,7 @@ impl Core {
     ) -> Result<v1::KmsDone, ReshareError> {
         self.serving()?;
         self.ledger.leading()?;
-        self.custody_level()?;
+        self.at_level(kms_state::LEVEL_CUSTODY)?;
         let plan = self.under_way(&request.set_id)?;
         let caller = peer.identity.to_string();
         let mut holders = plan.custodians.iter();
@@ -277,7 +263,7 @@ impl Core {
     ) -> Result<v1::KmsDone, ReshareError> {
         self.serving()?;
         self.ledger.leading()?;
-        self.custody_level()?;
+        self.at_level(kms_state::LEVEL_CUSTODY)?;
         let statement = transcript::share_erased(
             self.config.region.as_str(),
             &peer.identity.to_string(),
