@@ -124,6 +124,9 @@ fn settle() -> Result<(), Skipped> {
         .map_err(refused("a process table of its own"))?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), plain, none)
         .map_err(refused("a folder for namespaces"))?;
+    // What libfaketime keeps there goes by process ids, which start over in every run.
+    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), plain, none)
+        .map_err(refused("shared memory of its own"))?;
     let made = || -> io::Result<()> {
         std::fs::create_dir("/run/netns")?;
         // The world speaks IPv4; what IPv6 says of itself on every new interface would be noise in captures.

@@ -29,6 +29,8 @@ const LOG_PORT: u16 = 7_002;
 const VOLUME_LIVES_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Where Debian puts libfaketime for programs with threads.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+/// What libfaketime calls its page of shared memory and its semaphore; the process id follows.
+const CLOCK_PAGES: [&str; 2] = ["faketime_shm_", "sem.faketime_sem_"];
 /// The offset of a clock that is right.
 pub(crate) const RIGHT: f64 = 0.0;
 
@@ -164,6 +166,9 @@ impl Places for Rooms {
     fn settled(&self) {}
 
     fn command(&self, service: &Service, binary: &Path) -> Command {
+        if self.furniture.clocks {
+            drop_dead_clocks(Path::new("/dev/shm"), Path::new("/proc"));
+        }
         let words = self.before(&service.name);
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg(binary);
@@ -173,5 +178,47 @@ impl Places for Rooms {
     fn vacated(&self, service: &Service) -> Result<()> {
         self.volumes.lock().remove(&service.name);
         self.net.detach(&service.name)
+    }
+}
+
+/// Removes what libfaketime left of processes that are gone. Who is killed leaves it behind, process ids come round,
+/// and a process that finds another's page without its semaphore ends before its first line.
+fn drop_dead_clocks(shm: &Path, proc: &Path) {
+    for entry in std::fs::read_dir(shm).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let pid = CLOCK_PAGES.iter().find_map(|page| name.strip_prefix(page));
+        if pid.is_some_and(|pid| !proc.join(pid).exists()) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_of_the_dead_are_dropped_and_those_of_the_living_and_others_files_stay() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (shm, proc) = (dir.path().join("shm"), dir.path().join("proc"));
+        std::fs::create_dir_all(proc.join("7")).expect("a process");
+        std::fs::create_dir(&shm).expect("shared memory");
+        for page in CLOCK_PAGES {
+            for pid in ["7", "8"] {
+                std::fs::write(shm.join(format!("{page}{pid}")), "").expect("a page");
+            }
+        }
+        std::fs::write(shm.join("sem.of-others"), "").expect("a file");
+        drop_dead_clocks(&shm, &proc);
+        let left = std::fs::read_dir(&shm).expect("readable");
+        let mut left: Vec<_> = left
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["faketime_shm_7", "sem.faketime_sem_7", "sem.of-others"]
+        );
     }
 }
