@@ -4,6 +4,7 @@
 //! else. A started process is in a group of its own and outlives the launcher.
 
 use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,8 @@ use anyhow::{Context as _, Result, bail};
 use crate::federation::{Kind, Service};
 
 const ARGUMENTS_MAX: Duration = Duration::from_secs(1);
+/// Longer than the command line of any service.
+const COMMAND_LINE_MAX: usize = 64 * 1024;
 
 /// Where the daemons' binaries are: `REDUIT_BIN`, else beside this one.
 pub fn binaries() -> Result<PathBuf> {
@@ -60,9 +63,8 @@ pub fn start(service: &Service, mut command: Command) -> Result<u32> {
         .with_context(|| format!("cannot start {}", service.name))?;
     let pid = child.id();
     // A process has no arguments for a moment after it began: until then it cannot be told from another.
-    let arguments = PathBuf::from(format!("/proc/{pid}/cmdline"));
     let until = Instant::now() + ARGUMENTS_MAX;
-    while std::fs::read(&arguments).is_ok_and(|bytes| bytes.is_empty()) && Instant::now() < until {
+    while command_line(pid).is_ok_and(|line| line.is_empty()) && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(1));
     }
     // Reaped here while this process lives, by init afterwards; a thread a child is the price.
@@ -97,21 +99,28 @@ pub fn is_running(service: &Service) -> bool {
         return threads > 1;
     }
     // A process that is ending has no arguments any more, but may hold its ports for a moment still.
-    std::fs::read(proc.join("cmdline"))
-        .is_ok_and(|cmdline| cmdline.is_empty() || is_of(&cmdline, service))
+    command_line(service.pid).is_ok_and(|line| line.is_empty() || is_of(&line, service))
 }
 
-fn is_of(cmdline: &[u8], service: &Service) -> bool {
+/// The arguments of a process, each with a NUL after it. In one read: a service starts as a program that becomes
+/// another, and two reads can see a part of each.
+fn command_line(pid: u32) -> io::Result<Vec<u8>> {
+    let mut line = vec![0; COMMAND_LINE_MAX];
+    let read = File::open(format!("/proc/{pid}/cmdline"))?.read(&mut line)?;
+    line.truncate(read);
+    Ok(line)
+}
+
+fn is_of(line: &[u8], service: &Service) -> bool {
     let config = service.config.as_os_str().as_encoded_bytes();
-    cmdline
-        .split(|byte| *byte == 0)
+    line.split(|byte| *byte == 0)
         .any(|argument| argument == config)
 }
 
 /// Sends a signal (`KILL`, `TERM`, `STOP`, `CONT`) to the service's process, if it still is that process.
 pub fn signal(service: &Service, name: &str) -> Result<()> {
-    let cmdline = std::fs::read(format!("/proc/{}/cmdline", service.pid));
-    if service.pid == 0 || !cmdline.is_ok_and(|cmdline| is_of(&cmdline, service)) {
+    let is_it = command_line(service.pid).is_ok_and(|line| is_of(&line, service));
+    if service.pid == 0 || !is_it {
         bail!("{} is not running", service.name);
     }
     let status = Command::new("kill")
@@ -174,4 +183,44 @@ pub fn wait_gone(service: &Service, limit: Duration) -> Result<()> {
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_becomes_another_program_is_running_all_the_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        let service = Service {
+            name: "ch-zrh/n1".to_owned(),
+            kind: Kind::Node,
+            node_id: 1,
+            identity: String::new(),
+            endpoint: String::new(),
+            health: String::new(),
+            log_http: String::new(),
+            config: path("n1.toml"),
+            data: path("data"),
+            log: path("n1.log"),
+            pid: 0,
+            joining: false,
+            removed: false,
+        };
+        // Becomes itself again many times, each time with an argument more, then stops.
+        let again =
+            r#"[ $# -gt 400 ] && exec sh -c 'kill -STOP $$' "$@"; exec sh -c "$0" "$0" "$@" more"#;
+        let mut command = Command::new("sh");
+        command.args(["-c", again, again]);
+        let pid = start(&service, command).expect("starts");
+        let service = Service { pid, ..service };
+        let (mut looks, until) = (0, Instant::now() + Duration::from_secs(2));
+        while Instant::now() < until {
+            assert!(is_running(&service), "not running at look {looks}");
+            looks += 1;
+        }
+        signal(&service, "KILL").expect("it is that process");
+        wait_gone(&service, Duration::from_secs(10)).expect("gone");
+    }
 }
