@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use kms_state::WitnessRule;
 use policy::PolicyText;
+use prost::Message as _;
 use proto::ids::{FeatureLevel, Identity, Role};
 use proto::v1;
 use tonic::Request;
@@ -25,6 +26,8 @@ use crate::witness_client::{NoAddress, reachable};
 
 /// Between attempts of a new member to learn a set that enrols it.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
+/// Between questions of a replica that does not lead for a newer set.
+const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// Why the authority was not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -343,6 +346,20 @@ impl Core {
         }
     }
 
+    /// Learns newer sets from the peers it knows while this replica does not lead, for as long as it runs. Who was away
+    /// while the members changed may be led by one whose enrolment it has missed: it refuses that one's calls, and its
+    /// own log, which would say who that is, goes on by those calls alone.
+    pub(crate) async fn learn_authority(self: Arc<Self>) {
+        let mut rounds = tokio::time::interval(ASK_EVERY);
+        rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            rounds.tick().await;
+            if !self.group.is_leader() {
+                learn_from_peers(&self.enrolments, &self.peers, self.identity()).await;
+            }
+        }
+    }
+
     /// Parses the policy text that is applied here, off the threads that serve.
     async fn prepare_policy(&self) {
         let Ok(state) = self.reader() else { return };
@@ -437,8 +454,16 @@ async fn learn_from_peers(enrolments: &Enrolments, peers: &Peers, own: &Identity
                 continue;
             }
         };
+        // One that states the same is no news, and to save it would cost a sync.
+        let version = v1::EnrolmentSet::decode(fetched.set.clone()).map_or(0, |set| set.version);
+        if version <= newer_than {
+            continue;
+        }
         match offer(enrolments, fetched).await {
-            Ok(true) => return,
+            Ok(true) => {
+                tracing::info!(version, member = id.0, "enrolment set learnt from a peer");
+                return;
+            }
             Ok(false) => {}
             Err(error) => tracing::warn!(member = id.0, error = %Chain(&error), "set not taken"),
         }

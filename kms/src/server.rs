@@ -322,6 +322,7 @@ impl Replica {
     fn drive(&mut self) {
         let core = &self.core;
         self.drivers.spawn(core.clone().follow_authority());
+        self.drivers.spawn(core.clone().learn_authority());
         self.drivers.spawn(core.clone().follow_custody());
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
