@@ -9,6 +9,7 @@ mod dataset;
 mod doctor;
 mod evidence;
 mod failure;
+mod key_report;
 mod keys;
 pub(crate) mod location;
 mod operate;

@@ -80,6 +80,8 @@ pub struct DatasetInfo {
     pub pseudonym: Vec<u8>,
     /// Its key's state, as the shard has committed it.
     pub key_state: v1::KeyState,
+    /// Compliance retention and legal hold, as the shard has committed them.
+    pub hold: v1::DatasetHold,
 }
 
 impl TryFrom<v1::DatasetInfo> for DatasetInfo {
@@ -90,6 +92,7 @@ impl TryFrom<v1::DatasetInfo> for DatasetInfo {
         })?;
         Ok(Self {
             key_state: record.key_state(),
+            hold: record.hold.unwrap_or_default(),
             name: record.name.parse()?,
             id: DatasetId::try_from(&record.dataset_id[..])?,
             shard: GroupId(info.shard),

@@ -16,6 +16,7 @@ use transport::{Lane, LocalIdentity};
 
 use crate::error::Error;
 use crate::lease::{MetadataKeys, SealLease};
+use crate::operator::{approve, request_hash};
 use crate::region::random_id;
 use crate::route::{Member, Pool};
 use crate::session::{self, Session};
@@ -158,7 +159,71 @@ impl Keys {
         .await
     }
 
-    /// Rotates, disables or enables a dataset's key.
+    /// What ending a dataset's key would end: to be read before its destruction is approved.
+    pub async fn key_impact(&self, dataset: DatasetId) -> Result<v1::KeyImpactReply, Error> {
+        let request = v1::FindKeyRequest {
+            dataset_id: dataset.into(),
+        };
+        self.call(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.key_impact(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Every key of the region, in order of dataset ids: metadata, never keys.
+    pub async fn inventory(&self) -> Result<Vec<v1::KeyInfo>, Error> {
+        let (mut all, mut start_after) = (Vec::new(), bytes::Bytes::new());
+        loop {
+            let request = v1::ListKeysRequest {
+                start_after: start_after.clone(),
+                limit: 0,
+            };
+            let page = self.call(move |mut kms| {
+                let request = request.clone();
+                async move { Ok(kms.list_keys(request).await?.into_inner()) }
+            });
+            let page = page.await?;
+            let last = page.keys.last().and_then(|info| info.key.as_ref());
+            let next = last.map(|key| key.dataset_id.clone());
+            all.extend(page.keys);
+            match next {
+                Some(next) if page.more => start_after = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Schedules the destruction of a disabled or compromised key in 7 to 30 days, approved by at least two operators
+    /// other than the caller. The region's leader destroys it when due; until then it can be cancelled.
+    pub async fn schedule_destruction(
+        &self,
+        dataset: DatasetId,
+        days: u32,
+        approvers: &[LocalIdentity],
+    ) -> Result<v1::KeyInfo, Error> {
+        let mut request = v1::ScheduleKeyDestructionRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            request_id: random_id()?,
+            days,
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("ScheduleKeyDestruction", &request);
+        let id = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, id.clone()))
+            .collect();
+        let call = |_, channel| {
+            let (mut kms, request) = (KmsClient::new(channel), request.clone());
+            async move { Ok(kms.schedule_key_destruction(request).await?.into_inner()) }
+        };
+        self.pool.change(GroupId::KMS, &self.tuning, call).await
+    }
+
+    /// Rotates, disables or enables a dataset's key, marks it compromised, or cancels its destruction.
     pub async fn change_key(
         &self,
         dataset: DatasetId,
@@ -176,6 +241,8 @@ impl Keys {
                     KeyChange::Rotate => kms.rotate_key(request).await?,
                     KeyChange::Disable => kms.disable_key(request).await?,
                     KeyChange::Enable => kms.enable_key(request).await?,
+                    KeyChange::Compromise => kms.mark_key_compromised(request).await?,
+                    KeyChange::CancelDestruction => kms.cancel_key_destruction(request).await?,
                 };
                 Ok(reply.into_inner())
             }
@@ -257,6 +324,10 @@ pub enum KeyChange {
     Disable,
     /// Opens and leases again.
     Enable,
+    /// No opens and no leases, and no way back to enabled.
+    Compromise,
+    /// Back to what the key was before its destruction was scheduled.
+    CancelDestruction,
 }
 
 impl LeafReader<'_> {

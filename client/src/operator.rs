@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_seal};
 use prost::Message as _;
-use proto::ids::{GroupId, Identity, NodeId};
+use proto::ids::{DatasetName, GroupId, Identity, NodeId};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
 use proto::v1::kms_operate_client::KmsOperateClient;
 use proto::v1::node_operate_client::NodeOperateClient;
+use proto::v1::shard_client::ShardClient;
 use tonic::transport::Channel;
 use transport::LocalIdentity;
 
@@ -23,6 +24,15 @@ use crate::session;
 
 /// How long an approval made here stays good.
 const APPROVAL_MS: u64 = 5 * 60 * 1000;
+
+/// What to change of a dataset's hold; what is absent stays as it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hold {
+    /// Compliance retention until then: milliseconds since 1970.
+    pub retain_until_ms: Option<u64>,
+    /// Legal hold, or none.
+    pub legal: Option<bool>,
+}
 
 /// A custodian's share as the ceremony handed it out, and the key that opens it.
 pub struct CustodianShare<'a> {
@@ -261,6 +271,37 @@ impl Region {
         v1::EnrolmentSet::decode(signed.set).map_err(|_| Error::Protocol {
             what: "an enrolment set that does not decode",
         })
+    }
+
+    /// Sets compliance retention and legal hold of a dataset, both as they are to be from now on. Retention never ends
+    /// earlier than was stated; lifting a legal hold takes two approvers other than the caller, anything else none.
+    pub async fn set_hold(
+        &self,
+        name: &DatasetName,
+        hold: Hold,
+        approvers: &[LocalIdentity],
+    ) -> Result<(), Error> {
+        let info = self.dataset_info(name).await?;
+        let mut request = v1::SetHoldRequest {
+            shard: info.shard.0,
+            dataset_id: info.id.into(),
+            from_version: info.hold.version,
+            retain_until_ms: hold.retain_until_ms.unwrap_or(info.hold.retain_until_ms),
+            legal: hold.legal.unwrap_or(info.hold.legal),
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("SetHold", &request);
+        let id = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, id.clone()))
+            .collect();
+        let call = |_, channel| {
+            let (mut shard, request) = (ShardClient::new(channel), request.clone());
+            async move { shard.set_hold(request).await.map(drop) }
+        };
+        self.0.nodes.change(info.shard, &self.0.tuning, call).await
     }
 
     /// An id for a new KMS replica; never given out twice.

@@ -162,7 +162,7 @@ impl Core {
     }
 
     /// Nodes to ask: those configured, else those enrolled.
-    fn nodes(&self) -> Vec<(Option<NodeId>, String, Expect)> {
+    pub(crate) fn nodes(&self) -> Vec<(Option<NodeId>, String, Expect)> {
         let enrolled = self
             .enrolments
             .members(Role::Node)
@@ -185,8 +185,9 @@ impl Core {
             .map_err(|error| ConfirmError::Nodes(error.to_string()))
     }
 
-    /// Asks every shard whether it holds the dataset: once in the life of a dataset.
-    async fn find_shard(
+    /// Asks every shard whether it holds the dataset: once in the life of a dataset. That none does is said only where
+    /// every one has answered.
+    pub(crate) async fn find_shard(
         &self,
         nodes: &[(Option<NodeId>, String, Expect)],
         dataset: DatasetId,
@@ -201,6 +202,7 @@ impl Core {
                     continue;
                 }
             };
+            let mut silent = None;
             for shard in described
                 .groups
                 .iter()
@@ -220,22 +222,24 @@ impl Core {
                             .map(tonic::Response::into_inner)
                     }
                 };
-                let held = self
-                    .at_leader(nodes, ask)
-                    .await
-                    .ok()
-                    .and_then(|status| status.dataset);
+                let held = match self.at_leader(nodes, ask).await {
+                    Ok(status) => status.dataset,
+                    Err(error) => {
+                        silent = Some(error);
+                        continue;
+                    }
+                };
                 if held.is_some_and(|held| held.dataset_id.as_ref() == dataset.as_bytes()) {
                     return Ok(shard);
                 }
             }
-            return Err(ConfirmError::NoShard);
+            return Err(silent.unwrap_or(ConfirmError::NoShard));
         }
         Err(ConfirmError::Nodes(why))
     }
 
     /// Calls nodes until one that leads the shard answers, following what they say of the leader.
-    async fn at_leader<T, F>(
+    pub(crate) async fn at_leader<T, F>(
         &self,
         nodes: &[(Option<NodeId>, String, Expect)],
         call: impl Fn(ShardClient<Channel>) -> F,
@@ -274,7 +278,7 @@ fn confirmed(key: &v1::KekRecord) -> bool {
     key.shard != 0 && key.confirmed_state_version == key.state_version
 }
 
-fn timed<T>(message: T) -> Request<T> {
+pub(crate) fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_MAX);
     request

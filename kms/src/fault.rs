@@ -31,6 +31,7 @@ use crate::rotation::SendRootError;
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::{NoSession, OpenSessionError};
 use crate::unseal::{SealRefused, ShareRefused};
+use crate::word_of_shard::HeldError;
 
 /// Whose turn it is after a refusal by the state, and its reason.
 fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
@@ -232,7 +233,15 @@ faulty!(LeaseError {
 faulty!(KeyError {
     Self::Malformed { .. } => (Caller, "malformed"),
     Self::NoSuchKey { .. } => (Missing, "no-such-key"),
-} inner { Sealed, Denied, Custody, Commit, Stale });
+    Self::State { .. } => (Precondition, "wrong-key-state"),
+    Self::Days { .. } => (Caller, "destruction-days"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+} inner { Sealed, Denied, Custody, Commit, Stale, Approval, Held });
+
+faulty!(HeldError {
+    Self::NotAsked(_) => (Unavailable, "hold-unknown"),
+    Self::Retained { .. } | Self::LegalHold => (Precondition, "dataset-held"),
+});
 
 faulty!(ApprovalError {
     Self::TooMany | Self::Malformed => (Caller, "malformed"),

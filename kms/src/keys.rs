@@ -1,4 +1,4 @@
-//! The life of a dataset's key: born, rotated, disabled, enabled.
+//! The life of a dataset's key: born, rotated, disabled, enabled, compromised. Its end is in [`crate::destruction`].
 //!
 //! Owns what each change asks of policy and what its answer says. Refuses changes that a grant does not allow. Key
 //! bytes are born in [`crate::custody`] and enter the log wrapped.
@@ -9,13 +9,16 @@ use proto::store::Reader;
 use proto::v1;
 use transport::Peer;
 
-use crate::core::{Core, StaleError};
+use crate::approvals::ApprovalError;
+use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
+use crate::destruction::DAYS;
 use crate::ledger::{Command, CommitError};
 use crate::opens::request_id;
 use crate::policy::Denied;
 use crate::random;
 use crate::seal::Sealed;
+use crate::word_of_shard::HeldError;
 
 /// Why a key was not changed or found.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,45 @@ pub(crate) enum KeyError {
     /// The state could not be read.
     #[error(transparent)]
     Stale(#[from] StaleError),
+    /// The key's state does not lead there.
+    #[error("the key is {}: this takes one that is {takes}", state_name(*state))]
+    State {
+        /// Its state.
+        state: v1::KeyState,
+        /// Which states lead there.
+        takes: &'static str,
+    },
+    /// Too soon or too late.
+    #[error(
+        "a destruction waits {} to {} days, not {days}",
+        DAYS.start(),
+        DAYS.end()
+    )]
+    Days {
+        /// Asked for.
+        days: u32,
+    },
+    /// Something keeps it, or may.
+    #[error("the key cannot be destroyed")]
+    Held(#[from] HeldError),
+    /// Approvals that do not hold.
+    #[error("the approvals do not carry the destruction")]
+    Approval(#[from] ApprovalError),
+    /// Older replicas would stop at it.
+    #[error(transparent)]
+    Level(#[from] LevelTooLow),
+}
+
+/// A state in an operator's words.
+fn state_name(state: v1::KeyState) -> &'static str {
+    match state {
+        v1::KeyState::Unspecified => "in no state",
+        v1::KeyState::Enabled => "enabled",
+        v1::KeyState::Disabled => "disabled",
+        v1::KeyState::Compromised => "compromised",
+        v1::KeyState::PendingDestruction => "pending destruction",
+        v1::KeyState::Destroyed => "destroyed",
+    }
 }
 
 /// A change of a key that exists.
@@ -58,10 +100,28 @@ pub(crate) enum Change {
     Disable,
     /// They go on.
     Enable,
+    /// They stop for good: there is no way back to enabled.
+    Compromise,
+    /// Back to what the key was before its destruction was scheduled.
+    CancelDestruction,
+}
+
+impl Change {
+    /// States it leads from.
+    fn takes(self) -> &'static str {
+        match self {
+            Self::Rotate => "enabled or compromised, and of fewer versions than a key may have",
+            Self::Disable => "enabled",
+            Self::Enable => "disabled",
+            Self::Compromise => "enabled or disabled",
+            Self::CancelDestruction => "pending destruction",
+        }
+    }
 }
 
 /// What every try of a change has in common.
 struct Asked {
+    dataset: DatasetId,
     request_id: [u8; 16],
     claim: v1::Claim,
     now: UnixMs,
@@ -126,6 +186,7 @@ impl Core {
             field: "request id",
         })?;
         let asked = Asked {
+            dataset,
             request_id,
             claim: claim(request.claim, &peer.identity),
             now: self.now(),
@@ -145,14 +206,15 @@ impl Core {
                     .map_err(CommitError::Denied)?;
                 let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
                 let root_epoch = in_force(state);
-                let what = self.key_command(&key, dataset, change, &asked, root_epoch)?;
+                let what = self.key_command(state, &key, change, &asked, root_epoch)?;
                 Ok(Command {
                     authority_version,
                     approvals: Vec::new(),
                     what,
                 })
             })
-            .await?;
+            .await
+            .map_err(|error| self.explained(error, dataset, change.takes()))?;
         // Unwrapped copies are unfindable from now on; this frees their slots at once.
         self.custody.clear();
         // One try within the request, so that the common answer is `confirmed`; the driver goes on with the rest.
@@ -162,24 +224,29 @@ impl Core {
 
     fn key_command(
         &self,
+        state: &dyn Reader,
         key: &v1::KekRecord,
-        dataset: DatasetId,
         change: Change,
         asked: &Asked,
         root_epoch: RootEpoch,
     ) -> Result<v1::kms_command::Command, KeyError> {
-        let (dataset_id, state_version) = (dataset.into(), key.state_version);
+        let (dataset_id, state_version) = (asked.dataset.into(), key.state_version);
         let claim = Some(asked.claim.clone());
         // The same for every try: the state knows by it that one of them had effect.
         let request_id = Bytes::copy_from_slice(&asked.request_id);
-        let state = match change {
+        let pending = key.state() == v1::KeyState::PendingDestruction;
+        let refused = KeyError::State {
+            state: key.state(),
+            takes: change.takes(),
+        };
+        let target = match change {
             Change::Rotate => {
                 let id = KekId::try_from(key.kek_id.as_ref())
                     .map_err(|_| KeyError::Malformed { field: "record" })?;
                 let next = KekVersion(key.current_version + 1);
                 let born = self
                     .custody
-                    .born(dataset, id, next, asked.now, root_epoch)?;
+                    .born(asked.dataset, id, next, asked.now, root_epoch)?;
                 let version = Some(born);
                 let rotate = v1::RotateKek {
                     dataset_id,
@@ -190,14 +257,20 @@ impl Core {
                 };
                 return Ok(v1::kms_command::Command::RotateKek(rotate));
             }
+            // From pending destruction these two are ways back, which are taken by name alone.
+            Change::Disable | Change::Compromise if pending => return Err(refused),
             Change::Disable => v1::KeyState::Disabled,
             Change::Enable => v1::KeyState::Enabled,
+            Change::Compromise => v1::KeyState::Compromised,
+            Change::CancelDestruction => {
+                kms_state::prepare::cancels_to(state, key, &asked.request_id).ok_or(refused)?
+            }
         };
         Ok(v1::kms_command::Command::ChangeKeyState(
             v1::ChangeKeyState {
                 dataset_id,
                 state_version,
-                state: state.into(),
+                state: target.into(),
                 claim,
                 destruction_days: 0,
                 request_id,
@@ -221,13 +294,41 @@ impl Core {
         self.key_info(dataset)
     }
 
-    fn key_info(&self, dataset: DatasetId) -> Result<v1::KeyInfo, KeyError> {
+    /// The state's refusal, with what it was about.
+    pub(crate) fn explained(
+        &self,
+        error: KeyError,
+        dataset: DatasetId,
+        takes: &'static str,
+    ) -> KeyError {
+        let KeyError::Commit(CommitError::Refused { reason }) = &error else {
+            return error;
+        };
+        let wrong = matches!(
+            reason,
+            v1::KmsRefusal::WrongState | v1::KmsRefusal::KeyDisabled
+        );
+        let key = self
+            .key_info(dataset)
+            .ok()
+            .and_then(|info| info.key)
+            .filter(|_| wrong);
+        match key {
+            Some(key) => KeyError::State {
+                state: key.state(),
+                takes,
+            },
+            None => error,
+        }
+    }
+
+    pub(crate) fn key_info(&self, dataset: DatasetId) -> Result<v1::KeyInfo, KeyError> {
         let state = self.reader().map_err(StaleError::State)?;
         kms_state::key_info(&*state, &dataset).ok_or(KeyError::NoSuchKey { dataset })
     }
 
     /// Tells the dataset's shard of the key's state, once. Failure is the driver's to make good.
-    async fn confirm_shard(&self, dataset: DatasetId) {
+    pub(crate) async fn confirm_shard(&self, dataset: DatasetId) {
         let tried = tokio::time::timeout(crate::confirm::ONE_TRY_MAX, self.confirm(dataset)).await;
         match tried {
             Ok(Ok(_)) => {}
@@ -239,14 +340,14 @@ impl Core {
     }
 }
 
-fn dataset(bytes: &[u8]) -> Result<DatasetId, KeyError> {
+pub(crate) fn dataset(bytes: &[u8]) -> Result<DatasetId, KeyError> {
     DatasetId::try_from(bytes).map_err(|_| KeyError::Malformed {
         field: "dataset id",
     })
 }
 
 /// The caller's statement with its actor as authenticated.
-fn claim(stated: Option<v1::Claim>, actor: &Identity) -> v1::Claim {
+pub(crate) fn claim(stated: Option<v1::Claim>, actor: &Identity) -> v1::Claim {
     v1::Claim {
         actor: actor.to_string(),
         ..stated.unwrap_or_default()

@@ -17,12 +17,14 @@ mod confirm;
 mod core;
 mod cosigner;
 mod custody;
+mod destruction;
 mod fault;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
 mod health;
+mod impact;
 mod keys;
 mod leases;
 mod ledger;
@@ -45,6 +47,7 @@ mod sessions;
 mod slots;
 mod unseal;
 mod witness_client;
+mod word_of_shard;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LEASE_SECONDS_MAX, LogFormat};
 pub use cosigner::CosignerError;

@@ -188,6 +188,54 @@ impl Kms for Services {
         )
     }
 
+    async fn mark_key_compromised(
+        &self,
+        request: Request<v1::KeyChangeRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let changed = self
+            .0
+            .change_key(&peer, request.into_inner(), Change::Compromise)
+            .await;
+        answer("MarkKeyCompromised", changed)
+    }
+
+    async fn schedule_key_destruction(
+        &self,
+        request: Request<v1::ScheduleKeyDestructionRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let scheduled = self
+            .0
+            .schedule_destruction(&peer, request.into_inner())
+            .await;
+        answer("ScheduleKeyDestruction", scheduled)
+    }
+
+    async fn cancel_key_destruction(
+        &self,
+        request: Request<v1::KeyChangeRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let changed = self
+            .0
+            .change_key(&peer, request.into_inner(), Change::CancelDestruction)
+            .await;
+        answer("CancelKeyDestruction", changed)
+    }
+
+    async fn key_impact(&self, request: Request<v1::FindKeyRequest>) -> Answer<v1::KeyImpactReply> {
+        let peer = peer(&request)?;
+        let report = self.0.key_impact(&peer, request.get_ref()).await;
+        answer("KeyImpact", report)
+    }
+
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Answer<v1::ListKeysReply> {
+        let peer = peer(&request)?;
+        let page = self.0.list_keys(&peer, request.get_ref()).await;
+        answer("ListKeys", page)
+    }
+
     async fn fetch_enrolments(
         &self,
         request: Request<v1::FetchEnrolmentsRequest>,

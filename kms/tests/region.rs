@@ -4,8 +4,8 @@ mod common;
 
 use bytes::Bytes;
 use common::{
-    BODY, Begin, Caller, PATIENCE, REPLICAS, Region, SHARES, Sealed, Session, now, open, random,
-    reason,
+    BODY, Begin, Caller, DATASET, PATIENCE, REPLICAS, Region, SHARES, Sealed, Session, change,
+    claim, now, open, random, reason, sealed_object,
 };
 use envelope::SealedKey;
 use kms::approvals::{approve, request_hash};
@@ -13,33 +13,9 @@ use prost::Message as _;
 use proto::ids::UnixMs;
 use proto::v1;
 
-const DATASET: [u8; 16] = [0xD5; 16];
-
 /// Seals an object under a lease that the KMS gave.
 fn seal(reply: &v1::IssueLeaseReply, session: &Session) -> Sealed {
     common::seal(DATASET, BODY, reply, session)
-}
-
-fn claim(purpose: &str) -> v1::Claim {
-    v1::Claim {
-        purpose: purpose.to_owned(),
-        ..v1::Claim::default()
-    }
-}
-
-async fn sealed_object(app: &Caller) -> Sealed {
-    app.create_key(DATASET).await.expect("a key");
-    let (lease, session) = app.lease(DATASET).await.expect("a lease");
-    seal(&lease, &session)
-}
-
-/// What one disables, rotates or enables a key with.
-fn change() -> v1::KeyChangeRequest {
-    v1::KeyChangeRequest {
-        dataset_id: Bytes::copy_from_slice(&DATASET),
-        claim: None,
-        request_id: Bytes::copy_from_slice(&random::<16>()),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,7 @@ use tonic::metadata::AsciiMetadataValue;
 use transport::fault::status_of;
 use transport::{Fault, Faulty, LeaderHint};
 
+use crate::approvals::ApprovalError;
 use crate::shard::receipts::ReceiptError;
 use crate::shard::tokens::TokenError;
 
@@ -56,6 +57,19 @@ pub enum CallError {
     /// A lease token that does not hold.
     #[error("lease token is not accepted")]
     Token(#[from] TokenError),
+    /// Approvals that do not hold.
+    #[error("the approvals do not carry it")]
+    Approval(#[from] ApprovalError),
+    /// Older replicas would stop at it.
+    #[error("group {group} is at feature level {level}, this takes level {needed}: raise it first")]
+    Level {
+        /// Which group.
+        group: GroupId,
+        /// In force.
+        level: u32,
+        /// Needed.
+        needed: u32,
+    },
     /// A receipt that does not hold.
     #[error("receipt is not accepted")]
     Receipt(#[from] ReceiptError),
@@ -175,6 +189,8 @@ impl Faulty for CallError {
             Self::Refused { refused } => refusal(refused.reason()).0,
             Self::Token(error) => error.fault(),
             Self::Receipt(error) => error.fault(),
+            Self::Approval(_) => Fault::Denied,
+            Self::Level { .. } => Fault::Precondition,
             Self::NoSuchObject | Self::NoSuchDataset | Self::NotEnrolled(_) => Fault::Missing,
             Self::DiskFull { .. } => Fault::Precondition,
             Self::Propose(error) => proposing(error).0,
@@ -198,6 +214,8 @@ impl Faulty for CallError {
             Self::Refused { refused } => refusal(refused.reason()).1,
             Self::Token(error) => error.reason(),
             Self::Receipt(error) => error.reason(),
+            Self::Approval(error) => error.reason(),
+            Self::Level { .. } => "level-too-low",
             Self::NoSuchObject => "no-such-object",
             Self::NoSuchDataset => "no-such-dataset",
             Self::DiskFull { .. } => "disk-full",
@@ -257,6 +275,10 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::NotFounded => (Fault::Unavailable, "not-founded"),
         Refusal::NoSuchShard => (Fault::Missing, "no-such-shard"),
         Refusal::ClockJump => (Fault::Unavailable, "clock-jump"),
+        Refusal::DatasetHeld => (Fault::Precondition, "dataset-held"),
+        Refusal::HoldMoved => (Fault::Precondition, "hold-moved"),
+        Refusal::RetentionShortened => (Fault::Precondition, "retention-shortened"),
+        Refusal::TooFewApprovals => (Fault::Denied, "too-few-approvals"),
     }
 }
 
@@ -305,6 +327,18 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::NoSuchShard => "the region has no such shard, or the dataset is on another",
         Refusal::ClockJump => {
             "the clocks are over 24 h ahead of the group's time: an operator has to let time advance"
+        }
+        Refusal::DatasetHeld => {
+            "the dataset is under compliance retention or a legal hold: nothing was done"
+        }
+        Refusal::HoldMoved => {
+            "the dataset's hold was changed meanwhile: read it again, then decide"
+        }
+        Refusal::RetentionShortened => {
+            "compliance retention cannot end earlier than it was stated to"
+        }
+        Refusal::TooFewApprovals => {
+            "lifting a legal hold takes the approvals of two operators besides who asks"
         }
     }
 }
@@ -388,14 +422,14 @@ mod tests {
 
     #[test]
     fn no_two_refusals_share_a_reason() {
-        let reasons: Vec<_> = (0..=26)
+        let reasons: Vec<_> = (0..=30)
             .map(|number| Refusal::try_from(number).expect("numbered without gaps"))
             .map(|of| refusal(of).1)
             .collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
         assert!(
-            Refusal::try_from(27).is_err(),
+            Refusal::try_from(31).is_err(),
             "a new refusal belongs in this test"
         );
     }

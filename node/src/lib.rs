@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** no key and no plaintext: this crate does not know `envelope`.
 
+mod approvals;
 mod authority;
 pub mod blocks;
 mod catalog;

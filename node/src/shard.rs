@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
+use node_state::shard::HOLD_LEVEL;
 use node_state::{ShardMeta, limits, read};
 use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
 use proto::v1;
@@ -19,6 +20,7 @@ use proto::v1::shard_server::ShardServer;
 use tonic::{Request, Response, Status};
 use transport::{Peer, require_role};
 
+use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 use crate::metered::metered;
@@ -376,6 +378,58 @@ impl Core {
         .await
     }
 
+    /// Retention and legal hold. Approvals are checked before anything is proposed; apply counts them again.
+    async fn set_hold(
+        &self,
+        peer: &Peer,
+        mut request: v1::SetHoldRequest,
+    ) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        let (level, needed) = (shard.group.level(), HOLD_LEVEL);
+        if level < needed {
+            return Err(CallError::Level {
+                group: shard.group.id(),
+                level: level.0,
+                needed: needed.0,
+            });
+        }
+        let given = std::mem::take(&mut request.approvals);
+        let asked = Asked {
+            requester: &peer.identity,
+            request_hash: request_hash("SetHold", &request),
+            single_use_id: &request.single_use_id,
+            now: self.clock.now(),
+        };
+        self.decide_shard(
+            &shard.group,
+            Room::Reserved,
+            Bytes::new(),
+            |table, state| {
+                self.check(table, peer, Some(&id), &[Action::Keys])?;
+                let held = read::dataset(state, &id).ok_or(CallError::NoSuchDataset)?;
+                let lifts = held.hold.is_some_and(|hold| hold.legal) && !request.legal;
+                let approvers = match lifts {
+                    true => approvers(table, &asked, &given)?,
+                    false => Vec::new(),
+                };
+                let set = v1::SetHold {
+                    dataset_id: request.dataset_id.clone(),
+                    from_version: request.from_version,
+                    retain_until_ms: request.retain_until_ms,
+                    legal: request.legal,
+                    requester: peer.identity.to_string(),
+                    approvers,
+                };
+                Ok(Decision {
+                    key_state_version: 0,
+                    command: Command::SetHold(set),
+                })
+            },
+        )
+        .await
+    }
+
     /// From the catalog's leader, which has checked the grant.
     pub(crate) async fn admit_dataset(
         &self,
@@ -556,6 +610,19 @@ impl v1::shard_server::Shard for ShardService {
         let peer = transport::peer(&request)?;
         let call = self.0.set_versioning(&peer, request.into_inner());
         metered("set_versioning", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn set_hold(
+        &self,
+        request: Request<v1::SetHoldRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        let call = self.0.set_hold(&peer, request.into_inner());
+        metered("set_hold", call)
             .await
             .map(answered)
             .map(Response::new)

@@ -1,8 +1,11 @@
-//! `reduit dataset`: create, ls, info, rm, versioning.
+//! `reduit dataset`: create, ls, info, rm, versioning, hold.
+
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use client::CreateOptions;
-use client::ids::DatasetName;
+use client::ids::{DatasetName, UnixMs};
+use client::operator::Hold;
 
 use super::Session;
 use super::failure::Failure;
@@ -41,7 +44,36 @@ pub(crate) enum Command {
         #[arg(value_parser = ["on", "off"])]
         state: String,
     },
+    /// Keeps a dataset and its key: compliance retention, legal hold.
+    ///
+    /// While one lasts the dataset is not deleted and its key not destroyed; single objects are deleted and overwritten
+    /// as before. Retention is only ever prolonged. Lifting a legal hold takes two other operators.
+    #[command(after_help = HOLD_EXAMPLES)]
+    Hold {
+        /// Its name.
+        name: DatasetName,
+        /// Compliance retention until then, in UTC: 2026-11-26T22:00:00Z.
+        #[arg(long, value_parser = output::parse_time)]
+        retain_until: Option<UnixMs>,
+        /// Places a legal hold.
+        #[arg(long)]
+        legal: bool,
+        /// Lifts the legal hold.
+        #[arg(long, conflicts_with = "legal")]
+        lift_legal: bool,
+        /// To lift: an approving operator's certificate (PEM); give it and --key once for each.
+        #[arg(long)]
+        certificate: Vec<PathBuf>,
+        /// The same operator's key (PEM).
+        #[arg(long)]
+        key: Vec<PathBuf>,
+    },
 }
+
+const HOLD_EXAMPLES: &str = "Examples:
+  reduit dataset hold cases --legal
+  reduit dataset hold cases --retain-until 2036-01-01T00:00:00Z
+  reduit dataset hold cases --lift-legal --certificate b.pem --key b.key --certificate c.pem --key c.key";
 
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     let region = session.region().await?;
@@ -68,6 +100,29 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
                         value.as_str().map_or(value.to_string(), str::to_owned)
                     ));
                 }
+            }
+        }
+        Command::Hold {
+            name,
+            retain_until,
+            legal,
+            lift_legal,
+            certificate,
+            key,
+        } => {
+            let approvers = super::keys::approvers(&certificate, &key)?;
+            let hold = Hold {
+                retain_until_ms: retain_until.map(|until| until.0),
+                legal: (legal || lift_legal).then_some(legal),
+            };
+            region.set_hold(&name, hold, &approvers).await?;
+            let info = output::dataset(&region.dataset_info(&name).await?);
+            if session.json {
+                line(info);
+            } else {
+                let (legal, until) = (&info["legal_hold"], info["retain_until"].as_str());
+                let until = until.unwrap_or("none");
+                line(format!("{name}: legal hold {legal}, retention {until}"));
             }
         }
         Command::Rm { name, force } => region.delete_dataset(&name, force).await?,

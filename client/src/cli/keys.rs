@@ -1,13 +1,16 @@
 //! `reduit key` and `reduit log`.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 use client::KeyChange;
-use client::ids::DatasetName;
+use client::ids::{DatasetId, DatasetName};
+use transport::LocalIdentity;
 
 use super::Session;
 use super::failure::{Failure, file};
+use super::key_report;
 use super::output::{line, time};
 
 #[derive(Subcommand)]
@@ -31,6 +34,65 @@ pub(crate) enum Command {
     Enable {
         /// The dataset.
         dataset: DatasetName,
+    },
+    /// Marks the key compromised: no more opens and leases, and no way back to enabled.
+    Compromised {
+        /// The dataset.
+        dataset: DatasetName,
+    },
+    /// What ending the key would end: read it before you approve.
+    ///
+    /// Versions, live leases, what the dataset's shard holds under it, holds, who used it last, and what a destruction
+    /// does not reach.
+    #[command(after_help = "Example:\n  reduit key impact cases --json")]
+    Impact {
+        /// The dataset.
+        dataset: DatasetName,
+    },
+    /// Every key of the region: metadata, never keys. For operators and auditors.
+    #[command(
+        after_help = "Examples:\n  reduit key inventory --csv > keys.csv\n  reduit --json key inventory"
+    )]
+    Inventory {
+        /// As CSV, with a line of column names.
+        #[arg(long)]
+        csv: bool,
+    },
+    /// Schedules the destruction of a disabled or compromised key, approved by two other operators. What was sealed
+    /// under it opens never again. Prints the impact report first.
+    #[command(after_help = DESTROY_EXAMPLE)]
+    Destroy {
+        /// The dataset.
+        dataset: DatasetName,
+        /// How long it can be cancelled.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(7..=30))]
+        days: u32,
+        /// An approving operator's certificate (PEM); give it and --key once for each.
+        #[arg(long, required = true)]
+        certificate: Vec<PathBuf>,
+        /// The same operator's key (PEM).
+        #[arg(long, required = true)]
+        key: Vec<PathBuf>,
+    },
+    /// Cancels a scheduled destruction: the key is again what it was before.
+    CancelDestruction {
+        /// The dataset.
+        dataset: DatasetName,
+    },
+}
+
+const DESTROY_EXAMPLE: &str = "Example:
+  reduit key disable cases
+  reduit key destroy cases --days 7 --certificate b.pem --key b.key --certificate c.pem --key c.key
+  reduit key cancel-destruction cases";
+
+/// What is done to a key.
+enum Asked {
+    Nothing,
+    Change(KeyChange),
+    Destruction {
+        days: u32,
+        approvers: Vec<LocalIdentity>,
     },
 }
 
@@ -71,27 +133,46 @@ pub(crate) enum LogCommand {
 }
 
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
-    let (dataset, change) = match command {
-        Command::Info { dataset } => (dataset, None),
-        Command::Rotate { dataset } => (dataset, Some(KeyChange::Rotate)),
-        Command::Disable { dataset } => (dataset, Some(KeyChange::Disable)),
-        Command::Enable { dataset } => (dataset, Some(KeyChange::Enable)),
+    let (dataset, asked) = match command {
+        Command::Impact { dataset } => return impact(session, &dataset).await,
+        Command::Inventory { csv } => return inventory(session, csv).await,
+        Command::Info { dataset } => (dataset, Asked::Nothing),
+        Command::Rotate { dataset } => (dataset, Asked::Change(KeyChange::Rotate)),
+        Command::Disable { dataset } => (dataset, Asked::Change(KeyChange::Disable)),
+        Command::Enable { dataset } => (dataset, Asked::Change(KeyChange::Enable)),
+        Command::Compromised { dataset } => (dataset, Asked::Change(KeyChange::Compromise)),
+        Command::Destroy {
+            dataset,
+            days,
+            certificate,
+            key,
+        } => {
+            let approvers = approvers(&certificate, &key)?;
+            (dataset, Asked::Destruction { days, approvers })
+        }
+        Command::CancelDestruction { dataset } => {
+            (dataset, Asked::Change(KeyChange::CancelDestruction))
+        }
     };
     let region = session.region().await?;
     let id = region.dataset_info(&dataset).await?.id;
-    let info = match change {
-        None => region.keys().key_info(id).await?,
-        Some(change) => region.keys().change_key(id, change).await?,
+    let keys = region.keys();
+    let info = match asked {
+        Asked::Nothing => keys.key_info(id).await?,
+        Asked::Change(change) => keys.change_key(id, change).await?,
+        Asked::Destruction { days, approvers } => {
+            if !session.json {
+                impact(session, &dataset).await?;
+            }
+            keys.schedule_destruction(id, days, &approvers).await?
+        }
     };
     let key = info.key.ok_or(client::Error::Protocol {
         what: "no key in the answer",
     })?;
-    let state = key
-        .state()
-        .as_str_name()
-        .trim_start_matches("KEY_STATE_")
-        .to_lowercase();
+    let state = key_report::state(&key);
     let until = (info.latest_lease_expiry_ms > 0).then(|| time(info.latest_lease_expiry_ms));
+    let destroyed_after = (key.destroy_after_ms > 0).then(|| time(key.destroy_after_ms));
     if session.json {
         line(serde_json::json!({
             "dataset": dataset.as_str(),
@@ -99,6 +180,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             "version": key.current_version,
             "confirmed_by_shard": info.shard_confirmed,
             "leases_until": until,
+            "destroyed_after": destroyed_after,
         }));
         return Ok(());
     }
@@ -114,7 +196,75 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             "leases given out before this may seal until {until}"
         ));
     }
+    if let Some(due) = destroyed_after {
+        line(format!(
+            "destroyed after {due}, unless cancelled before (reduit key cancel-destruction {dataset})"
+        ));
+    }
     Ok(())
+}
+
+async fn impact(session: &Session, name: &DatasetName) -> Result<(), Failure> {
+    let region = session.region().await?;
+    let id = region.dataset_info(name).await?.id;
+    let report = region.keys().key_impact(id).await?;
+    let key = report.key.as_ref().and_then(|info| info.key.as_ref());
+    let key = key.ok_or(client::Error::Protocol {
+        what: "no key in the answer",
+    })?;
+    if session.json {
+        line(key_report::impact_json(name, &report, key));
+    } else {
+        let lines = key_report::impact_lines(name, &report, key);
+        lines.iter().for_each(line);
+    }
+    Ok(())
+}
+
+async fn inventory(session: &Session, csv: bool) -> Result<(), Failure> {
+    let region = session.region().await?;
+    let names: HashMap<_, _> = region
+        .datasets()
+        .await?
+        .into_iter()
+        .map(|(name, id)| (id, name))
+        .collect();
+    if csv {
+        line(key_report::CSV_HEAD);
+    }
+    for info in region.keys().inventory().await? {
+        let key = info.key.unwrap_or_default();
+        let id = DatasetId::try_from(key.dataset_id.as_ref()).map_err(client::Error::from)?;
+        let name = names.get(&id);
+        if csv {
+            line(key_report::inventory_csv(&key, name));
+        } else if session.json {
+            line(key_report::inventory_json(&key, name));
+        } else {
+            let name = name.map_or(id.to_string(), ToString::to_string);
+            let (state, version) = (key_report::state(&key), key.current_version);
+            line(format!("{name}: {state}, version {version}"));
+        }
+    }
+    Ok(())
+}
+
+/// Approving operators, as their own certificates and keys.
+pub(crate) fn approvers(
+    certificates: &[PathBuf],
+    keys: &[PathBuf],
+) -> Result<Vec<LocalIdentity>, Failure> {
+    if certificates.len() != keys.len() {
+        let why = "each --certificate takes a --key";
+        return Err(Failure::Usage(why.to_owned()));
+    }
+    let pairs = certificates.iter().zip(keys);
+    pairs
+        .map(|(certificate, key)| {
+            LocalIdentity::load(certificate, key)
+                .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))
+        })
+        .collect()
 }
 
 pub(crate) async fn log(session: &Session, command: LogCommand) -> Result<(), Failure> {

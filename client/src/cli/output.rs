@@ -64,6 +64,8 @@ pub(crate) fn dataset(info: &DatasetInfo) -> Value {
         "sealed_bytes": info.sealed_bytes,
         "created": time(info.created_at.0),
         "key_state": info.key_state.as_str_name().trim_start_matches("KEY_STATE_").to_lowercase(),
+        "legal_hold": info.hold.legal,
+        "retain_until": (info.hold.retain_until_ms > 0).then(|| time(info.hold.retain_until_ms)),
     })
 }
 

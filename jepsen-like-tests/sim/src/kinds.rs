@@ -125,6 +125,7 @@ fn of_node() -> Wanted {
                 "FinishObject",
                 "DeleteObject",
                 "SetVersioning",
+                "SetHold",
                 "AdvanceTime",
             ],
         ),

@@ -76,8 +76,8 @@ struct Run<'a> {
 pub fn seed(seed: u64, book: &Logbook) -> Result<(), Broken> {
     let mut draw = Draw::new(seed);
     let steps = draw.rng.random_range(60..320);
-    // Every other seed in its turn of the mix goes by the level that bounds clocks, from its first command.
-    let level = u32::from((seed / TURN).is_multiple_of(2));
+    // Every other seed in its turn of the mix goes by the newest level, from its first command.
+    let level = 2 * u32::from((seed / TURN).is_multiple_of(2));
     let mut catalog = catalog::Run::new(draw.rng.random(), level);
     let mut run = Run {
         book,
@@ -365,6 +365,7 @@ fn kind(command: &v1::ShardCommand) -> &'static str {
         Some(Command::FinishObject(_)) => "FinishObject",
         Some(Command::DeleteObject(_)) => "DeleteObject",
         Some(Command::SetVersioning(_)) => "SetVersioning",
+        Some(Command::SetHold(_)) => "SetHold",
         Some(Command::Sweep(_)) => "Sweep",
         Some(Command::AdvanceTime(_)) => "AdvanceTime",
         None => "none",

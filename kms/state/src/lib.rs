@@ -13,6 +13,7 @@ mod approvals;
 mod authority;
 mod custody;
 mod destroy;
+mod impact;
 pub mod invariant;
 mod keys;
 pub mod layout;
@@ -36,6 +37,7 @@ pub use authority::{
 };
 pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
+pub use impact::{last_use, live_leases};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
 pub use members::CHANGES_MAX;
 pub use policy::TEXT_BYTES_MAX;

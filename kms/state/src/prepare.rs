@@ -173,6 +173,15 @@ pub fn change_key_state(
     Ok(asked.command(verdict.authority_version, Command::ChangeKeyState(command)))
 }
 
+/// What cancelling the destruction of a key leads back to: while it is pending, or where this very request has had
+/// effect before. The record keeps the state of before afterwards too, when it says nothing of the present: going by it
+/// then would take a key back to where nobody asked it to go.
+pub fn cancels_to(state: &dyn Reader, key: &KekRecord, request_id: &[u8; 16]) -> Option<KeyState> {
+    let pending = key.state() == KeyState::PendingDestruction;
+    let retried = read::request(state, request_id).is_some();
+    (pending || retried).then(|| key.state_before_destruction())
+}
+
 /// Who asks for keys of which dataset, and under which request id.
 #[derive(Debug, Clone)]
 pub struct KeyUse<'a> {

@@ -10,6 +10,7 @@ mod log;
 mod objects;
 mod outside;
 mod people;
+mod storage;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,11 +34,13 @@ pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
-pub(crate) use objects::{BODY, Sealed, open, seal};
+pub(crate) use objects::{BODY, DATASET, Sealed, change, claim, open, seal, sealed_object};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use outside::OutsideWitness;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use people::{People, REGION, identity, region_id};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use storage::{Site, Storage};
 
 /// Replicas of the region.
 pub(crate) const REPLICAS: usize = 3;
@@ -85,6 +88,8 @@ pub(crate) struct Begin {
     pub clock: Option<SharedClock>,
     /// Whether the test runs the daemons itself; else they run in its process.
     pub elsewhere: bool,
+    /// The place of a storage node beside the KMS.
+    pub site: Option<Site>,
 }
 
 /// A clock of the replicas that a test can set ahead.
@@ -104,6 +109,7 @@ impl Default for Begin {
             request_ms_max: 10_000,
             clock: None,
             elsewhere: false,
+            site: None,
         }
     }
 }
@@ -111,6 +117,10 @@ impl Default for Begin {
 impl Region {
     /// Three replicas, started and sealed.
     pub(crate) async fn begin(begin: Begin) -> Self {
+        Self::begin_with(&begin).await
+    }
+
+    async fn begin_with(begin: &Begin) -> Self {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut listeners = Vec::new();
         let mut proxies = Vec::new();
@@ -121,7 +131,10 @@ impl Region {
             listeners.push((address, listener));
         }
         let endpoints: Vec<String> = proxies.iter().map(FlakyProxy::endpoint).collect();
-        let people = People::of_region(&endpoints);
+        let mut people = People::of_region(&endpoints);
+        if let Some(site) = &begin.site {
+            site.enrol(&mut people);
+        }
         let genesis = people.genesis(&begin.grants);
         let mut places = Vec::new();
         for (at, ((address, listener), proxy)) in listeners.into_iter().zip(proxies).enumerate() {
@@ -187,9 +200,29 @@ impl Region {
         });
     }
 
+    /// As [`Self::initialised`], with a storage node that holds the dataset of the tests, and an object in it.
+    pub(crate) async fn with_storage(begin: Begin) -> (Self, Storage, Sealed) {
+        let (site, clock) = (Site::bind().await, begin.clock.clone());
+        let mut begin = Begin {
+            site: Some(site),
+            ..begin
+        };
+        let region = Self::initialised_with(&begin).await;
+        let site = begin.site.take().expect("bound above");
+        let storage = Storage::start(&region, site, clock).await;
+        let app = region.caller("app");
+        let sealed = sealed_object(&app).await;
+        storage.create_dataset(&region.people, &app).await;
+        (region, storage, sealed)
+    }
+
     /// The ceremony on the first replica, then one approved peer unseal for each other.
     pub(crate) async fn initialised(begin: Begin) -> Self {
-        let mut region = Self::begin(begin).await;
+        Self::initialised_with(&begin).await
+    }
+
+    async fn initialised_with(begin: &Begin) -> Self {
+        let mut region = Self::begin_with(begin).await;
         region.initialise().await;
         for at in 1..REPLICAS {
             region.unseal_by_peer(at).await.expect("unsealed by a peer");
@@ -522,6 +555,7 @@ pub(crate) fn role_of(name: &str) -> Role {
         Some("op") => Role::Operator,
         Some("custodian") => Role::Custodian,
         Some("auditor") => Role::Auditor,
+        Some("node") => Role::Node,
         Some("gateway") => Role::Gateway,
         _ => Role::Client,
     }

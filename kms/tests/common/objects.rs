@@ -13,6 +13,9 @@ use super::{Caller, Session, random, region_id};
 /// What objects say where a test does not care.
 pub(crate) const BODY: &[u8] = b"telemetry that nobody else may read";
 
+/// The dataset of the tests that need one.
+pub(crate) const DATASET: [u8; 16] = [0xD5; 16];
+
 /// Sealed bytes, and what the catalog keeps of them.
 pub(crate) struct Sealed {
     pub bytes: Vec<u8>,
@@ -69,6 +72,29 @@ pub(crate) fn open(sealed: &Sealed, reply: &v1::OpenReply, session: &Session) ->
         .expect("the DEK of this object");
     dek.open_part(PartNumber::FIRST, &sealed.bytes)
         .expect("opens")
+}
+
+/// What a caller states.
+pub(crate) fn claim(purpose: &str) -> v1::Claim {
+    v1::Claim {
+        purpose: purpose.to_owned(),
+        ..v1::Claim::default()
+    }
+}
+
+/// An object of a dataset whose key is made with it.
+pub(crate) async fn sealed_object(app: &Caller) -> Sealed {
+    app.create_key(DATASET).await.expect("a key");
+    app.put_object(DATASET).await.expect("an object")
+}
+
+/// What one disables, rotates or enables a key with.
+pub(crate) fn change() -> v1::KeyChangeRequest {
+    v1::KeyChangeRequest {
+        dataset_id: Bytes::copy_from_slice(&DATASET),
+        claim: None,
+        request_id: Bytes::copy_from_slice(&random::<16>()),
+    }
 }
 
 impl Caller {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, LogIndex};
+use proto::ids::{DatasetId, FeatureLevel, LogIndex};
 use proto::store::Writer;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -22,6 +22,7 @@ mod dataset;
 mod delete;
 mod epoch;
 mod evidence;
+mod hold;
 mod put;
 mod refusal;
 mod request;
@@ -29,6 +30,7 @@ mod sweep;
 mod token;
 mod versions;
 
+pub use hold::{HOLD_LEVEL, is_held};
 use refusal::{Answer, malformed, refuse};
 use request::Window;
 
@@ -62,7 +64,12 @@ impl ShardMachine {
             Command::AdvanceTime(advance) => Some(advance),
             _ => None,
         };
-        if by_majority.is_some() && at.level < TIME_BOUND_LEVEL {
+        let takes = match kind {
+            Command::AdvanceTime(_) => TIME_BOUND_LEVEL,
+            Command::SetHold(_) => HOLD_LEVEL,
+            _ => FeatureLevel(0),
+        };
+        if at.level < takes {
             return Err(unknown("a shard command of a later feature level"));
         }
         let before = ShardMeta::load(&*state);
@@ -144,6 +151,7 @@ impl Apply<'_> {
             Command::TombstoneDataset(tombstone) => self.tombstone_dataset(tombstone),
             Command::SetKeyState(set) => self.set_key_state(set),
             Command::SetVersioning(set) => self.set_versioning(set),
+            Command::SetHold(set) => self.set_hold(set),
             Command::RegisterToken(register) => self.register_token(verdict, register),
             Command::PutObject(put) => self.put_object(verdict, put),
             Command::FinishObject(finish) => self.finish_object(verdict, finish),

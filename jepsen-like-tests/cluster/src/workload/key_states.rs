@@ -92,12 +92,33 @@ impl Operator {
     async fn run(mut self, mut stop: Stop) -> Result<()> {
         while !stop.is_now() {
             let (region, dataset, client) = (&self.region, &self.dataset, &mut self.client);
-            change(region, dataset, self.name, client, KeyChange::Disable).await;
+            change(
+                region,
+                dataset,
+                self.name,
+                client,
+                (F::Disable, KeyChange::Disable),
+            )
+            .await;
             let lasts = self.rng.random_range(LASTS_MS);
             stop.pause(Duration::from_millis(lasts)).await;
-            change(region, dataset, self.name, client, KeyChange::Enable).await;
+            change(
+                region,
+                dataset,
+                self.name,
+                client,
+                (F::Enable, KeyChange::Enable),
+            )
+            .await;
             if self.rng.random_range(0..3) == 0 {
-                change(region, dataset, self.name, client, KeyChange::Rotate).await;
+                change(
+                    region,
+                    dataset,
+                    self.name,
+                    client,
+                    (F::Rotate, KeyChange::Rotate),
+                )
+                .await;
             }
             key_info(region, dataset, self.name, client, false).await;
             let lasts = self.rng.random_range(LASTS_MS);
@@ -112,13 +133,8 @@ async fn change(
     dataset: &Dataset,
     name: &str,
     client: &mut Client,
-    change: KeyChange,
+    (f, change): (F, KeyChange),
 ) {
-    let f = match change {
-        KeyChange::Rotate => F::Rotate,
-        KeyChange::Disable => F::Disable,
-        KeyChange::Enable => F::Enable,
-    };
     let asked = client.begin(name, f);
     let changed = region.keys().change_key(dataset.id(), change);
     let ended = match timeout(OPERATION_MAX, changed).await {
@@ -277,7 +293,14 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
         }
         let dataset = access.last_dataset(&region, name).await?;
         insist("enabling a key", async || {
-            change(&operator, &dataset, name, &mut client, KeyChange::Enable).await;
+            change(
+                &operator,
+                &dataset,
+                name,
+                &mut client,
+                (F::Enable, KeyChange::Enable),
+            )
+            .await;
             let info = operator.keys().key_info(dataset.id()).await?;
             let enabled = info
                 .key

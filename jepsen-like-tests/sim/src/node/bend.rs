@@ -59,6 +59,12 @@ fn body(draw: &mut Draw, model: &Model, command: &mut v1::ShardCommand) {
         },
         Some(Command::TombstoneDataset(drop)) => drop.dataset_id = Bytes::from_static(b"nothing"),
         Some(Command::SetVersioning(set)) => set.dataset_id = Bytes::new(),
+        Some(Command::SetHold(set)) => match draw.rng.random_range(0..4) {
+            0 => set.from_version = set.from_version.wrapping_sub(1),
+            1 => set.dataset_id = Bytes::from_static(b"nothing"),
+            2 => set.approvers.truncate(1),
+            _ => set.retain_until_ms = 0,
+        },
         Some(Command::RegisterToken(register)) => token(draw, model, register),
         Some(Command::PutObject(put)) => {
             if let Some(held) = &mut put.entry {

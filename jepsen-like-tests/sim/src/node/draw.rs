@@ -107,6 +107,9 @@ impl Draw {
         if at.level > 0 && self.rng.random_ratio(1, 20) {
             return self.advance_time(model, at);
         }
+        if at.level > 1 && self.rng.random_ratio(1, 30) {
+            return self.hold(model);
+        }
         match self.rng.random_range(0..108) {
             0..44 if !self.may_seal(model) => self.register(model),
             0..26 => self.put(model),
@@ -270,6 +273,27 @@ impl Draw {
         let set = Command::SetVersioning(v1::SetVersioning {
             dataset_id: id.into(),
             enabled: self.rng.random(),
+        });
+        self.decided(model, &id, set)
+    }
+
+    fn hold(&mut self, model: &Model) -> v1::ShardCommand {
+        let id = self.dataset(model);
+        let held = model.datasets.get(&id).and_then(|d| d.record.hold);
+        let held = held.unwrap_or_default();
+        let later = model.time + self.rng.random_range(0..7_200_000);
+        let until = [held.retain_until_ms, held.retain_until_ms, later];
+        let approvers: [&[&str]; 4] = [&["o2", "o3"], &["o2", "o3"], &["o1", "o2"], &[]];
+        let approvers = *approvers.choose(&mut self.rng).expect("not empty");
+        let stale = u64::from(self.rng.random_ratio(1, 8));
+        let set = Command::SetHold(v1::SetHold {
+            dataset_id: id.into(),
+            from_version: held.version.saturating_sub(stale),
+            retain_until_ms: *until.choose(&mut self.rng).expect("not empty"),
+            // Mostly none, or nothing could be dropped.
+            legal: self.rng.random_ratio(1, 3),
+            requester: "o1".to_owned(),
+            approvers: approvers.iter().map(|who| (*who).to_owned()).collect(),
         });
         self.decided(model, &id, set)
     }
@@ -612,6 +636,7 @@ pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
         Command::TombstoneDataset(drop) => &drop.dataset_id,
         Command::SetKeyState(set) => &set.dataset_id,
         Command::SetVersioning(set) => &set.dataset_id,
+        Command::SetHold(set) => &set.dataset_id,
         Command::RegisterToken(register) => &register.token.as_ref()?.dataset_id,
         Command::PutObject(put) => &put.dataset_id,
         Command::FinishObject(finish) => &finish.dataset_id,

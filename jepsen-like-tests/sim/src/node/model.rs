@@ -211,6 +211,7 @@ impl Judging<'_> {
                 dataset.record.versioning = set.enabled;
                 Ok(self.done())
             }
+            Command::SetHold(set) => self.set_hold(set),
             Command::RegisterToken(register) => self.register(key_state, register),
             Command::PutObject(put) => self.put(key_state, put),
             Command::FinishObject(finish) => self.finish(key_state, finish),
@@ -281,6 +282,10 @@ impl Judging<'_> {
             v1::DatasetStatus::Fenced => return refuse(Refusal::DatasetFenced),
             _ => {}
         }
+        let hold = dataset.record.hold.unwrap_or_default();
+        if hold.legal || hold.retain_until_ms > self.model.time {
+            return refuse(Refusal::DatasetHeld);
+        }
         if dataset.versions().next().is_some() && !drop.force {
             return refuse(Refusal::DatasetNotEmpty);
         }
@@ -311,6 +316,37 @@ impl Judging<'_> {
             held.key_state_version = set.version;
             held.min_kek_version = held.min_kek_version.max(set.min_kek_version);
         }
+        Ok(self.done())
+    }
+
+    fn set_hold(&mut self, set: &v1::SetHold) -> Outcome {
+        let held = &mut self.existing(&set.dataset_id)?.record.hold;
+        let before = held.unwrap_or_default();
+        if set.from_version == u64::MAX {
+            return refuse(Refusal::Malformed);
+        }
+        let after = v1::DatasetHold {
+            version: set.from_version + 1,
+            retain_until_ms: set.retain_until_ms,
+            legal: set.legal,
+        };
+        if before == after {
+            return Ok(self.done());
+        }
+        if before.version != set.from_version {
+            return moved(Refusal::HoldMoved, before.version);
+        }
+        if after.retain_until_ms < before.retain_until_ms {
+            return refuse(Refusal::RetentionShortened);
+        }
+        let mut others = set.approvers.clone();
+        others.retain(|who| *who != set.requester);
+        others.sort();
+        others.dedup();
+        if before.legal && !after.legal && others.len() < 2 {
+            return refuse(Refusal::TooFewApprovals);
+        }
+        *held = Some(after);
         Ok(self.done())
     }
 

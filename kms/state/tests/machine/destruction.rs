@@ -97,3 +97,46 @@ fn where_there_are_witnesses_the_time_they_state_is_past_due_too() {
     lab.done(&command);
     assert_eq!(lab.key().state(), KeyState::Destroyed);
 }
+
+#[test]
+fn a_cancelled_destruction_leads_back_once_and_never_by_what_is_left_behind() {
+    let cancels_to = |lab: &Lab, id| prepare::cancels_to(&lab.state, &lab.key(), &id);
+    for before in [KeyState::Disabled, KeyState::Compromised] {
+        let mut lab = Lab::with_key();
+        lab.bring_to(before);
+        assert_eq!(cancels_to(&lab, [1; 16]), None, "nothing is pending");
+        let pending = lab.change(KeyState::PendingDestruction, 7, Some(9));
+        lab.done(&pending.expect("granted"));
+        assert_eq!(cancels_to(&lab, [1; 16]), Some(before));
+        let cancel = lab.change_as([1; 16], before, 0, None).expect("granted");
+        lab.done(&cancel);
+        assert_eq!(lab.key().state(), before);
+        assert_eq!(
+            cancels_to(&lab, [1; 16]),
+            Some(before),
+            "its retry is known as one"
+        );
+        assert_eq!(
+            cancels_to(&lab, [2; 16]),
+            None,
+            "another has nothing to cancel"
+        );
+    }
+    // Enabled since: the state of before is still in the record, and leads nowhere.
+    let mut lab = Lab::with_key();
+    lab.bring_to(KeyState::PendingDestruction);
+    for target in [KeyState::Disabled, KeyState::Enabled] {
+        let change = lab.change(target, 0, None).expect("granted");
+        lab.done(&change);
+    }
+    assert_eq!(lab.key().state_before_destruction(), KeyState::Disabled);
+    assert_eq!(cancels_to(&lab, [2; 16]), None);
+    for (target, days) in [(KeyState::Disabled, 0), (KeyState::PendingDestruction, 7)] {
+        let change = lab.change(target, days, Some(9)).expect("granted");
+        lab.done(&change);
+    }
+    lab.wait(WEEK);
+    let due = destroy(&lab, "kms/r1", 0);
+    lab.done(&due);
+    assert_eq!(cancels_to(&lab, [2; 16]), None);
+}

@@ -6,7 +6,7 @@ use proto::ids::{DatasetId, DatasetName, KekId};
 use proto::v1;
 
 use super::refusal::{Answer, malformed, of, refuse};
-use super::{Apply, Dataset};
+use super::{Apply, Dataset, hold};
 use crate::keys::{self, table};
 
 const FORMAT: u32 = 1;
@@ -44,6 +44,7 @@ impl Apply<'_> {
             sealed_bytes: 0,
             tombstones: 0,
             tombstones_from: 0,
+            hold: None,
             ..asked.clone()
         };
         self.meta.datasets += 1;
@@ -63,6 +64,9 @@ impl Apply<'_> {
             v1::DatasetStatus::Tombstoned => return Ok(self.done()),
             v1::DatasetStatus::Fenced => return refuse(v1::Refusal::DatasetFenced),
             _ => {}
+        }
+        if hold::is_held(&record, self.meta.time) {
+            return refuse(v1::Refusal::DatasetHeld);
         }
         if record.versions > 0 && !tombstone.force {
             return refuse(v1::Refusal::DatasetNotEmpty);

@@ -197,6 +197,16 @@ pub(super) fn shard_seeds() -> Vec<Vec<v1::ShardCommand>> {
         dataset_id: DATASET.into(),
         enabled: true,
     });
+    let hold = |from_version, legal| {
+        OfShard::SetHold(v1::SetHold {
+            dataset_id: VERSIONED.into(),
+            from_version,
+            retain_until_ms: 5_000,
+            legal,
+            requester: "o1".to_owned(),
+            approvers: vec!["o2".to_owned(), "o3".to_owned()],
+        })
+    };
     let sweep = OfShard::Sweep(v1::Sweep { steps: 100 });
     let again = of_shard(100, put(DATASET, "new", 20));
     vec![
@@ -209,6 +219,7 @@ pub(super) fn shard_seeds() -> Vec<Vec<v1::ShardCommand>> {
             key_state(v1::KeyState::Disabled, 2),
             key_state(v1::KeyState::Enabled, 3),
         ]),
+        of(vec![hold(0, true), drop_dataset.clone(), hold(1, false)]),
         of(vec![drop_dataset, sweep.clone(), sweep]),
         of(vec![
             token(DATASET),

@@ -287,7 +287,12 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
         vec![records(region, 70), records(region, 70)],
         vec![rotate(71)],
         vec![disabled.clone()],
-        vec![disabled, pending(62)],
+        vec![disabled.clone(), pending(62)],
+        vec![
+            disabled,
+            pending(62),
+            prepare::destroy_kek(&authority, asked(KMS, 72), &DATASET, 3, UnixMs(0)),
+        ],
         vec![prepare::change_enrolment(
             &authority,
             approved(OPERATOR, 63),
