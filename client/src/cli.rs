@@ -1,6 +1,7 @@
 //! Arguments and their dispatch.
 
 mod approve;
+mod approvers;
 mod context;
 mod copy;
 mod custody;

@@ -422,6 +422,30 @@ impl Region {
         Ok(reply.level)
     }
 
+    /// Lets region time follow the clocks of a majority of the KMS's replicas however far ahead they are, approved by at
+    /// least two other operators. It works while every replica is sealed: an unseal is recorded with a time too.
+    pub async fn advance_kms_time(&self, approvers: &[LocalIdentity]) -> Result<(), Error> {
+        let mut request = v1::AdvanceTimeRequest {
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+        };
+        request.approvals = approved("AdvanceTime", &request, &request.single_use_id, approvers);
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { kms.advance_time(request).await.map(drop) }
+        })
+        .await
+    }
+
+    /// Lets the time of every storage group follow the clocks of a majority of its voters however far ahead they are.
+    pub async fn advance_storage_time(&self) -> Result<(), Error> {
+        self.on_node_leader(move |mut node| async move {
+            let request = v1::AdvanceGroupsRequest {};
+            node.advance_time(request).await.map(drop)
+        })
+        .await
+    }
+
     /// A digest of one group's state on one storage node, to compare replicas at an equal applied index.
     pub async fn digest(&self, node: NodeId, group: GroupId) -> Result<v1::DigestReply, Error> {
         let mut node = NodeOperateClient::new(self.node_channel(node)?);

@@ -7,16 +7,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use client::ids::Identity;
 use client::operator::CustodianShare;
 use envelope::HpkePrivateKey;
 use prost::Message as _;
 use proto::v1;
 use serde_json::json;
-use transport::LocalIdentity;
 
 use super::Session;
+use super::approvers::Approvers;
 use super::failure::{Failure, file};
 use super::output::{line, time};
 
@@ -36,33 +36,6 @@ Examples:
   reduit custody finish
   reduit --context custodian-1 custody erased --share old/custodian-1.share
   reduit custody retire 1 --certificate op-2.pem --key op-2.key --certificate op-3.pem --key op-3.key";
-
-/// Operators who approve; not the one who asks.
-#[derive(Args)]
-pub(crate) struct Approvers {
-    /// An approving operator's certificate (PEM); give it and --key once for each.
-    #[arg(long, required = true)]
-    certificate: Vec<PathBuf>,
-    /// The same operator's key (PEM).
-    #[arg(long, required = true)]
-    key: Vec<PathBuf>,
-}
-
-impl Approvers {
-    fn load(&self) -> Result<Vec<LocalIdentity>, Failure> {
-        if self.certificate.len() != self.key.len() {
-            let why = "each --certificate takes a --key";
-            return Err(Failure::Usage(why.to_owned()));
-        }
-        let pairs = self.certificate.iter().zip(&self.key);
-        pairs
-            .map(|(certificate, key)| {
-                LocalIdentity::load(certificate, key)
-                    .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))
-            })
-            .collect()
-    }
-}
 
 #[derive(Subcommand)]
 #[command(after_help = HELP)]

@@ -1,13 +1,12 @@
 //! `reduit dataset`: create, ls, info, rm, versioning, hold.
 
-use std::path::PathBuf;
-
 use clap::Subcommand;
 use client::CreateOptions;
 use client::ids::{DatasetName, UnixMs};
 use client::operator::Hold;
 
 use super::Session;
+use super::approvers::Approvers;
 use super::failure::Failure;
 use super::output::{self, line};
 
@@ -61,12 +60,8 @@ pub(crate) enum Command {
         /// Lifts the legal hold.
         #[arg(long, conflicts_with = "legal")]
         lift_legal: bool,
-        /// To lift: an approving operator's certificate (PEM); give it and --key once for each.
-        #[arg(long)]
-        certificate: Vec<PathBuf>,
-        /// The same operator's key (PEM).
-        #[arg(long)]
-        key: Vec<PathBuf>,
+        #[command(flatten)]
+        approvers: Approvers,
     },
 }
 
@@ -107,10 +102,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             retain_until,
             legal,
             lift_legal,
-            certificate,
-            key,
+            approvers,
         } => {
-            let approvers = super::keys::approvers(&certificate, &key)?;
+            let approvers = approvers.load()?;
             let hold = Hold {
                 retain_until_ms: retain_until.map(|until| until.0),
                 legal: (legal || lift_legal).then_some(legal),

@@ -9,6 +9,7 @@ use client::ids::{DatasetId, DatasetName};
 use transport::LocalIdentity;
 
 use super::Session;
+use super::approvers::Approvers;
 use super::failure::{Failure, file};
 use super::key_report;
 use super::output::{line, time};
@@ -67,12 +68,8 @@ pub(crate) enum Command {
         /// How long it can be cancelled.
         #[arg(long, value_parser = clap::value_parser!(u32).range(7..=30))]
         days: u32,
-        /// An approving operator's certificate (PEM); give it and --key once for each.
-        #[arg(long, required = true)]
-        certificate: Vec<PathBuf>,
-        /// The same operator's key (PEM).
-        #[arg(long, required = true)]
-        key: Vec<PathBuf>,
+        #[command(flatten)]
+        approvers: Approvers,
     },
     /// Cancels a scheduled destruction: the key is again what it was before.
     CancelDestruction {
@@ -144,10 +141,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Destroy {
             dataset,
             days,
-            certificate,
-            key,
+            approvers,
         } => {
-            let approvers = approvers(&certificate, &key)?;
+            let approvers = approvers.load()?;
             (dataset, Asked::Destruction { days, approvers })
         }
         Command::CancelDestruction { dataset } => {
@@ -247,24 +243,6 @@ async fn inventory(session: &Session, csv: bool) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Approving operators, as their own certificates and keys.
-pub(crate) fn approvers(
-    certificates: &[PathBuf],
-    keys: &[PathBuf],
-) -> Result<Vec<LocalIdentity>, Failure> {
-    if certificates.len() != keys.len() {
-        let why = "each --certificate takes a --key";
-        return Err(Failure::Usage(why.to_owned()));
-    }
-    let pairs = certificates.iter().zip(keys);
-    pairs
-        .map(|(certificate, key)| {
-            LocalIdentity::load(certificate, key)
-                .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))
-        })
-        .collect()
 }
 
 pub(crate) async fn log(session: &Session, command: LogCommand) -> Result<(), Failure> {

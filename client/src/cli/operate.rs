@@ -8,6 +8,7 @@ use client::operator::CustodianShare;
 use transport::LocalIdentity;
 
 use super::Session;
+use super::approvers::Approvers;
 use super::custody::{read_key, read_share};
 use super::failure::{Failure, file};
 use super::output::line;
@@ -50,12 +51,19 @@ pub(crate) enum Command {
         /// No key is released while the newest witnessed checkpoint is older: hours.
         #[arg(long, default_value_t = 24)]
         unwitnessed_hours: u64,
-        /// An approving operator's certificate (PEM); give it and --key once for each.
-        #[arg(long, required = true)]
-        certificate: Vec<PathBuf>,
-        /// The same operator's key (PEM).
-        #[arg(long, required = true)]
-        key: Vec<PathBuf>,
+        #[command(flatten)]
+        approvers: Approvers,
+    },
+    /// Lets time follow the clocks of a majority again, in a region that was off for over 24 h.
+    ///
+    /// Nobody chooses the time. First the KMS's, approved by two other operators: it works while every replica is
+    /// sealed. Then the storage groups'.
+    #[command(after_help = ADVANCE_EXAMPLES)]
+    AdvanceTime {
+        /// Whose.
+        of: TimeOf,
+        #[command(flatten)]
+        approvers: Approvers,
     },
     /// Raises the feature level once every voter supports it. There is no way back.
     #[command(
@@ -68,6 +76,19 @@ pub(crate) enum Command {
         #[arg(long)]
         kms: bool,
     },
+}
+
+const ADVANCE_EXAMPLES: &str = "Examples:
+  reduit operator advance-time kms --certificate b.pem --key b.key --certificate c.pem --key c.key
+  reduit operator advance-time storage";
+
+/// Whose time is to follow the clocks.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum TimeOf {
+    /// The KMS's: leases, approvals and records go by it.
+    Kms,
+    /// Of every storage group.
+    Storage,
 }
 
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
@@ -139,18 +160,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Witnesses {
             policy,
             unwitnessed_hours,
-            certificate,
-            key,
+            approvers,
         } => {
-            if certificate.len() != key.len() {
-                let why = "each --certificate takes a --key";
-                return Err(Failure::Usage(why.to_owned()));
-            }
-            let approvers = certificate.iter().zip(&key).map(|(certificate, key)| {
-                LocalIdentity::load(certificate, key)
-                    .map_err(|error| Failure::Usage(format!("an approver's identity: {error}")))
-            });
-            let approvers = approvers.collect::<Result<Vec<_>, _>>()?;
+            let approvers = approvers.load()?;
             let text =
                 std::fs::read(&policy).map_err(file(format!("reading {}", policy.display())))?;
             let unwitnessed_ms = unwitnessed_hours.saturating_mul(3_600_000);
@@ -158,6 +170,20 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
                 .change_witnesses(text.into(), unwitnessed_ms, &approvers)
                 .await?;
             line(format!("witnesses changed, leaf {}", done.leaf_index));
+        }
+        Command::AdvanceTime {
+            of: TimeOf::Kms,
+            approvers,
+        } => {
+            region.advance_kms_time(&approvers.load()?).await?;
+            line("kms: region time follows the clocks of a majority");
+        }
+        Command::AdvanceTime {
+            of: TimeOf::Storage,
+            ..
+        } => {
+            region.advance_storage_time().await?;
+            line("storage: the time of every group follows the clocks of a majority");
         }
         Command::RaiseLevel { level, kms } => {
             if !kms {
