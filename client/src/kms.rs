@@ -223,6 +223,76 @@ impl Keys {
         self.pool.change(GroupId::KMS, &self.tuning, call).await
     }
 
+    /// Plans when the region rotates a key by itself: at most how old its newest version gets, and how often it is used;
+    /// 0 for no such reason.
+    pub async fn plan_rotation(
+        &self,
+        dataset: DatasetId,
+        max_age_ms: u64,
+        max_uses: u64,
+    ) -> Result<v1::KeyInfo, Error> {
+        let request = v1::PlanKeyRotationRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            request_id: random_id()?,
+            max_age_ms,
+            max_uses,
+        };
+        let call = |_, channel| {
+            let (mut kms, request) = (KmsClient::new(channel), request.clone());
+            async move { Ok(kms.plan_key_rotation(request).await?.into_inner()) }
+        };
+        self.pool.change(GroupId::KMS, &self.tuning, call).await
+    }
+
+    /// Has a page of the tokens of a dataset's shard wrapped under its key's newest version; the answer says where the
+    /// next begins, and nothing at the end.
+    pub async fn rewrap_tokens(
+        &self,
+        dataset: DatasetId,
+        start_after: bytes::Bytes,
+    ) -> Result<v1::RewrapTokensReply, Error> {
+        let request = v1::RewrapTokensRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            start_after,
+        };
+        self.call(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.rewrap_tokens(request).await?.into_inner()) }
+        })
+        .await
+    }
+
+    /// Ends the versions of a key below one, approved by at least two operators other than the caller. Refused while
+    /// the dataset's shard takes commits under them, or holds a token that needs one.
+    pub async fn end_versions(
+        &self,
+        dataset: DatasetId,
+        below_version: u32,
+        approvers: &[LocalIdentity],
+    ) -> Result<v1::KeyInfo, Error> {
+        let mut request = v1::EndKeyVersionsRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            request_id: random_id()?,
+            below_version,
+            single_use_id: random_id()?,
+            approvals: Vec::new(),
+        };
+        let hash = request_hash("EndKeyVersions", &request);
+        let id = request.single_use_id.clone();
+        request.approvals = approvers
+            .iter()
+            .map(|who| approve(who, hash, id.clone()))
+            .collect();
+        let call = |_, channel| {
+            let (mut kms, request) = (KmsClient::new(channel), request.clone());
+            async move { Ok(kms.end_key_versions(request).await?.into_inner()) }
+        };
+        self.pool.change(GroupId::KMS, &self.tuning, call).await
+    }
+
     /// Rotates, disables or enables a dataset's key, marks it compromised, or cancels its destruction.
     pub async fn change_key(
         &self,
@@ -243,6 +313,7 @@ impl Keys {
                     KeyChange::Enable => kms.enable_key(request).await?,
                     KeyChange::Compromise => kms.mark_key_compromised(request).await?,
                     KeyChange::CancelDestruction => kms.cancel_key_destruction(request).await?,
+                    KeyChange::RetireVersions => kms.retire_key_versions(request).await?,
                 };
                 Ok(reply.into_inner())
             }
@@ -328,6 +399,8 @@ pub enum KeyChange {
     Compromise,
     /// Back to what the key was before its destruction was scheduled.
     CancelDestruction,
+    /// The dataset's shard takes no commit under versions older than the newest.
+    RetireVersions,
 }
 
 impl LeafReader<'_> {

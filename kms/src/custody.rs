@@ -109,6 +109,7 @@ impl Custody {
             wrapped_kek: wrapped_kek.to_bytes().into(),
             wrapped_metadata_key: wrapped_metadata.to_bytes().into(),
             created_at_ms: now.0,
+            metadata_kek_version: 0,
         })
     }
 
@@ -136,17 +137,7 @@ impl Custody {
             issued_at_ms: terms.issued_at.0,
             expires_at_ms: terms.expires_at.0,
         };
-        let header = header.encode_to_vec();
-        let signed = transcript::lease_token(&header, &wrapped);
-        let token = v1::LeaseToken {
-            signature: signer
-                .sign(transcript::LABEL_LEASE_TOKEN, &signed)
-                .to_vec()
-                .into(),
-            signer: signer.public_key().as_spki().to_vec().into(),
-            header: header.into(),
-            wrapped: wrapped.into(),
-        };
+        let token = signed_token(&header, wrapped, signer);
         let sealed = session
             .sender
             .send_lease(&key, &session.aad())
@@ -158,6 +149,29 @@ impl Custody {
             leaf_index: leaf.0,
             lease_id: lease.id.into(),
         })
+    }
+
+    /// A lease's token wrapped under the key's newest version, all else as it was. The lease key is unwrapped and wrapped
+    /// here and goes to nobody.
+    pub(crate) fn rewrap(
+        &self,
+        record: &v1::KekRecord,
+        token: &v1::LeaseToken,
+        signer: &LocalIdentity,
+    ) -> Result<v1::LeaseToken, CustodyError> {
+        let not_authentic = |_| CustodyError::NotAuthentic;
+        let mut header = v1::LeaseHeader::decode(token.header.clone())
+            .map_err(|_| CustodyError::NotAuthentic)?;
+        let lease = LeaseId::try_from(header.lease_id.as_ref()).map_err(not_authentic)?;
+        if header.kek_id != record.kek_id || header.dataset_id != record.dataset_id {
+            return Err(CustodyError::NotAuthentic);
+        }
+        let (old, new) = (header.kek_version, record.current_version);
+        let key = self.lease(record, lease, old, &token.wrapped)?;
+        let newest = self.kek(record, new)?;
+        let wrapped = newest.wrap_lease(&key).map_err(CustodyError::Key)?;
+        header.kek_version = new;
+        Ok(signed_token(&header, wrapped.to_bytes(), signer))
     }
 
     /// Releases every living version of a dataset's metadata key: metadata sealed before a rotation stays readable.
@@ -175,13 +189,7 @@ impl Custody {
             .filter(|version| !version.wrapped_metadata_key.is_empty());
         let keys = living
             .map(|version| {
-                let kek = self.kek(&record, version.version)?;
-                let wrapped = Wrapped::from_bytes(&version.wrapped_metadata_key)
-                    .map_err(CustodyError::Wrapped)?;
-                let key = kek.unwrap_metadata_key(&wrapped)?;
-                if key.dataset() != lease.dataset || key.version() != version.version {
-                    return Err(CustodyError::NotAuthentic);
-                }
+                let key = self.metadata_key(&record, version, lease.dataset)?;
                 let sealed = session
                     .sender
                     .send_metadata_key(&key, &aad)
@@ -199,6 +207,42 @@ impl Custody {
             leaf_index: leaf.0,
             current_version: record.current_version,
         })
+    }
+
+    fn metadata_key(
+        &self,
+        record: &v1::KekRecord,
+        version: &v1::KekVersionRecord,
+        dataset: DatasetId,
+    ) -> Result<MetadataKey, CustodyError> {
+        let kek = self.kek(record, kms_state::metadata_under(version))?;
+        let wrapped =
+            Wrapped::from_bytes(&version.wrapped_metadata_key).map_err(CustodyError::Wrapped)?;
+        let key = kek.unwrap_metadata_key(&wrapped)?;
+        if key.dataset() != dataset || key.version() != version.version {
+            return Err(CustodyError::NotAuthentic);
+        }
+        Ok(key)
+    }
+
+    /// Metadata keys that would be lost with KEK versions below one, wrapped under the newest.
+    pub(crate) fn rewrapped_metadata(
+        &self,
+        record: &v1::KekRecord,
+        dataset: DatasetId,
+        below_version: u32,
+    ) -> Result<Vec<v1::RewrappedMetadataKey>, CustodyError> {
+        let newest = self.kek(record, record.current_version)?;
+        kms_state::metadata_below(record, below_version)
+            .map(|version| {
+                let key = self.metadata_key(record, version, dataset)?;
+                let wrapped = newest.wrap_metadata_key(&key).map_err(CustodyError::Key)?;
+                Ok(v1::RewrappedMetadataKey {
+                    version: version.version,
+                    wrapped_metadata_key: wrapped.to_bytes().into(),
+                })
+            })
+            .collect()
     }
 
     /// Releases the DEKs asked for, in order. An item whose token does not unwrap comes out empty: its record stands,
@@ -250,7 +294,7 @@ impl Custody {
         sender: &SessionSender,
         aad: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
-        let lease = self.lease(record, item)?;
+        let lease = self.lease(record, item.lease, item.kek_version, &item.wrapped)?;
         let context = self.context(open.dataset, item);
         let dek = lease
             .open_dek(&DekSalt(item.dek_salt), &context)
@@ -271,7 +315,7 @@ impl Custody {
         header: &Header,
     ) -> Result<Commitment, CustodyError> {
         let Header { item, salt } = header;
-        let lease = self.lease(record, item)?;
+        let lease = self.lease(record, item.lease, item.kek_version, &item.wrapped)?;
         let context = self.context(dataset, item);
         lease
             .commitment_of(&DekSalt(item.dek_salt), &context, PartNumber::FIRST, salt)
@@ -294,16 +338,16 @@ impl Custody {
     fn lease(
         &self,
         record: &v1::KekRecord,
-        item: &OpenItem,
+        lease: LeaseId,
+        kek_version: u32,
+        wrapped: &[u8],
     ) -> Result<Arc<LeaseKey>, CustodyError> {
-        let kek = self.kek(record, item.kek_version)?;
-        let name = (item.lease, crate::approvals::sha256(&item.wrapped));
+        let kek = self.kek(record, kek_version)?;
+        let name = (lease, crate::approvals::sha256(wrapped));
         let unwrap = || {
-            let wrapped = Wrapped::from_bytes(&item.wrapped).map_err(CustodyError::Wrapped)?;
+            let wrapped = Wrapped::from_bytes(wrapped).map_err(CustodyError::Wrapped)?;
             let header = wrapped.header();
-            if header.id != item.lease.0
-                || header.version != item.kek_version
-                || header.region != self.region
+            if header.id != lease.0 || header.version != kek_version || header.region != self.region
             {
                 return Err(CustodyError::NotAuthentic);
             }
@@ -362,6 +406,23 @@ impl Custody {
     /// Unwrapped keys held now.
     pub(crate) fn held(&self) -> usize {
         self.keks.len() + self.leases.len()
+    }
+}
+
+/// A token over its header and the lease key it wraps.
+fn signed_token(
+    header: &v1::LeaseHeader,
+    wrapped: Vec<u8>,
+    signer: &LocalIdentity,
+) -> v1::LeaseToken {
+    let header = header.encode_to_vec();
+    let signed = transcript::lease_token(&header, &wrapped);
+    let signature = signer.sign(transcript::LABEL_LEASE_TOKEN, &signed);
+    v1::LeaseToken {
+        signature: signature.to_vec().into(),
+        signer: signer.public_key().as_spki().to_vec().into(),
+        header: header.into(),
+        wrapped: wrapped.into(),
     }
 }
 

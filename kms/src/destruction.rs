@@ -101,7 +101,7 @@ impl Core {
         if !DAYS.contains(&request.days) {
             return Err(KeyError::Days { days: request.days });
         }
-        self.may_end(peer, dataset, request.claim.as_ref())?;
+        self.may_change_key(peer, dataset, request.claim.as_ref())?;
         self.not_held(dataset).await?;
         let given = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ScheduleKeyDestruction", &request);
@@ -142,7 +142,7 @@ impl Core {
     }
 
     /// Refuses who may not change the key, before a shard is asked on its account.
-    fn may_end(
+    pub(crate) fn may_change_key(
         &self,
         peer: &Peer,
         dataset: DatasetId,

@@ -17,6 +17,7 @@ use crate::core::StaleError;
 use crate::cosigner::CosignError;
 use crate::custody::CustodyError;
 use crate::gate::Unwitnessed;
+use crate::kek_rotation::RewrapError;
 use crate::keys::KeyError;
 use crate::leases::LeaseError;
 use crate::ledger::CommitError;
@@ -236,7 +237,14 @@ faulty!(KeyError {
     Self::State { .. } => (Precondition, "wrong-key-state"),
     Self::Days { .. } => (Caller, "destruction-days"),
     Self::Level(_) => (Precondition, "level-too-low"),
-} inner { Sealed, Denied, Custody, Commit, Stale, Approval, Held });
+} inner { Sealed, Denied, Custody, Commit, Stale, Approval, Held, Rewrap });
+
+faulty!(RewrapError {
+    Self::Shard(_) => (Unavailable, "shard-not-asked"),
+    Self::Malformed => (Damaged, "token-unreadable"),
+    Self::Taken { .. } => (Precondition, "versions-in-use"),
+    Self::Left => (Precondition, "tokens-left"),
+} inner { Custody });
 
 faulty!(HeldError {
     Self::NotAsked(_) => (Unavailable, "hold-unknown"),

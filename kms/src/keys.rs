@@ -13,6 +13,7 @@ use crate::approvals::ApprovalError;
 use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
 use crate::destruction::DAYS;
+use crate::kek_rotation::RewrapError;
 use crate::ledger::{Command, CommitError};
 use crate::opens::request_id;
 use crate::policy::Denied;
@@ -71,6 +72,9 @@ pub(crate) enum KeyError {
     /// Something keeps it, or may.
     #[error("the key cannot be destroyed")]
     Held(#[from] HeldError),
+    /// Tokens that are not of the newest version, or may not be.
+    #[error("older versions of the key are needed, or may be")]
+    Rewrap(#[from] RewrapError),
     /// Approvals that do not hold.
     #[error("the approvals do not carry the destruction")]
     Approval(#[from] ApprovalError),
@@ -104,6 +108,8 @@ pub(crate) enum Change {
     Compromise,
     /// Back to what the key was before its destruction was scheduled.
     CancelDestruction,
+    /// The dataset's shard takes no commit under older versions than the newest.
+    RetireVersions,
 }
 
 impl Change {
@@ -115,6 +121,9 @@ impl Change {
             Self::Enable => "disabled",
             Self::Compromise => "enabled or disabled",
             Self::CancelDestruction => "pending destruction",
+            Self::RetireVersions => {
+                "enabled, disabled or compromised, and rotated since versions were last retired"
+            }
         }
     }
 }
@@ -185,6 +194,9 @@ impl Core {
         let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
             field: "request id",
         })?;
+        if change == Change::RetireVersions {
+            self.at_level(kms_state::LEVEL_ROTATION)?;
+        }
         let asked = Asked {
             dataset,
             request_id,
@@ -256,6 +268,16 @@ impl Core {
                     request_id,
                 };
                 return Ok(v1::kms_command::Command::RotateKek(rotate));
+            }
+            Change::RetireVersions => {
+                let raise = v1::RaiseMinVersion {
+                    dataset_id,
+                    state_version,
+                    min_version: key.current_version,
+                    claim,
+                    request_id,
+                };
+                return Ok(v1::kms_command::Command::RaiseMinVersion(raise));
             }
             // From pending destruction these two are ways back, which are taken by name alone.
             Change::Disable | Change::Compromise if pending => return Err(refused),

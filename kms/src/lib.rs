@@ -25,6 +25,7 @@ pub mod fuzzing;
 mod gate;
 mod health;
 mod impact;
+mod kek_rotation;
 mod keys;
 mod leases;
 mod ledger;

@@ -292,7 +292,7 @@ impl Policy {
             return Err(Denied::KeyNotEnabled);
         }
         let version = request.kek_version_min();
-        if version != 0 && version < key.min_version {
+        if version != 0 && version < kms_state::oldest_living(&key) {
             return Err(Denied::VersionTooOld);
         }
         Ok(Permit {

@@ -327,6 +327,7 @@ impl Replica {
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
         self.drivers.spawn(core.clone().destroy_due_keys());
+        self.drivers.spawn(core.clone().rotate_due_keys());
         self.drivers.spawn(core.clone().publish_checkpoints());
         self.drivers.spawn(sweep(core.clone()));
         let (failing, host) = (core.clone(), self.host.clone());

@@ -230,6 +230,45 @@ impl Kms for Services {
         answer("KeyImpact", report)
     }
 
+    async fn plan_key_rotation(
+        &self,
+        request: Request<v1::PlanKeyRotationRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let planned = self.0.plan_key_rotation(&peer, request.into_inner()).await;
+        answer("PlanKeyRotation", planned)
+    }
+
+    async fn rewrap_tokens(
+        &self,
+        request: Request<v1::RewrapTokensRequest>,
+    ) -> Answer<v1::RewrapTokensReply> {
+        let peer = peer(&request)?;
+        let rewrapped = self.0.rewrap_tokens(&peer, request.into_inner()).await;
+        answer("RewrapTokens", rewrapped)
+    }
+
+    async fn retire_key_versions(
+        &self,
+        request: Request<v1::KeyChangeRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let retired = self
+            .0
+            .change_key(&peer, request.into_inner(), Change::RetireVersions)
+            .await;
+        answer("RetireKeyVersions", retired)
+    }
+
+    async fn end_key_versions(
+        &self,
+        request: Request<v1::EndKeyVersionsRequest>,
+    ) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let ended = self.0.end_key_versions(&peer, request.into_inner()).await;
+        answer("EndKeyVersions", ended)
+    }
+
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Answer<v1::ListKeysReply> {
         let peer = peer(&request)?;
         let page = self.0.list_keys(&peer, request.get_ref()).await;

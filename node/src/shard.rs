@@ -33,6 +33,8 @@ use self::tokens::holder_of;
 
 /// Bytes of a request: one entry and its framing.
 const MESSAGE_BYTES_MAX: usize = 2 << 20;
+/// Tokens of one page: under 1 MiB.
+const TOKENS_MAX: usize = 256;
 /// Who may hold leases and so commit.
 const COMMITTERS: [Role; 2] = [Role::Gateway, Role::Client];
 
@@ -72,6 +74,63 @@ impl Core {
                 self.check(table, peer, Some(&id), &[Action::Write])?;
                 let dataset = read::dataset(state, &id).ok_or(CallError::NoSuchDataset)?;
                 let (lease, token) = tokens::verify(table, peer, &dataset, &request.token)?;
+                let register = v1::RegisterToken {
+                    lease_id: lease.into(),
+                    token: Some(token),
+                };
+                Ok(Decision {
+                    key_state_version: dataset.key_state_version,
+                    command: Command::RegisterToken(register),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Tokens that a newer KEK version is to wrap, for the KMS.
+    async fn list_tokens(
+        &self,
+        request: v1::ListTokensRequest,
+    ) -> Result<v1::ListTokensReply, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        let after = match request.start_after.len() {
+            0 => None,
+            _ => Some(LeaseId::try_from(request.start_after.as_ref())?),
+        };
+        let (view, _) = self.read(&shard.group).await?;
+        self.living(&*view.state, &id)?;
+        let limit = (request.limit as usize).clamp(1, TOKENS_MAX);
+        let (tokens, next) = blocking(|| {
+            read::tokens_below(
+                &*view.state,
+                &id,
+                request.below_version,
+                after.as_ref(),
+                limit,
+            )
+        });
+        Ok(v1::ListTokensReply {
+            tokens: tokens.into_iter().map(|token| token.token).collect(),
+            next_start_after: next.map(Into::into).unwrap_or_default(),
+        })
+    }
+
+    /// Replaces the token of a lease that is here by one of a newer KEK version. Whose lease it is and until when must
+    /// not change: apply compares with the one held.
+    async fn rewrap_token(&self, request: v1::RegisterLeaseRequest) -> Result<v1::Done, CallError> {
+        let shard = self.shard(request.shard)?;
+        let id = DatasetId::try_from(request.dataset_id.as_ref())?;
+        self.decide_shard(
+            &shard.group,
+            Room::Reserved,
+            Bytes::new(),
+            |table, state| {
+                let dataset = read::dataset(state, &id).ok_or(CallError::NoSuchDataset)?;
+                let (lease, token) = tokens::verify_signed(table, &dataset, &request.token)?;
+                if read::token(state, &id, &lease).is_none() {
+                    return Err(CallError::refused(v1::Refusal::NoSuchToken));
+                }
                 let register = v1::RegisterToken {
                     lease_id: lease.into(),
                     token: Some(token),
@@ -623,6 +682,29 @@ impl v1::shard_server::Shard for ShardService {
         require_role(&peer, &[Role::Operator])?;
         let call = self.0.set_hold(&peer, request.into_inner());
         metered("set_hold", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensReply>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let call = self.0.list_tokens(request.into_inner());
+        metered("list_tokens", call).await.map(Response::new)
+    }
+
+    async fn rewrap_token(
+        &self,
+        request: Request<v1::RegisterLeaseRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let call = self.0.rewrap_token(request.into_inner());
+        metered("rewrap_token", call)
             .await
             .map(answered)
             .map(Response::new)

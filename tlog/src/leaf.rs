@@ -29,6 +29,12 @@ pub enum Kind {
     KeyCreated,
     /// A new version of a KEK became current.
     KeyRotated,
+    /// When a KEK is rotated by itself was planned.
+    KeyRotationPlanned,
+    /// The dataset's shard takes no commit under older versions of a KEK.
+    KeyVersionsRetired,
+    /// Older versions of a KEK were destroyed: nothing needs them.
+    KeyVersionsEnded,
     /// A KEK may be used again.
     KeyEnabled,
     /// Opens and leases under a KEK stopped.

@@ -162,9 +162,10 @@ pub(crate) fn impact_json(
             "on_behalf_of": used.on_behalf_of,
         })
     });
+    let oldest = report.key.as_ref().map_or(0, |info| info.oldest_version);
     json!({
         "dataset": name.as_str(),
-        "key": inventory_json(key, None),
+        "key": inventory_json(key, oldest, None),
         "under_it": dataset,
         "shard_not_asked": Some(&report.not_asked).filter(|why| !why.is_empty()),
         "hold": hold(report),
@@ -176,8 +177,49 @@ pub(crate) fn impact_json(
     })
 }
 
+/// What became of older versions, where anything did. `oldest`: the oldest that was not ended.
+pub(crate) fn older(key: &v1::KekRecord, oldest: u32) -> Option<String> {
+    let min = key.min_version;
+    match (oldest > 1, min > oldest) {
+        _ if key.state() == v1::KeyState::Destroyed => None,
+        (false, false) => None,
+        (true, false) => Some(format!("versions below {oldest} are ended")),
+        (false, true) => Some(format!("commits are taken from version {min} on")),
+        (true, true) => Some(format!(
+            "versions below {oldest} are ended, commits are taken from version {min} on"
+        )),
+    }
+}
+
+/// A key's plan of rotation for machines.
+pub(crate) fn rotation_json(key: &v1::KekRecord) -> Option<Value> {
+    let plan = key.rotation?;
+    Some(json!({
+        "max_age_ms": plan.max_age_ms,
+        "max_uses": plan.max_uses,
+        "uses": plan.uses,
+    }))
+}
+
+/// And for people, where there is one.
+pub(crate) fn rotation(key: &v1::KekRecord) -> Option<String> {
+    let plan = key.rotation?;
+    let age = format!("{} days", plan.max_age_ms / (24 * 3_600_000));
+    let uses = format!("{} uses ({} so far)", plan.max_uses, plan.uses);
+    match (plan.max_age_ms, plan.max_uses) {
+        (0, 0) => None,
+        (_, 0) => Some(format!("rotated every {age}")),
+        (0, _) => Some(format!("rotated every {uses}")),
+        (_, _) => Some(format!("rotated every {age} or {uses}")),
+    }
+}
+
 /// One key of the inventory.
-pub(crate) fn inventory_json(key: &v1::KekRecord, name: Option<&DatasetName>) -> Value {
+pub(crate) fn inventory_json(
+    key: &v1::KekRecord,
+    oldest: u32,
+    name: Option<&DatasetName>,
+) -> Value {
     let versions: Vec<_> = key
         .versions
         .iter()
@@ -198,6 +240,8 @@ pub(crate) fn inventory_json(key: &v1::KekRecord, name: Option<&DatasetName>) ->
         "state_version": key.state_version,
         "current_version": key.current_version,
         "min_version": key.min_version,
+        "oldest_version": oldest,
+        "rotation": rotation_json(key),
         "versions": versions,
         "created": at(key.created_at_ms),
         "shard": key.shard,

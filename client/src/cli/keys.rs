@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use client::KeyChange;
 use client::ids::{DatasetId, DatasetName};
+use proto::v1;
 use transport::LocalIdentity;
 
 use super::Session;
@@ -40,6 +41,46 @@ pub(crate) enum Command {
     Compromised {
         /// The dataset.
         dataset: DatasetName,
+    },
+    /// Plans when the region rotates the key by itself; without options by demand alone.
+    #[command(
+        after_help = "Examples:\n  reduit key plan cases --max-age-days 90\n  reduit key plan cases --max-uses 1000000\n  reduit key plan cases"
+    )]
+    Plan {
+        /// The dataset.
+        dataset: DatasetName,
+        /// Rotates once the newest version is so old: 1 to 3650 days.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3650))]
+        max_age_days: Option<u64>,
+        /// Rotates once so many leases were given and object versions opened: 256 or more.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(256..=1 << 48))]
+        max_uses: Option<u64>,
+    },
+    /// Wraps the dataset's lease tokens under the newest version, and ends commits under older ones.
+    ///
+    /// Objects are not touched, and opens go on. When it is done no token needs an older version.
+    #[command(after_help = "Example:\n  reduit key rotate cases\n  reduit key rewrap cases")]
+    Rewrap {
+        /// The dataset.
+        dataset: DatasetName,
+    },
+    /// Ends versions of the key that no token needs: they are destroyed, and what was rewrapped opens as before.
+    ///
+    /// Takes two other operators. Refused while the dataset's shard takes commits under such a version, or holds a token
+    /// that needs one. Copies from before, as in backups, open with the shares of the root key of then.
+    #[command(after_help = END_EXAMPLE)]
+    EndVersions {
+        /// The dataset.
+        dataset: DatasetName,
+        /// Versions below this one; without it, all that the shard takes no commit under.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
+        below: Option<u32>,
+        /// An approving operator's certificate (PEM); give it and --key once for each.
+        #[arg(long, required = true)]
+        certificate: Vec<PathBuf>,
+        /// The same operator's key (PEM).
+        #[arg(long, required = true)]
+        key: Vec<PathBuf>,
     },
     /// What ending the key would end: read it before you approve.
     ///
@@ -78,17 +119,31 @@ pub(crate) enum Command {
     },
 }
 
+const DAY_MS: u64 = 24 * 3_600_000;
 const DESTROY_EXAMPLE: &str = "Example:
   reduit key disable cases
   reduit key destroy cases --days 7 --certificate b.pem --key b.key --certificate c.pem --key c.key
   reduit key cancel-destruction cases";
 
+const END_EXAMPLE: &str = "Example:
+  reduit key rotate cases
+  reduit key rewrap cases
+  reduit key end-versions cases --certificate b.pem --key b.key --certificate c.pem --key c.key";
+
 /// What is done to a key.
 enum Asked {
     Nothing,
     Change(KeyChange),
+    Plan {
+        max_age_ms: u64,
+        max_uses: u64,
+    },
     Destruction {
         days: u32,
+        approvers: Vec<LocalIdentity>,
+    },
+    End {
+        below: Option<u32>,
         approvers: Vec<LocalIdentity>,
     },
 }
@@ -137,6 +192,20 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Rotate { dataset } => (dataset, Asked::Change(KeyChange::Rotate)),
         Command::Disable { dataset } => (dataset, Asked::Change(KeyChange::Disable)),
         Command::Enable { dataset } => (dataset, Asked::Change(KeyChange::Enable)),
+        Command::Rewrap { dataset } => return rewrap(session, &dataset).await,
+        Command::Plan {
+            dataset,
+            max_age_days,
+            max_uses,
+        } => {
+            let max_age_ms = max_age_days.unwrap_or(0) * DAY_MS;
+            let max_uses = max_uses.unwrap_or(0);
+            let plan = Asked::Plan {
+                max_age_ms,
+                max_uses,
+            };
+            (dataset, plan)
+        }
         Command::Compromised { dataset } => (dataset, Asked::Change(KeyChange::Compromise)),
         Command::Destroy {
             dataset,
@@ -145,6 +214,15 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         } => {
             let approvers = approvers.load()?;
             (dataset, Asked::Destruction { days, approvers })
+        }
+        Command::EndVersions {
+            dataset,
+            below,
+            certificate,
+            key,
+        } => {
+            let approvers = approvers(&certificate, &key)?;
+            (dataset, Asked::End { below, approvers })
         }
         Command::CancelDestruction { dataset } => {
             (dataset, Asked::Change(KeyChange::CancelDestruction))
@@ -156,25 +234,39 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
     let info = match asked {
         Asked::Nothing => keys.key_info(id).await?,
         Asked::Change(change) => keys.change_key(id, change).await?,
+        Asked::Plan {
+            max_age_ms,
+            max_uses,
+        } => keys.plan_rotation(id, max_age_ms, max_uses).await?,
         Asked::Destruction { days, approvers } => {
             if !session.json {
                 impact(session, &dataset).await?;
             }
             keys.schedule_destruction(id, days, &approvers).await?
         }
+        Asked::End { below, approvers } => {
+            let below = match below {
+                Some(below) => below,
+                None => of_answer(keys.key_info(id).await?)?.min_version,
+            };
+            keys.end_versions(id, below, &approvers).await?
+        }
     };
-    let key = info.key.ok_or(client::Error::Protocol {
-        what: "no key in the answer",
-    })?;
+    let shard_confirmed = info.shard_confirmed;
+    let (latest_lease_expiry_ms, oldest) = (info.latest_lease_expiry_ms, info.oldest_version);
+    let key = of_answer(info)?;
     let state = key_report::state(&key);
-    let until = (info.latest_lease_expiry_ms > 0).then(|| time(info.latest_lease_expiry_ms));
+    let until = (latest_lease_expiry_ms > 0).then(|| time(latest_lease_expiry_ms));
     let destroyed_after = (key.destroy_after_ms > 0).then(|| time(key.destroy_after_ms));
     if session.json {
         line(serde_json::json!({
             "dataset": dataset.as_str(),
             "state": state,
             "version": key.current_version,
-            "confirmed_by_shard": info.shard_confirmed,
+            "min_version": key.min_version,
+            "oldest_version": oldest,
+            "rotation": key_report::rotation_json(&key),
+            "confirmed_by_shard": shard_confirmed,
             "leases_until": until,
             "destroyed_after": destroyed_after,
         }));
@@ -184,7 +276,13 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         "{dataset}: {state}, version {}",
         key.current_version
     ));
-    if !info.shard_confirmed && state != "enabled" {
+    if let Some(plan) = key_report::rotation(&key) {
+        line(plan);
+    }
+    if let Some(older) = key_report::older(&key, oldest) {
+        line(older);
+    }
+    if !shard_confirmed && state != "enabled" {
         line("pending: the dataset's shard has not confirmed this state yet");
     }
     if let Some(until) = until {
@@ -217,6 +315,76 @@ async fn impact(session: &Session, name: &DatasetName) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Twice over all tokens: those of before, so that uploads under way finish, then those that came before the shard took
+/// no more of them.
+async fn rewrap(session: &Session, name: &DatasetName) -> Result<(), Failure> {
+    let region = session.region().await?;
+    let id = region.dataset_info(name).await?.id;
+    let keys = region.keys();
+    let mut rewrapped = rewrap_all(session, name, keys, id).await?;
+    let mut info = keys.key_info(id).await?;
+    let key = info.key.clone().unwrap_or_default();
+    if key.min_version < key.current_version {
+        info = keys.change_key(id, KeyChange::RetireVersions).await?;
+        rewrapped += rewrap_all(session, name, keys, id).await?;
+    }
+    let (confirmed, oldest) = (info.shard_confirmed, info.oldest_version);
+    let key = of_answer(info)?;
+    let newest = key.current_version;
+    if session.json {
+        line(serde_json::json!({
+            "dataset": name.as_str(),
+            "rewrapped": rewrapped,
+            "version": newest,
+            "min_version": key.min_version,
+            "oldest_version": oldest,
+            "confirmed_by_shard": confirmed,
+        }));
+        return Ok(());
+    }
+    line(format!(
+        "{name}: {rewrapped} tokens rewrapped under version {newest}"
+    ));
+    if !confirmed {
+        line(
+            "pending: the dataset's shard has not confirmed yet that it takes no commit under older versions; run it again",
+        );
+    } else if oldest < key.min_version {
+        line(format!(
+            "no token needs a version below {}: end them with reduit key end-versions {name}",
+            key.min_version
+        ));
+    }
+    Ok(())
+}
+
+async fn rewrap_all(
+    session: &Session,
+    name: &DatasetName,
+    keys: &client::Keys,
+    id: DatasetId,
+) -> Result<u64, Failure> {
+    let (mut rewrapped, mut after) = (0, bytes::Bytes::new());
+    loop {
+        let page = keys.rewrap_tokens(id, after).await?;
+        rewrapped += page.rewrapped;
+        after = page.next_start_after;
+        if after.is_empty() {
+            return Ok(rewrapped);
+        }
+        if page.rewrapped > 0 && !session.json {
+            line(format!("{name}: {rewrapped} tokens so far"));
+        }
+    }
+}
+
+fn of_answer(info: v1::KeyInfo) -> Result<v1::KekRecord, Failure> {
+    let key = info.key.ok_or(client::Error::Protocol {
+        what: "no key in the answer",
+    })?;
+    Ok(key)
+}
+
 async fn inventory(session: &Session, csv: bool) -> Result<(), Failure> {
     let region = session.region().await?;
     let names: HashMap<_, _> = region
@@ -229,13 +397,14 @@ async fn inventory(session: &Session, csv: bool) -> Result<(), Failure> {
         line(key_report::CSV_HEAD);
     }
     for info in region.keys().inventory().await? {
+        let oldest = info.oldest_version;
         let key = info.key.unwrap_or_default();
         let id = DatasetId::try_from(key.dataset_id.as_ref()).map_err(client::Error::from)?;
         let name = names.get(&id);
         if csv {
             line(key_report::inventory_csv(&key, name));
         } else if session.json {
-            line(key_report::inventory_json(&key, name));
+            line(key_report::inventory_json(&key, oldest, name));
         } else {
             let name = name.map_or(id.to_string(), ToString::to_string);
             let (state, version) = (key_report::state(&key), key.current_version);

@@ -114,6 +114,7 @@ fn prepared_region() -> MemoryStore {
         wrapped_kek: wrapped.clone(),
         wrapped_metadata_key: wrapped,
         created_at_ms: 0,
+        metadata_kek_version: 0,
     };
     let new = NewKek {
         dataset: DATASET,

@@ -13,10 +13,10 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{custody, destroy, keys, members, policy, read, records, time, witnesses};
+use crate::{custody, destroy, keys, members, policy, read, records, rotation, time, witnesses};
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 3 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 4 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -31,6 +31,10 @@ pub const LEVEL_QUEUE_HEADS: FeatureLevel = FeatureLevel(3);
 
 /// From this level on a leader may propose [`Command::ChangePolicy`]: builds below stop at it.
 pub const LEVEL_POLICY: FeatureLevel = FeatureLevel(3);
+
+/// From this level on a leader may propose [`Command::PlanKeyRotation`], [`Command::RaiseMinVersion`] and
+/// [`Command::EndKekVersions`]: builds below stop at them.
+pub const LEVEL_ROTATION: FeatureLevel = FeatureLevel(4);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +152,9 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::RetireEpoch(retire) => custody::retire::retire(applying, retire)?,
         Command::RecordSeal(seal) => custody::hold::seal(applying, seal)?,
         Command::SendRoot(send) => custody::hold::send_root(applying, send)?,
+        Command::PlanKeyRotation(plan) => rotation::plan(applying, plan)?,
+        Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,
+        Command::EndKekVersions(end) => rotation::end(applying, end)?,
         Command::Init(_) | Command::AdvanceTime(_) => {
             return Err(Stop::Unknown("a command that is handled before dispatch"));
         }

@@ -3,6 +3,7 @@
 //! Owns the checks; they read everything and are slow. Refuses: to repair.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use prost::Message;
 use proto::ids::{DatasetId, Role};
@@ -12,6 +13,7 @@ use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
+use crate::rotation::{ROTATION_AGE_MS, ROTATION_USES, metadata_under, oldest_living};
 use crate::witnesses::WitnessRule;
 use crate::{custody, layout, read, requests};
 
@@ -219,7 +221,7 @@ pub fn invariant_dataset_chains_are_complete(state: &dyn Reader) -> Checked {
     Ok(())
 }
 
-/// Versions count from 1, a wrapped key is long enough to be one, and a destroyed key holds none.
+/// Versions count from 1, a wrapped key is long enough to be one, a destroyed key holds none and an ended version no KEK.
 pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
     const NAME: &str = "keys are in order";
     let rows = table(state, &[layout::KEKS]);
@@ -244,24 +246,33 @@ pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
             format!("{dataset}: versions do not count from 1")
         })?;
         let destroyed = key.state() == KeyState::Destroyed;
+        let oldest = oldest_living(&key);
+        let held = |wrapped: &[u8], ended: bool| match destroyed || ended {
+            true => wrapped.is_empty(),
+            false => WRAPPED_BYTES.contains(&wrapped.len()),
+        };
         let lengths_ok = key.versions.iter().all(|version| {
-            [&version.wrapped_kek, &version.wrapped_metadata_key]
-                .into_iter()
-                .all(|wrapped| {
-                    if destroyed {
-                        wrapped.is_empty()
-                    } else {
-                        WRAPPED_BYTES.contains(&wrapped.len())
-                    }
-                })
+            held(&version.wrapped_kek, version.version < oldest)
+                && held(&version.wrapped_metadata_key, false)
         });
         hold(lengths_ok, NAME, || {
             format!("{dataset}: a wrapped key of no such length")
+        })?;
+        let under = |version| (oldest..=key.current_version).contains(&metadata_under(version));
+        let readable = destroyed || (oldest <= key.min_version && key.versions.iter().all(under));
+        hold(readable, NAME, || {
+            format!("{dataset}: a metadata key under a version that was ended")
         })?;
         let waits = key.state() == KeyState::PendingDestruction;
         hold(waits == (key.destroy_after_ms != 0), NAME, || {
             format!("{dataset}: destruction")
         })?;
+        let planned = key.rotation.is_none_or(|plan| {
+            let within =
+                |held: u64, bounds: RangeInclusive<u64>| held == 0 || bounds.contains(&held);
+            within(plan.max_age_ms, ROTATION_AGE_MS) && within(plan.max_uses, ROTATION_USES)
+        });
+        hold(planned, NAME, || format!("{dataset}: its plan of rotation"))?;
         let confirmed = key.confirmed_state_version <= key.state_version;
         hold(confirmed, NAME, || {
             format!("{dataset}: confirmed ahead of its state")
@@ -388,7 +399,12 @@ pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked 
         let dataset = DatasetId::try_from(&old.dataset_id[..]).expect("checked by the keys' own");
         let new = read::key(after, &dataset);
         let grown = new.is_some_and(|new| {
-            let changed = new.state != old.state || new.current_version != old.current_version;
+            let planned =
+                |key: &KekRecord| key.rotation.map(|plan| (plan.max_age_ms, plan.max_uses));
+            let changed = new.state != old.state
+                || new.current_version != old.current_version
+                || new.min_version != old.min_version
+                || planned(&new) != planned(&old);
             new.state_version >= old.state_version
                 && (!changed || new.state_version > old.state_version)
                 && new.current_version >= old.current_version

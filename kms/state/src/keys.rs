@@ -35,7 +35,7 @@ pub const DESTRUCTION_DAYS: RangeInclusive<u32> = 7..=30;
 const DAY_MS: u64 = 24 * 3_600_000;
 
 #[derive(Serialize)]
-struct KeyDetails {
+pub(crate) struct KeyDetails {
     dataset: String,
     kek: String,
     kek_version: u32,
@@ -46,7 +46,7 @@ struct KeyDetails {
 }
 
 impl KeyDetails {
-    fn of(key: &KekRecord) -> Self {
+    pub(crate) fn of(key: &KekRecord) -> Self {
         Self {
             dataset: hex::encode(&key.dataset_id),
             kek: hex::encode(&key.kek_id),
@@ -127,6 +127,9 @@ pub(crate) fn rotate(applying: &mut Applying<'_>, command: &RotateKek) -> Result
     key.versions
         .push(checked_version(applying, command.version.as_ref(), next)?);
     key.current_version = next;
+    if let Some(rotation) = &mut key.rotation {
+        rotation.uses = 0;
+    }
     key.state_version += 1;
     if let Some(request) = &request {
         request.name_in(&mut private);
@@ -269,7 +272,7 @@ pub(crate) fn dataset_id(bytes: &[u8]) -> Result<DatasetId, Refusal> {
 
 /// The answer to a change that was made before. It looks at nothing else: what the change did may be why it could
 /// not be made again.
-fn done_before(
+pub(crate) fn done_before(
     applying: &Applying<'_>,
     dataset: &[u8],
     request: Option<&ChangeRequest>,
@@ -308,7 +311,7 @@ pub(crate) fn check_state_version(key: &KekRecord, decided_on: u64) -> Result<()
 }
 
 /// The claim of a request about a key: its actor is the requester, and enrolled.
-fn requested(
+pub(crate) fn requested(
     applying: &Applying<'_>,
     claim: Option<&Claim>,
 ) -> Result<(Purpose, Private), Refusal> {

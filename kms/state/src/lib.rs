@@ -24,12 +24,13 @@ mod read;
 mod records;
 mod refusal;
 mod requests;
+mod rotation;
 mod time;
 mod witnesses;
 
 pub use apply::{
     At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
-    LEVEL_WITNESSES, UnknownCommand, apply,
+    LEVEL_ROTATION, LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -49,5 +50,9 @@ pub use read::{
 pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
 pub use refusal::Refusal;
 pub use requests::CHANGE_REMEMBERED_MS;
+pub use rotation::{
+    ROTATION_AGE_MS, ROTATION_USES, RotationDue, metadata_below, metadata_under, oldest_living,
+    rotation_due,
+};
 pub use time::{IDLE_JUMP_MS_MAX, JUMP_MS_MAX};
 pub use witnesses::{POLICY_TEXT_MAX, UNWITNESSED_MS, WitnessRule, is_own_name};

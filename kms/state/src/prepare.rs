@@ -13,9 +13,9 @@ use proto::v1::record::Kind as Use;
 use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
     ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek,
-    EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand, KmsRegion,
-    LeaseIssue, OpenedItem, Opens, Record, RecordBatch, RecordUnseal, RegisterShard, RotateKek,
-    UnsealHow,
+    EndKekVersions, EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand,
+    KmsRegion, LeaseIssue, OpenedItem, Opens, PlanKeyRotation, RaiseMinVersion, Record,
+    RecordBatch, RecordUnseal, RegisterShard, RewrappedMetadataKey, RotateKek, UnsealHow,
 };
 use tlog::Purpose;
 
@@ -171,6 +171,74 @@ pub fn change_key_state(
         request_id: Bytes::copy_from_slice(&change.request_id),
     };
     Ok(asked.command(verdict.authority_version, Command::ChangeKeyState(command)))
+}
+
+/// Replaces the plan by which a key is rotated: at most how old, at most how often used; 0 for no such reason.
+pub fn plan_key_rotation(
+    state: &dyn Reader,
+    authority: &Authority,
+    asked: Asked,
+    change: KeyChange<'_>,
+    max_age_ms: u64,
+    max_uses: u64,
+) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
+    let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
+    let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
+    let plan = PlanKeyRotation {
+        dataset_id: (*dataset).into(),
+        state_version: key.state_version,
+        max_age_ms,
+        max_uses,
+        claim: Some(acting(claim, &asked.requester)),
+        request_id: Bytes::copy_from_slice(&change.request_id),
+    };
+    Ok(asked.command(verdict.authority_version, Command::PlanKeyRotation(plan)))
+}
+
+/// Has the shard refuse commits under versions below `min_version` from now on.
+pub fn raise_min_version(
+    state: &dyn Reader,
+    authority: &Authority,
+    asked: Asked,
+    change: KeyChange<'_>,
+    min_version: u32,
+) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
+    let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
+    let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
+    let raise = RaiseMinVersion {
+        dataset_id: (*dataset).into(),
+        state_version: key.state_version,
+        min_version,
+        claim: Some(acting(claim, &asked.requester)),
+        request_id: Bytes::copy_from_slice(&change.request_id),
+    };
+    Ok(asked.command(verdict.authority_version, Command::RaiseMinVersion(raise)))
+}
+
+/// Purges versions below one, with the metadata keys that would be lost wrapped under the newest; needs the approvals
+/// in `asked`.
+pub fn end_kek_versions(
+    state: &dyn Reader,
+    authority: &Authority,
+    asked: Asked,
+    change: KeyChange<'_>,
+    below_version: u32,
+    metadata_keys: Vec<RewrappedMetadataKey>,
+) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
+    let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
+    let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
+    let end = EndKekVersions {
+        dataset_id: (*dataset).into(),
+        state_version: key.state_version,
+        below_version,
+        claim: Some(acting(claim, &asked.requester)),
+        request_id: Bytes::copy_from_slice(&change.request_id),
+        metadata_keys,
+    };
+    Ok(asked.command(verdict.authority_version, Command::EndKekVersions(end)))
 }
 
 /// What cancelling the destruction of a key leads back to: while it is pending, or where this very request has had

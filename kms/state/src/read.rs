@@ -14,6 +14,7 @@ use tlog::{Frontier, Hash, HashReader, Origin, ProveError, StoredAt};
 
 use crate::custody;
 use crate::layout;
+use crate::rotation;
 
 fn record<M: Message + Default>(state: &dyn Reader, key: &[u8]) -> Option<M> {
     let bytes = state.value(key)?;
@@ -81,6 +82,7 @@ pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
         KeyState::Destroyed => custody::recoverable_under(state, &key),
         _ => Vec::new(),
     };
+    let oldest_version = rotation::oldest_living(&key);
     for version in &mut key.versions {
         version.wrapped_kek.clear();
         version.wrapped_metadata_key.clear();
@@ -89,6 +91,7 @@ pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
         shard_confirmed: key.shard != 0 && key.confirmed_state_version == key.state_version,
         latest_lease_expiry_ms: latest_lease_expiry(state, dataset).0,
         recoverable_under,
+        oldest_version,
         key: Some(key),
     })
 }

@@ -78,6 +78,8 @@ struct Checked {
     private: Private,
     lease: Option<Lease>,
     kind: Kind,
+    /// Leases, or object versions opened.
+    uses: u64,
 }
 
 struct Lease {
@@ -137,7 +139,11 @@ fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
         private,
         lease,
         kind,
+        uses,
     } = checked;
+    if let Some(rotation) = &mut key.rotation {
+        rotation.uses = rotation.uses.saturating_add(uses);
+    }
     let leaf = applying.append(kind, purpose, Some(&mut key), private);
     applying
         .state
@@ -197,6 +203,10 @@ fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Check
             (Kind::Open, None)
         }
     };
+    let uses = match &record.kind {
+        Some(Use::Opens(opens)) => opens.items.len() as u64,
+        _ => 1,
+    };
     let request_hash = request_hash(record);
     Ok(Checked {
         request_id,
@@ -207,6 +217,7 @@ fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Check
         private,
         lease,
         kind,
+        uses,
     })
 }
 

@@ -155,6 +155,49 @@ impl Storage {
         shard.set_hold(request).await.map(drop)
     }
 
+    /// Registers the token of a lease of the application's.
+    pub(crate) async fn register(
+        &self,
+        people: &People,
+        token: &Bytes,
+    ) -> Result<(), tonic::Status> {
+        let mut shard = ShardClient::new(self.channel(people, "app"));
+        shard.register_lease(self.lease(token)).await.map(drop)
+    }
+
+    /// Replaces a token, as the KMS does.
+    pub(crate) async fn rewrap(
+        &self,
+        people: &People,
+        by: &str,
+        token: &Bytes,
+    ) -> Result<(), tonic::Status> {
+        let mut shard = ShardClient::new(self.channel(people, by));
+        shard.rewrap_token(self.lease(token)).await.map(drop)
+    }
+
+    fn lease(&self, token: &Bytes) -> v1::RegisterLeaseRequest {
+        v1::RegisterLeaseRequest {
+            shard: self.shard,
+            dataset_id: Bytes::copy_from_slice(&DATASET),
+            token: token.clone(),
+        }
+    }
+
+    /// Every token of the dataset, as the KMS sees them.
+    pub(crate) async fn tokens(&self, people: &People) -> Vec<Bytes> {
+        let request = v1::ListTokensRequest {
+            shard: self.shard,
+            dataset_id: Bytes::copy_from_slice(&DATASET),
+            below_version: u32::MAX,
+            start_after: Bytes::new(),
+            limit: 256,
+        };
+        let mut shard = ShardClient::new(self.channel(people, "kms-1"));
+        let listed = shard.list_tokens(request).await.expect("listed");
+        listed.into_inner().tokens
+    }
+
     /// Ends it as a kill does.
     pub(crate) async fn abandon(self) {
         self.node.abandon().await;

@@ -89,6 +89,19 @@ pub(crate) fn verify(
     dataset: &v1::DatasetRecord,
     encoded: &Bytes,
 ) -> Result<(LeaseId, v1::TokenRecord), TokenError> {
+    let (lease, token) = verify_signed(table, dataset, encoded)?;
+    if token.holder != holder_of(&peer.public_key) {
+        return Err(TokenError::NotHolder);
+    }
+    Ok((lease, token))
+}
+
+/// Checks an encoded `LeaseToken`, whoever holds it.
+pub(crate) fn verify_signed(
+    table: &EnrolmentTable,
+    dataset: &v1::DatasetRecord,
+    encoded: &Bytes,
+) -> Result<(LeaseId, v1::TokenRecord), TokenError> {
     if encoded.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Malformed);
     }
@@ -118,9 +131,6 @@ pub(crate) fn verify(
     }
     if header.kek_id != dataset.kek_id {
         return Err(TokenError::OtherKey);
-    }
-    if header.holder != holder_of(&peer.public_key) {
-        return Err(TokenError::NotHolder);
     }
     if header.expires_at_ms.saturating_sub(header.issued_at_ms) > LEASE_MS_MAX {
         return Err(TokenError::TooLong);

@@ -126,3 +126,35 @@ pub fn changes(
     });
     found
 }
+
+/// Tokens of a dataset under KEK versions below one, in order of lease ids, and the id to go on from. Looks at no more
+/// than `limit` tokens of any version a call, so that a page costs the same wherever it begins.
+pub fn tokens_below(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    below_version: u32,
+    start_after: Option<&LeaseId>,
+    limit: usize,
+) -> (Vec<v1::TokenRecord>, Option<LeaseId>) {
+    let (first, end) = keys::range(table::TOKEN, dataset.as_bytes());
+    let first = match start_after {
+        Some(lease) => keys::end_of(&keys::token(table::TOKEN, dataset, lease)),
+        None => first,
+    };
+    let (mut found, mut looked, mut last) = (Vec::new(), 0, None);
+    state.scan(&first, &end, &mut |key, value| {
+        if looked == limit {
+            return false;
+        }
+        looked += 1;
+        last = key
+            .get(1 + DatasetId::BYTES..)
+            .and_then(|id| LeaseId::try_from(id).ok());
+        let token: v1::TokenRecord = record::decode(value);
+        if token.kek_version < below_version {
+            found.push(token);
+        }
+        true
+    });
+    (found, last.filter(|_| looked == limit))
+}

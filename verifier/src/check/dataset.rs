@@ -32,8 +32,10 @@ struct LeaseDetails {
 pub(super) struct Slice<'l> {
     /// The dataset's leaves in the order of the log.
     pub(super) leaves: Vec<&'l Shown>,
-    /// Leases disclosed, with the version of the KEK around them.
+    /// Leases disclosed, with the version of the KEK around them when they were given.
     pub(super) leases: BTreeMap<String, u32>,
+    /// The newest version of the KEK that its disclosed events state.
+    pub(super) newest_version: u32,
 }
 
 pub(super) fn read<'l>(folder: &Folder, log: &'l Log) -> Slice<'l> {
@@ -50,8 +52,11 @@ pub(super) fn read<'l>(folder: &Folder, log: &'l Log) -> Slice<'l> {
         let details: LeaseDetails = details(shown)?;
         Some((details.lease, details.kek_version))
     });
+    let events = leaves.iter().filter(|shown| of_key(shown));
+    let versions = events.filter_map(|shown| Some(details::<KeyDetails>(shown)?.kek_version));
     Slice {
         leases: leases.collect(),
+        newest_version: versions.max().unwrap_or(0),
         leaves,
     }
 }
@@ -179,6 +184,9 @@ fn of_key(shown: &Shown) -> bool {
         shown.leaf.kind(),
         Kind::KeyCreated
             | Kind::KeyRotated
+            | Kind::KeyRotationPlanned
+            | Kind::KeyVersionsRetired
+            | Kind::KeyVersionsEnded
             | Kind::KeyEnabled
             | Kind::KeyDisabled
             | Kind::KeyCompromised

@@ -119,6 +119,28 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             (3, Some(policy)) => policy.unwitnessed_max_ms = 59_999,
             _ => claim(draw, &mut change.claim),
         },
+        Some(Command::PlanKeyRotation(plan)) => match dice {
+            0 | 1 => plan.state_version = plan.state_version.wrapping_sub(1),
+            2 => plan.max_uses = 255,
+            3 => plan.max_age_ms = 1,
+            4 => plan.request_id = short,
+            _ => claim(draw, &mut plan.claim),
+        },
+        Some(Command::RaiseMinVersion(raise)) => match dice {
+            0 | 1 => raise.state_version = raise.state_version.wrapping_sub(1),
+            2 => raise.min_version = 0,
+            3 => raise.min_version += 9,
+            4 => raise.dataset_id = short,
+            _ => claim(draw, &mut raise.claim),
+        },
+        Some(Command::EndKekVersions(end)) => match dice {
+            0 => end.state_version = end.state_version.wrapping_sub(1),
+            1 => end.below_version += 1,
+            2 => end.metadata_keys.truncate(1),
+            3 => end.metadata_keys.clear(),
+            4 => end.request_id = short,
+            _ => claim(draw, &mut end.claim),
+        },
         Some(Command::DestroyKek(destroy)) => match dice {
             0 | 1 => destroy.state_version = destroy.state_version.wrapping_sub(1),
             2 => destroy.dataset_id = short,

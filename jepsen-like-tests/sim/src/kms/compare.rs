@@ -8,7 +8,7 @@ use kms_state::{LeavesAsked, StateHashes};
 use prost::Message as _;
 use proto::ids::{LeafIndex, NodeId};
 use proto::store::MemoryStore;
-use proto::v1::{Grant, KekRecord};
+use proto::v1::{Grant, KekRecord, KeyState};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tlog::{Field, Hash};
@@ -85,6 +85,9 @@ fn same_key(held: &KekRecord, key: &Key) -> Result<(), Broken> {
         held.shard,
         held.confirmed_state_version,
         held.destroy_after_ms,
+        held.min_version,
+        held.rotation
+            .map(|plan| (plan.max_age_ms, plan.max_uses, plan.uses)),
         held.leaf_sequence,
     );
     let should = (
@@ -94,11 +97,30 @@ fn same_key(held: &KekRecord, key: &Key) -> Result<(), Broken> {
         key.shard,
         key.confirmed,
         key.destroy_after,
+        key.oldest,
+        key.plan,
         key.chain,
     );
     hold!(
         is == should && held.kek_id == key.kek_id && held.pseudonym == key.pseudonym,
         "a key is {is:?}, the model's {should:?}"
+    );
+    let destroyed = key.state == KeyState::Destroyed;
+    let there = |number: u32| !destroyed && number >= key.living;
+    let versions_ok = (1..).zip(&held.versions).all(|(number, version)| {
+        version.wrapped_kek.is_empty() != there(number)
+            && version.wrapped_metadata_key.is_empty() == destroyed
+    });
+    let under: Vec<u32> = held
+        .versions
+        .iter()
+        .map(kms_state::metadata_under)
+        .collect();
+    hold!(
+        versions_ok && under == key.metadata_under,
+        "a key's metadata keys are under {under:?} and its versions living by {is:?}, in the model under {:?}, from {} on",
+        key.metadata_under,
+        key.living
     );
     Ok(())
 }

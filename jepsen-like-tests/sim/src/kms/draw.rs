@@ -8,7 +8,8 @@ use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
     Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy, ChangeWitnesses, Claim,
-    Enrolment, EnrolmentSet, Grant, KeyState, KmsCommand, OpenedItem, Record, UnsealHow,
+    Enrolment, EnrolmentSet, Grant, KeyState, KmsCommand, OpenedItem, Record, RewrappedMetadataKey,
+    UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -100,7 +101,8 @@ impl Draw {
                 granted.expect("as at the beginning")
             }
         };
-        match self.rng.random_range(0..72) {
+        match self.rng.random_range(0..78) {
+            72..=77 => self.plan(state, &authority),
             0..4 => self.create(&authority),
             4..8 => self.rotate(state, &authority),
             8..18 => self.change_state(state, &authority),
@@ -228,6 +230,38 @@ impl Draw {
         let asked = self.asked(&["operator/o1"]);
         let change = self.key_change(&dataset);
         prepare::rotate_kek(state, authority, asked, change, version(next)).ok()
+    }
+
+    /// A plan of rotation, older versions retired, or those ended.
+    fn plan(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
+        let dataset = self.dataset();
+        let key = kms_state::key(state, &dataset)?;
+        let retired = key.min_version > kms_state::oldest_living(&key);
+        if retired && key.confirmed_state_version != key.state_version && self.rng.random() {
+            let asked = self.asked(&["kms/r1"]);
+            let version = key.state_version;
+            return Some(prepare::confirm_shard(authority, asked, &dataset, version));
+        }
+        let mut asked = self.asked(&["operator/o1"]);
+        let change = self.key_change(&dataset);
+        if retired && self.rng.random_ratio(3, 4) {
+            asked.approvals = self.approvals();
+            let below = key.min_version;
+            let lost = kms_state::metadata_below(&key, below);
+            let lost = lost.map(|version| RewrappedMetadataKey {
+                version: version.version,
+                wrapped_metadata_key: vec![0xDD; 150].into(),
+            });
+            let lost = lost.collect();
+            return prepare::end_kek_versions(state, authority, asked, change, below, lost).ok();
+        }
+        if self.rng.random() {
+            let oldest = key.min_version + self.rng.random_range(0..3);
+            return prepare::raise_min_version(state, authority, asked, change, oldest).ok();
+        }
+        let age = *[0, HOUR, 30 * 24 * HOUR, 5].choose(&mut self.rng)?;
+        let uses = *[0, 256, 1 << 20, 5].choose(&mut self.rng)?;
+        prepare::plan_key_rotation(state, authority, asked, change, age, uses).ok()
     }
 
     fn change_state(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {

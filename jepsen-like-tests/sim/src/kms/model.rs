@@ -64,6 +64,14 @@ pub(super) struct Key {
     pub(super) shard: u64,
     pub(super) confirmed: u64,
     pub(super) destroy_after: u64,
+    /// The oldest version that the shard takes commits under.
+    pub(super) oldest: u32,
+    /// The oldest version that was not ended.
+    pub(super) living: u32,
+    /// Under which version each version's metadata key is.
+    pub(super) metadata_under: Vec<u32>,
+    /// At most how old, at most how often used, and used since.
+    pub(super) plan: Option<(u64, u64, u64)>,
     before_destruction: KeyState,
     created_by: Bytes,
     created_leaf: u64,
@@ -208,6 +216,9 @@ impl Judging<'_> {
             Command::DestroyKek(destroy) => {
                 self.destroy(&destroy.dataset_id, destroy.state_version)
             }
+            Command::PlanKeyRotation(plan) => self.plan_rotation(plan),
+            Command::RaiseMinVersion(raise) => self.raise_oldest(raise),
+            Command::EndKekVersions(end) => self.end_versions(end),
             Command::AllocateKmsId(allocate) => self.allocate(&allocate.identity),
             Command::RecordUnseal(unseal) => {
                 self.unseal(&unseal.replica, &unseal.boot_id, unseal.how)
@@ -317,6 +328,10 @@ impl Judging<'_> {
             shard: 0,
             confirmed: 0,
             destroy_after: 0,
+            oldest: 1,
+            living: 1,
+            metadata_under: vec![1],
+            plan: None,
             before_destruction: KeyState::Unspecified,
             created_by: create.request_id.clone(),
             created_leaf: 0,
@@ -346,7 +361,11 @@ impl Judging<'_> {
         }
         wrapped(rotate.version.as_ref(), key.versions + 1)?;
         key.versions += 1;
+        key.metadata_under.push(key.versions);
         key.state_version += 1;
+        if let Some((_, _, uses)) = &mut key.plan {
+            *uses = 0;
+        }
         let leaf = self.append(Kind::KeyRotated, purpose, Some(&dataset), actor);
         self.remember_change(&rotate.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
@@ -404,6 +423,108 @@ impl Judging<'_> {
         key.state_version += 1;
         let leaf = self.append(kind, purpose, Some(&dataset), actor);
         self.remember_change(&change.request_id, asked, leaf);
+        Ok(self.of_key(&dataset, leaf))
+    }
+
+    fn plan_rotation(&mut self, plan: &proto::v1::PlanKeyRotation) -> Ruled<KmsDone> {
+        let bare = proto::v1::PlanKeyRotation {
+            state_version: 0,
+            ..plan.clone()
+        };
+        let asked = self.change_asked("plan", &bare.encode_to_vec());
+        if let Some(leaf) = self.changed_before(&plan.request_id, &asked)? {
+            return Ok(self.of_key(&dataset_id(&plan.dataset_id)?, leaf));
+        }
+        let dataset = self.unmoved(&plan.dataset_id, plan.state_version)?;
+        let (purpose, actor) = self.asked_for(plan.claim.as_ref())?;
+        let hour = 3_600_000;
+        let age = plan.max_age_ms == 0 || (hour..=87_600 * hour).contains(&plan.max_age_ms);
+        let uses = plan.max_uses == 0 || (256..=1 << 48).contains(&plan.max_uses);
+        if !age || !uses {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let key = self.key(&dataset)?;
+        if matches!(
+            key.state,
+            KeyState::PendingDestruction | KeyState::Destroyed
+        ) {
+            return Err(KmsRefusal::WrongState.into());
+        }
+        let used = key.plan.map_or(0, |(_, _, used)| used);
+        key.plan = Some((plan.max_age_ms, plan.max_uses, used));
+        key.state_version += 1;
+        let leaf = self.append(Kind::KeyRotationPlanned, purpose, Some(&dataset), actor);
+        self.remember_change(&plan.request_id, asked, leaf);
+        Ok(self.of_key(&dataset, leaf))
+    }
+
+    fn raise_oldest(&mut self, raise: &proto::v1::RaiseMinVersion) -> Ruled<KmsDone> {
+        let bare = proto::v1::RaiseMinVersion {
+            state_version: 0,
+            ..raise.clone()
+        };
+        let asked = self.change_asked("oldest", &bare.encode_to_vec());
+        if let Some(leaf) = self.changed_before(&raise.request_id, &asked)? {
+            return Ok(self.of_key(&dataset_id(&raise.dataset_id)?, leaf));
+        }
+        let dataset = self.unmoved(&raise.dataset_id, raise.state_version)?;
+        let (purpose, actor) = self.asked_for(raise.claim.as_ref())?;
+        let key = self.key(&dataset)?;
+        let ends = matches!(
+            key.state,
+            KeyState::PendingDestruction | KeyState::Destroyed
+        );
+        if ends || raise.min_version <= key.oldest || raise.min_version > key.versions {
+            return Err(KmsRefusal::WrongState.into());
+        }
+        key.oldest = raise.min_version;
+        key.state_version += 1;
+        let leaf = self.append(Kind::KeyVersionsRetired, purpose, Some(&dataset), actor);
+        self.remember_change(&raise.request_id, asked, leaf);
+        Ok(self.of_key(&dataset, leaf))
+    }
+
+    fn end_versions(&mut self, end: &proto::v1::EndKekVersions) -> Ruled<KmsDone> {
+        let bare = proto::v1::EndKekVersions {
+            state_version: 0,
+            metadata_keys: Vec::new(),
+            ..end.clone()
+        };
+        let asked = self.change_asked("end", &bare.encode_to_vec());
+        if let Some(leaf) = self.changed_before(&end.request_id, &asked)? {
+            return Ok(self.of_key(&dataset_id(&end.dataset_id)?, leaf));
+        }
+        let dataset = self.unmoved(&end.dataset_id, end.state_version)?;
+        let (purpose, actor) = self.asked_for(end.claim.as_ref())?;
+        let key = self.key(&dataset)?.clone();
+        let below = end.below_version;
+        let ends = matches!(
+            key.state,
+            KeyState::PendingDestruction | KeyState::Destroyed
+        );
+        let said_so = key.confirmed == key.state_version;
+        if ends || !said_so || below <= key.living || below > key.oldest {
+            return Err(KmsRefusal::WrongState.into());
+        }
+        let lost = (1..).zip(&key.metadata_under);
+        let lost = lost.filter(|(_, under)| **under < below);
+        let lost: Vec<u32> = lost.map(|(version, _)| version).collect();
+        let given: Vec<u32> = end.metadata_keys.iter().map(|key| key.version).collect();
+        let wrapped = |key: &proto::v1::RewrappedMetadataKey| {
+            (104..=512).contains(&key.wrapped_metadata_key.len())
+        };
+        if lost != given || !end.metadata_keys.iter().all(wrapped) {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        self.approved(self.model.approvals_min)?;
+        let key = self.key(&dataset)?;
+        key.living = below;
+        for version in lost {
+            key.metadata_under[version as usize - 1] = key.versions;
+        }
+        key.state_version += 1;
+        let leaf = self.append(Kind::KeyVersionsEnded, purpose, Some(&dataset), actor);
+        self.remember_change(&end.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
 

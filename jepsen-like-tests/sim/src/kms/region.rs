@@ -145,6 +145,7 @@ pub(crate) fn version(number: u32) -> KekVersionRecord {
         wrapped_kek: vec![0xAA; 150].into(),
         wrapped_metadata_key: vec![0xBB; 150].into(),
         created_at_ms: 0,
+        metadata_kek_version: 0,
     }
 }
 

@@ -128,6 +128,14 @@ impl Judging<'_> {
             actor,
             ..
         } = checked;
+        let used = match &record.kind {
+            Some(Asked::Opens(opens)) => opens.items.len() as u64,
+            _ => 1,
+        };
+        if let Some(Some((_, _, uses))) = self.model.keys.get_mut(&dataset).map(|k| k.plan.as_mut())
+        {
+            *uses += used;
+        }
         let leaf = self.append(kind, purpose, Some(&dataset), actor);
         let memory = Memory {
             asked,

@@ -6,7 +6,8 @@ use prost::Message;
 use proto::ids::{DatasetId, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    KekRecord, KekVersionRecord, KeyState, KmsCommand, LeaseRecord, RequestMemory, UnsealRecord,
+    KekRecord, KekVersionRecord, KeyRotation, KeyState, KmsCommand, LeaseRecord, RequestMemory,
+    UnsealRecord,
 };
 use tlog::StoredAt;
 
@@ -121,6 +122,7 @@ fn golden_bytes_of_records() {
             wrapped_kek: bytes(3, 1),
             wrapped_metadata_key: bytes(4, 1),
             created_at_ms: 5,
+            metadata_kek_version: 6,
         }],
         leaf_sequence: 10,
         last_leaf_hash: bytes(11, 1),
@@ -131,10 +133,15 @@ fn golden_bytes_of_records() {
         created_leaf: 16,
         state_before_destruction: KeyState::Compromised.into(),
         destroy_after_ms: 18,
+        rotation: Some(KeyRotation {
+            max_age_ms: 1,
+            max_uses: 2,
+            uses: 3,
+        }),
     };
     let golden = "0801 120102 1a0103 220104 2802 3006 3807 4008 \
-                  4a0c08011002 1a0103 220104 2805 500a 5a010b 600c 680d 700e 7a010f \
-                  800110 880103 900112"
+                  4a0e08011002 1a0103 220104 2805 3006 500a 5a010b 600c 680d 700e 7a010f \
+                  800110 880103 900112 9a0106 0801 1002 1803"
         .replace(' ', "");
     assert_eq!(hex::encode(key.encode_to_vec()), golden);
 }

@@ -13,5 +13,6 @@ mod queues;
 mod random;
 mod region_time;
 mod retries;
+mod rotation;
 mod use_of_keys;
 mod witnesses;

@@ -127,6 +127,7 @@ fn version(number: u32) -> v1::KekVersionRecord {
         wrapped_kek: vec![0xAA; 150].into(),
         wrapped_metadata_key: vec![0xBB; 150].into(),
         created_at_ms: 0,
+        metadata_kek_version: 0,
     }
 }
 
