@@ -116,10 +116,17 @@ fn leases(lines: &[ObjectLine], slice: &Slice<'_>) -> Finding {
                     line.version, line.lease
                 ));
             }
-            Some(version) if *version != line.kek_version => {
+            Some(given) if line.kek_version < *given => {
                 return Finding::contradicted(format!(
-                    "lease {} is under version {version} of the key",
+                    "lease {} was given under version {given} of the key, and its token is under an older one",
                     line.lease
+                ));
+            }
+            // Rewrapped since it was given: a newer version, and one that the log knows.
+            Some(given) if line.kek_version > (*given).max(slice.newest_version) => {
+                return Finding::contradicted(format!(
+                    "the token of lease {} is under version {} of the key, to which the log shows no rotation",
+                    line.lease, line.kek_version
                 ));
             }
             Some(_) => {}

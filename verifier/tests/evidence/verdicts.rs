@@ -378,3 +378,27 @@ fn what_no_node_could_read_is_listed_and_neither_stored_nor_keyed() {
     let report = judged(&write(parts));
     assert_eq!(report.claim(ClaimId::O1).verdict, Verdict::Contradicted);
 }
+
+#[test]
+fn a_token_may_be_rewrapped_under_a_newer_version_that_the_log_shows_and_no_other() {
+    let world = World::new(10);
+    let lines = world.parts().objects.expect("a list");
+    let under = |version: u32| lines.iter().position(|line| line.kek_version == version);
+    let (first, second) = (under(1).expect("sealed"), under(2).expect("sealed"));
+    for (at, version, verdict) in [
+        (first, 2, Verdict::Proven),
+        (first, 3, Verdict::Contradicted),
+        (first, 0, Verdict::Contradicted),
+        (second, 1, Verdict::Contradicted),
+        (second, 3, Verdict::Contradicted),
+    ] {
+        let mut parts = world.parts();
+        parts.objects.as_mut().expect("a list")[at].kek_version = version;
+        let claim = judged(&write(parts)).claim(ClaimId::O2).clone();
+        assert_eq!(
+            claim.verdict, verdict,
+            "{at} {version}: {}",
+            claim.statement
+        );
+    }
+}
