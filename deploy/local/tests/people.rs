@@ -1,4 +1,5 @@
-//! What people do with the `reduit` command: a policy text approved by files, and an object opened for an investigation.
+//! What people do with the `reduit` command: a policy text approved by files, an object opened for an investigation, and
+//! the versions of a key from plan to end.
 
 mod common;
 
@@ -8,8 +9,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use client::OutsideWitness;
-use common::{binaries, with_region};
+use client::{OutsideWitness, PutOptions};
+use common::{binaries, dataset, key, with_region};
 use local::files::{AUDITOR, CLIENTS, OPERATORS};
 use local::{Local, ceremony};
 use transport::SystemClock;
@@ -204,4 +205,74 @@ async fn an_object_is_opened_for_the_case(reduit: &Reduit) -> Result<()> {
     let opened = std::fs::read_to_string(Path::new(&reduit.folder).join("opened.txt"))?;
     ensure!(opened == BODY, "{opened}");
     Ok(())
+}
+
+#[test]
+fn a_key_is_rotated_by_plan_and_demand_rewrapped_and_its_old_version_ended() {
+    with_region(1, async |local| {
+        let reduit = Reduit::new(local)?;
+        let dataset = dataset(local).await?;
+        dataset.put(&key("a"), BODY, &PutOptions::default()).await?;
+        let operator = |words: &str| {
+            let words: Vec<_> = words.split_whitespace().collect();
+            reduit.said(OPERATORS[0], &words)
+        };
+        let refused = |words: &str, code| {
+            let words: Vec<_> = words.split_whitespace().collect();
+            reduit.refused(OPERATORS[0], &words, code)
+        };
+        refused("key plan test --max-uses 10", 2)?;
+        let said = operator("key plan test --max-age-days 90 --max-uses 1000000")?;
+        ensure!(
+            said.contains("rotated every 90 days or 1000000 uses (0 so far)"),
+            "{said}"
+        );
+        let said = operator("key rotate test")?;
+        ensure!(said.contains("enabled, version 2"), "{said}");
+
+        let region = local.federation.region("ch-zrh")?;
+        let approval = |name| {
+            let (certificate, key) = region.identity_files(name);
+            format!(
+                "--certificate {} --key {}",
+                certificate.display(),
+                key.display()
+            )
+        };
+        let (b, c) = (approval(OPERATORS[1]), approval(OPERATORS[2]));
+        let said = refused(&format!("key end-versions test {b} {c}"), 4)?;
+        ensure!(said.contains("takes commits from version 1 on"), "{said}");
+        let said = operator("key rewrap test")?;
+        ensure!(
+            said.contains("1 tokens rewrapped under version 2"),
+            "{said}"
+        );
+        ensure!(said.contains("no token needs a version below 2"), "{said}");
+        let said = operator("key rewrap test --json")?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        ensure!(said["rewrapped"] == 0 && said["min_version"] == 2, "{said}");
+        let said = refused(&format!("key end-versions test --below 3 {b} {c}"), 4)?;
+        ensure!(said.contains("takes commits from version 2 on"), "{said}");
+        refused(&format!("key end-versions test {b}"), 5)?;
+        let said = operator(&format!("key end-versions test {b} {c}"))?;
+        ensure!(said.contains("versions below 2 are ended"), "{said}");
+        let said: serde_json::Value = serde_json::from_str(&operator("key info test --json")?)?;
+        ensure!(
+            said["oldest_version"] == 2 && said["confirmed_by_shard"] == true,
+            "{said}"
+        );
+        ensure!(said["rotation"]["max_uses"] == 1_000_000, "{said}");
+
+        // What was sealed under the version that is gone opens, by its own new token and with its metadata.
+        ensure!(dataset.get_bytes(&key("a")).await? == BODY, "it opens");
+        dataset.head(&key("a"), None).await?;
+        dataset.put(&key("b"), BODY, &PutOptions::default()).await?;
+        ensure!(dataset.get_bytes(&key("b")).await? == BODY, "another opens");
+        let said = operator("key plan test")?;
+        ensure!(
+            !said.contains("rotated every"),
+            "the plan is taken back: {said}"
+        );
+        Ok(())
+    });
 }

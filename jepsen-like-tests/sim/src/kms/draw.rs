@@ -102,7 +102,6 @@ impl Draw {
             }
         };
         match self.rng.random_range(0..78) {
-            72..=77 => self.plan(state, &authority),
             0..4 => self.create(&authority),
             4..8 => self.rotate(state, &authority),
             8..18 => self.change_state(state, &authority),
@@ -148,6 +147,7 @@ impl Draw {
             }
             58..65 => Some(self.time(state)),
             65..71 => self.again(),
+            71..77 => self.plan(state, &authority),
             _ => Some(prepare::init(self.asked(&["kms/r1"]), region(), &genesis())),
         }
     }

@@ -606,6 +606,46 @@ fn tokens_below_the_minimum_version_are_refused_until_rewrapped() {
 }
 
 #[test]
+fn tokens_under_older_versions_are_found_page_by_page_each_once() {
+    let mut shard = Shard::new();
+    let lease = |number: u8| [number.wrapping_mul(37); 16];
+    for number in 1..=9 {
+        let register = v1::RegisterToken {
+            lease_id: Bytes::copy_from_slice(&lease(number)),
+            token: Some(token(HOLDER, 1 + u32::from(number % 3), EXPIRY_MS)),
+        };
+        done(shard.run(Command::RegisterToken(register)));
+    }
+    let found = |below: u32, limit: usize| {
+        let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let (page, next) =
+                read::tokens_below(&shard.state, &DATASET, below, after.as_ref(), limit);
+            assert!(page.len() <= limit && next != after, "it goes on");
+            found.extend(page.into_iter().map(|token| token.kek_version));
+            pages += 1;
+            match next {
+                Some(next) => after = Some(next),
+                None => return (found, pages),
+            }
+        }
+    };
+    // Shard::new has one of its own, under version 1.
+    for limit in [1, 2, 3, 10, 11, 256] {
+        let (all, pages) = found(u32::MAX, limit);
+        assert_eq!(all.len(), 10, "pages of {limit}");
+        assert!(pages >= 10_usize.div_ceil(limit));
+        let (older, _) = found(3, limit);
+        assert_eq!(older.len(), 7, "pages of {limit}");
+        assert!(older.iter().all(|version| *version < 3));
+        assert!(found(1, limit).0.is_empty(), "none is below version 1");
+    }
+    let other = proto::ids::DatasetId([0xD6; 16]);
+    let elsewhere = read::tokens_below(&shard.state, &other, 9, None, 9);
+    assert_eq!(elsewhere, (Vec::new(), None));
+}
+
+#[test]
 fn a_token_is_registered_once_and_not_after_expiry() {
     let mut shard = Shard::new();
     done(shard.run(register(LEASE, HOLDER)));
