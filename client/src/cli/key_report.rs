@@ -179,7 +179,8 @@ pub(crate) fn impact_json(
 
 /// What became of older versions, where anything did. `oldest`: the oldest that was not ended.
 pub(crate) fn older(key: &v1::KekRecord, oldest: u32) -> Option<String> {
-    let min = key.min_version;
+    // A KMS of an older build says nothing of it.
+    let (oldest, min) = (oldest.max(1), key.min_version);
     match (oldest > 1, min > oldest) {
         _ if key.state() == v1::KeyState::Destroyed => None,
         (false, false) => None,

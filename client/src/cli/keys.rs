@@ -75,12 +75,8 @@ pub(crate) enum Command {
         /// Versions below this one; without it, all that the shard takes no commit under.
         #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
         below: Option<u32>,
-        /// An approving operator's certificate (PEM); give it and --key once for each.
-        #[arg(long, required = true)]
-        certificate: Vec<PathBuf>,
-        /// The same operator's key (PEM).
-        #[arg(long, required = true)]
-        key: Vec<PathBuf>,
+        #[command(flatten)]
+        approvers: Approvers,
     },
     /// What ending the key would end: read it before you approve.
     ///
@@ -218,10 +214,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::EndVersions {
             dataset,
             below,
-            certificate,
-            key,
+            approvers,
         } => {
-            let approvers = approvers(&certificate, &key)?;
+            let approvers = approvers.load()?;
             (dataset, Asked::End { below, approvers })
         }
         Command::CancelDestruction { dataset } => {
