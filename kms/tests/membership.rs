@@ -132,6 +132,8 @@ async fn a_new_replica_joins_and_an_old_one_leaves_with_two_approvals_each() {
     assert_eq!(reason(&refused), "too-few-approvals");
     let request = approved(&region, request);
     assert!(add(&region, &request).await.expect("added").finished);
+    // Asked for again after its answer was lost, it is done.
+    assert!(add(&region, &request).await.expect("done").finished);
     let leader = region.leader().await;
     assert!(region.status(leader).await.voters.contains(&id));
 

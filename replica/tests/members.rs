@@ -86,6 +86,9 @@ async fn a_member_joins_is_promoted_when_the_guard_agrees_and_never_comes_back_o
     let g = group.clone();
     let outcome = cluster.nodes[&leader]
         .run(async move {
+            // Asked for again after its answer was lost, an addition is done.
+            let voter = g.add_learner(NodeId(gone)).await;
+            assert_eq!(voter, Ok(()), "it has a vote");
             g.remove(NodeId(gone), &NothingBeside, Force::No)
                 .await
                 .expect("removable");

@@ -117,7 +117,7 @@ impl Core {
         let changed = match step {
             Step::AddLearner(node) => {
                 self.enrolled_node(NodeId(node)).await?;
-                self.add_learner(&group, NodeId(node)).await
+                group.add_learner(NodeId(node)).await
             }
             Step::Promote(node) => self.with_guard(&group, step, NodeId(node)).await,
             Step::Remove(node) => match self.with_guard(&group, step, NodeId(node)).await {
@@ -138,13 +138,6 @@ impl Core {
             error => CallError::Member(error),
         })?;
         Ok(v1::ChangeGroupReply { level: level.0 })
-    }
-
-    async fn add_learner(&self, group: &Group, node: NodeId) -> Result<(), MemberError> {
-        if group.status().voters.all().contains(&node) {
-            return Ok(());
-        }
-        group.add_learner(node).await
     }
 
     async fn with_guard(&self, group: &Group, step: Step, node: NodeId) -> Result<(), MemberError> {

@@ -124,16 +124,16 @@ pub enum MemberError {
 }
 
 impl Group {
-    /// Adds `node` without a vote. It must be running and enrolled, and its id never used before.
+    /// Adds `node` without a vote; done where it is a member, with a vote or without. It must be running and enrolled,
+    /// and its id never used before.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), MemberError> {
         self.confirmed().await?;
         let core = &self.inner.core;
         let view = core.view();
-        if view.learners.contains(&node) {
+        if view.learners.contains(&node) || view.voters.all().contains(&node) {
             return Ok(());
         }
-        let was = core.shared.ever_member(node) && !broken(Switch::ReuseNodeId);
-        if view.voters.all().contains(&node) || was {
+        if core.shared.ever_member(node) && !broken(Switch::ReuseNodeId) {
             return Err(MemberError::Reused(node));
         }
         let member = self
