@@ -12,6 +12,7 @@ mod evidence;
 mod failure;
 mod key_report;
 mod keys;
+mod kms;
 pub(crate) mod location;
 mod operate;
 mod output;
@@ -103,9 +104,9 @@ enum Command {
     /// Who can rebuild the root key: status, begin, confirm, finish, abandon, erased, retire.
     #[command(subcommand)]
     Custody(custody::Command),
-    /// The KMS as a whole: seal.
+    /// The KMS as a whole: seal, backup, restore.
     #[command(subcommand)]
-    Kms(custody::KmsCommand),
+    Kms(kms::Command),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
@@ -159,7 +160,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Verify(verify) => verify.run(session.json),
         Command::Evidence(command) => evidence::run(&session, command).await,
         Command::Custody(command) => custody::run(&session, command).await,
-        Command::Kms(command) => custody::kms(&session, command).await,
+        Command::Kms(command) => kms::run(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Completions { shell } => {

@@ -8,6 +8,7 @@
 extern crate self as client;
 
 mod approval;
+pub mod backup;
 mod body;
 #[cfg(feature = "fuzzing")]
 #[allow(

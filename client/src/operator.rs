@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use envelope::{HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_seal};
 use prost::Message as _;
-use proto::ids::{DatasetName, GroupId, Identity, NodeId};
+use proto::ids::{DatasetName, GroupId, Identity, NodeId, RegionId};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
@@ -157,35 +157,8 @@ impl Region {
         custodian: CustodianShare<'_>,
     ) -> Result<v1::UnsealReply, Error> {
         let member = self.replica(replica)?;
-        let name = member
-            .identity
-            .as_ref()
-            .map(Identity::to_string)
-            .unwrap_or_default();
-        let own = self.identity().to_string();
-        let plain = custodian.opened(self.id().as_str(), &own)?;
         let channel = self.keys().replica_channel(replica)?;
-        let (reply, session) = session::open_with_reply(self.id(), &self.0.local, &member, channel)
-            .await
-            .map_err(|status| Error::from_status(&status))?;
-        let to = HpkePublicKey::try_from(&reply.share_key[..]).map_err(|_| Error::Protocol {
-            what: "a replica without a key for shares",
-        })?;
-        let info = HpkeInfo::of(&transcript::unseal_share_info(
-            self.id().as_str(),
-            &own,
-            &name,
-            &session.id,
-        ));
-        let sealed =
-            hpke_seal(&to, &info, &session.aad(), &plain).map_err(|_| Error::Protocol {
-                what: "a replica's key for shares that is none",
-            })?;
-        let request = v1::UnsealRequest {
-            session_id: session.id.clone(),
-            sealed_share: sealed.into(),
-        };
-        answer(self.kms_operate(replica)?.unseal(request).await)
+        give_share(self.id(), &self.0.local, &member, channel, custodian).await
     }
 
     /// Seals one replica: its root key and every unwrapped key leave its memory.
@@ -498,6 +471,39 @@ impl Region {
             })
             .await
     }
+}
+
+/// Gives a custodian's share to a sealed replica.
+pub(crate) async fn give_share(
+    region: &RegionId,
+    local: &LocalIdentity,
+    member: &Member,
+    channel: Channel,
+    custodian: CustodianShare<'_>,
+) -> Result<v1::UnsealReply, Error> {
+    let name = member.identity.as_ref().map(Identity::to_string);
+    let own = local.identity().to_string();
+    let plain = custodian.opened(region.as_str(), &own)?;
+    let (reply, session) = session::open_with_reply(region, local, member, channel.clone())
+        .await
+        .map_err(|status| Error::from_status(&status))?;
+    let to = HpkePublicKey::try_from(&reply.share_key[..]).map_err(|_| Error::Protocol {
+        what: "a replica without a key for shares",
+    })?;
+    let info = HpkeInfo::of(&transcript::unseal_share_info(
+        region.as_str(),
+        &own,
+        &name.unwrap_or_default(),
+        &session.id,
+    ));
+    let sealed = hpke_seal(&to, &info, &session.aad(), &plain).map_err(|_| Error::Protocol {
+        what: "a replica's key for shares that is none",
+    })?;
+    let request = v1::UnsealRequest {
+        session_id: session.id.clone(),
+        sealed_share: sealed.into(),
+    };
+    answer(KmsOperateClient::new(channel).unseal(request).await)
 }
 
 pub(crate) fn answer<T>(reply: Result<tonic::Response<T>, tonic::Status>) -> Result<T, Error> {

@@ -24,6 +24,8 @@ pub(crate) const LABEL_LOG_KEY: &[u8] = b"reduit/v1/log-key";
 pub(crate) const LABEL_ROOT_PROOF: &[u8] = b"reduit/v1/root-proof";
 pub(crate) const LABEL_ROOT_CHECK: &[u8] = b"reduit/v1/root-check";
 pub(crate) const LABEL_SHARE_CHECK: &[u8] = b"reduit/v1/share-check";
+pub(crate) const LABEL_BACKUP_KEY: &[u8] = b"reduit/v1/backup-key";
+pub(crate) const LABEL_BACKUP: &[u8] = b"reduit/v1/backup";
 pub(crate) const LABEL_SHARE_CHECKSUM: &[u8] = b"reduit/v1/share-checksum";
 
 /// The algorithms behind a context.
@@ -269,6 +271,8 @@ mod tests {
             LABEL_ROOT_PROOF,
             LABEL_SHARE_CHECK,
             LABEL_SHARE_CHECKSUM,
+            LABEL_BACKUP_KEY,
+            LABEL_BACKUP,
         ];
         for (index, label) in labels.iter().enumerate() {
             assert!(

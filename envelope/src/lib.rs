@@ -77,6 +77,7 @@ compile_error!(
 // graph.
 use aes_gcm as _;
 
+mod backup;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod cobblestone;

@@ -123,7 +123,7 @@ impl Core {
 
     /// A region that begins has no history to be careful of. Where a founder is of an older build, or does not say, an
     /// operator raises the level later.
-    async fn begin_at_the_highest_level(&self) {
+    pub(crate) async fn begin_at_the_highest_level(&self) {
         let raised = async {
             loop {
                 match self.group.raise_level(LEVEL_MAX).await {
@@ -236,19 +236,7 @@ impl Core {
             None => {}
         }
         let deadline = Instant::now() + CEREMONY_MAX;
-        // The one moment at which a sealed replica may lead: nobody else can, and there is nothing to serve.
-        self.group.set_may_campaign(true);
-        let founders = self.enrolments.members(Role::Kms).into_iter();
-        let founders: Vec<NodeId> = founders.filter_map(|member| member.node_id).collect();
-        match self.group.initialize(founders).await {
-            // Founded by an earlier try that got no further.
-            Ok(()) | Err(FoundError::NotPristine) => {}
-            Err(error) => return Err(CeremonyError::Found(error)),
-        }
-        match timeout_at(deadline, self.group.led()).await {
-            Ok(Some(leader)) if leader == self.config.node_id() => {}
-            Ok(Some(_) | None) | Err(_) => return Err(CeremonyError::NotLed),
-        }
+        self.found().await?;
         let command = Command {
             authority_version: 1,
             approvals: Vec::new(),
@@ -263,6 +251,24 @@ impl Core {
                 Some(false) | None => Err(CeremonyError::Already),
             },
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Founds the cluster, where it is not founded yet, and has this replica lead it.
+    pub(crate) async fn found(&self) -> Result<(), CeremonyError> {
+        let deadline = Instant::now() + CEREMONY_MAX;
+        // The one moment at which a sealed replica may lead: nobody else can, and there is nothing to serve.
+        self.group.set_may_campaign(true);
+        let founders = self.enrolments.members(Role::Kms).into_iter();
+        let founders: Vec<NodeId> = founders.filter_map(|member| member.node_id).collect();
+        match self.group.initialize(founders).await {
+            // Founded by an earlier try that got no further.
+            Ok(()) | Err(FoundError::NotPristine) => {}
+            Err(error) => return Err(CeremonyError::Found(error)),
+        }
+        match timeout_at(deadline, self.group.led()).await {
+            Ok(Some(leader)) if leader == self.config.node_id() => Ok(()),
+            Ok(Some(_) | None) | Err(_) => Err(CeremonyError::NotLed),
         }
     }
 }

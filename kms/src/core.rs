@@ -73,6 +73,10 @@ pub(crate) struct Core {
     pub(crate) reshare: tokio::sync::Mutex<Option<crate::reshare::Made>>,
     /// One request to be unsealed at a time.
     pub(crate) unsealing: tokio::sync::Mutex<()>,
+    /// The backup whose root key this replica takes shares of while it has no region.
+    pub(crate) restoring: Mutex<Option<Arc<proto::backup::Start>>>,
+    /// One backup at a time.
+    pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Held while the state is being flushed.
     pub(crate) flushing: Arc<tokio::sync::Mutex<()>>,
     /// Why the engine has ended, once it has.

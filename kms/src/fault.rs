@@ -11,6 +11,7 @@ use transport::{Fault, Faulty, LeaderHint};
 use crate::approvals::ApprovalError;
 use crate::attest::AttestError;
 use crate::authority::AuthorityError;
+use crate::backup::BackupError;
 use crate::ceremony::CeremonyError;
 use crate::checkpoints::{ReceiptError, TakeError};
 use crate::core::StaleError;
@@ -28,6 +29,7 @@ use crate::peer_unseal::{AskError, ReleaseError};
 use crate::policy::Denied;
 use crate::publish::CosignAnswerError;
 use crate::reshare::ReshareError;
+use crate::restore::RestoreError;
 use crate::rotation::SendRootError;
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::{NoSession, OpenSessionError};
@@ -67,6 +69,10 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::NotErased => (Fault::Precondition, "not-erased"),
         KmsRefusal::RootMoved => (Fault::Precondition, "root-moved"),
         KmsRefusal::LogKeyUnknown => (Fault::Precondition, "log-key-unknown"),
+        KmsRefusal::NotBackedUp => (Fault::Precondition, "not-backed-up"),
+        KmsRefusal::OtherRestore => (Fault::Precondition, "other-restore"),
+        KmsRefusal::OtherKey => (Fault::Denied, "other-key-than-in-backup"),
+        KmsRefusal::Gap => (Fault::Precondition, "leaves-lost"),
     }
 }
 
@@ -330,6 +336,33 @@ faulty!(ReshareError {
     Self::Signature => (Denied, "bad-signature"),
     Self::StillBorn => (Unavailable, "not-rewrapped"),
 } inner { Sealed, Stale, Approval, Commit, Ceremony, Session, Share, Custody });
+
+faulty!(BackupError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+    Self::UnderWay => (Busy, "backup-under-way"),
+    Self::RowTooLong(_) | Self::Header(_) | Self::Seal(_) => (Internal, "not-backed-up"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+    Self::NotOurs => (Denied, "no-proof"),
+    Self::Gone => (Caller, "gone"),
+} inner { Sealed, Stale, Commit });
+
+faulty!(RestoreError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::Already => (Exists, "already-initialised"),
+    Self::OtherGenesis => (Caller, "other-genesis"),
+    Self::OtherRegion(_) => (Denied, "wrong-jurisdiction"),
+    Self::Malformed(_) | Self::Frame(_) => (Caller, "malformed"),
+    Self::NotPrepared => (Precondition, "not-prepared"),
+    Self::Sealed { .. } => (Precondition, "sealed"),
+    Self::NotAuthentic => (Caller, "does-not-open"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+    Self::OtherBackup => (Caller, "other-backup"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+    Self::Behind { .. } => (Precondition, "behind-witness"),
+    Self::WitnessesSilent => (Precondition, "witnesses-silent"),
+    Self::Cut => (Caller, "cut"),
+} inner { Approval, Found, Stale, Commit });
 
 faulty!(SendRootError {
     Self::Malformed(_) => (Caller, "malformed"),

@@ -152,6 +152,15 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
             "the region has a policy text, and grants no longer count: change the text"
         }
         R::RequestIdReused => "the request id belongs to another request",
+        R::NotBackedUp => {
+            "the newest confirmed backup stands under that root key, or there is none: take one and confirm it (`reduit \
+             kms backup`)"
+        }
+        R::OtherRestore => {
+            "rows of another backup are in this cluster: begin again on replicas with empty folders"
+        }
+        R::OtherKey => "the requester or an approver has another key here than in the backup",
+        R::Gap => "leaves are lost, and no witness policy for the log's next origin was given",
         R::LocksOut => "too few operators or replicas would be left to change anything",
         other => {
             let name = other.as_str_name();

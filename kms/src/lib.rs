@@ -10,6 +10,7 @@
 pub mod approvals;
 mod attest;
 mod authority;
+mod backup;
 mod ceremony;
 mod checkpoints;
 mod config;
@@ -40,6 +41,7 @@ mod peers;
 mod policy;
 mod publish;
 mod reshare;
+mod restore;
 mod rotation;
 mod seal;
 mod server;

@@ -157,6 +157,14 @@ impl Seal {
         }
     }
 
+    /// The root key, recorded or not: to open a backup with, which serves nobody.
+    pub(crate) fn held(&self) -> Option<Arc<RootKey>> {
+        match &self.inner.lock().keys {
+            Keys::Held(held) => Some(held.root.clone()),
+            Keys::Sealed { .. } => None,
+        }
+    }
+
     /// The root key of an epoch: while one takes another's place, both are held for a moment.
     pub(crate) fn root_of(&self, epoch: RootEpoch) -> Result<Arc<RootKey>, Sealed> {
         match &self.inner.lock().keys {

@@ -241,6 +241,8 @@ impl Replica {
             membership: tokio::sync::Mutex::new(()),
             reshare: tokio::sync::Mutex::new(None),
             unsealing: tokio::sync::Mutex::new(()),
+            restoring: Mutex::new(None),
+            backing_up: Arc::default(),
             flushing: Arc::default(),
             failure: Mutex::new(None),
             config,

@@ -385,6 +385,7 @@ fn progress(steps: Steps) -> Answers<v1::Progress> {
 impl KmsOperate for Services {
     type AddReplicaStream = Answers<v1::Progress>;
     type RemoveReplicaStream = Answers<v1::Progress>;
+    type BackupStream = Answers<v1::BackupChunk>;
 
     async fn initialise(
         &self,
@@ -560,6 +561,47 @@ impl KmsOperate for Services {
         let peer = peer(&request)?;
         let sealed = self.0.seal_region(&peer, request.into_inner()).await;
         answer("SealRegion", sealed)
+    }
+
+    async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
+        let peer = peer(&request)?;
+        let parts = self.0.backup(&peer, request.into_inner()).await;
+        let parts = parts.map(|parts| -> Self::BackupStream {
+            Box::pin(ReceiverStream::new(parts).map(|part| {
+                part.map_err(|error| {
+                    count("Backup", &error);
+                    status_of(&error)
+                })
+            }))
+        });
+        answer("Backup", parts)
+    }
+
+    async fn confirm_backup(
+        &self,
+        request: Request<v1::ConfirmBackupRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let confirmed = self.0.confirm_backup(&peer, request.into_inner()).await;
+        answer("ConfirmBackup", confirmed)
+    }
+
+    async fn prepare_restore(
+        &self,
+        request: Request<v1::PrepareRestoreRequest>,
+    ) -> Answer<v1::PrepareRestoreReply> {
+        let peer = peer(&request)?;
+        let prepared = self.0.prepare_restore(&peer, request.get_ref());
+        answer("PrepareRestore", prepared)
+    }
+
+    async fn restore(
+        &self,
+        request: Request<Streaming<v1::RestoreChunk>>,
+    ) -> Answer<v1::RestoreReply> {
+        let peer = peer(&request)?;
+        let restored = self.0.restore(&peer, request.into_inner()).await;
+        answer("Restore", restored)
     }
 
     async fn add_replica(

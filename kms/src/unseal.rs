@@ -71,7 +71,8 @@ impl Core {
         let region = self
             .reader()
             .ok()
-            .and_then(|state| kms_state::region(&*state));
+            .and_then(|state| kms_state::region(&*state))
+            .or_else(|| self.region_to_come());
         let region = region.ok_or(ShareRefused::NotInitialised)?;
         let not_custodian = || ShareRefused::NotCustodian(peer.identity.clone());
         let caller = peer.identity.to_string();
@@ -123,7 +124,7 @@ impl Core {
         };
         let mut splits = Vec::new();
         let pending = kms_state::custody(&*state).and_then(|custody| custody.pending);
-        let in_force = kms_state::region(&*state);
+        let in_force = kms_state::region(&*state).or_else(|| self.region_to_come());
         let known = in_force
             .iter()
             .map(|region| (&region.share_set, &region.custodians))
@@ -202,6 +203,11 @@ impl Core {
 
     async fn record_unseal(&self, boot: BootId) -> Result<(), NotRecorded> {
         let root_epoch = self.seal.held_epoch().unwrap_or(RootEpoch(0));
+        let later = |why: String| NotRecorded::Later(why);
+        let region = self.reader().ok();
+        if region.is_none_or(|state| kms_state::region(&*state).is_none()) {
+            return Err(later("there is no region yet to record it in".to_owned()));
+        }
         if self.group.is_leader() {
             let deadline = Instant::now() + CALL_MAX;
             let how = v1::UnsealHow::Custodians;
@@ -220,7 +226,6 @@ impl Core {
                 Err(error) => Err(NotRecorded::Later(error.to_string())),
             };
         }
-        let later = |why: String| NotRecorded::Later(why);
         let leader = self.group.leader();
         let leader = leader.ok_or_else(|| later("no leader".to_owned()))?;
         let peer = self.peers.peer(leader);

@@ -256,6 +256,28 @@ impl Core {
         Err(AskError::Unsteady)
     }
 
+    /// How many leaves each outside witness has seen of the log that signed `note`, of `size` leaves: those who say it.
+    pub(crate) async fn sizes_of_witnesses(
+        &self,
+        policy: &Policy,
+        note: &Note,
+        size: u64,
+    ) -> Vec<(VerifierKey, u64)> {
+        let region = self.config.region.as_str();
+        let asked = outside(policy, region).map(|party| async move {
+            let seen = seen_by(party, note, size).await;
+            let seen = seen.inspect_err(|error| {
+                tracing::warn!(
+                    witness = %party.key.name(), error = %transport::fault::Chain(error),
+                    "a witness does not say how far it has seen the log"
+                );
+            });
+            Some((party.key.clone(), seen.ok()?))
+        });
+        let answers = futures::future::join_all(asked).await;
+        answers.into_iter().flatten().collect()
+    }
+
     fn proof(&self, old: u64, new: u64) -> Result<Vec<Hash>, AskError> {
         if old == 0 || old == new {
             return Ok(Vec::new());
@@ -299,6 +321,20 @@ impl Witnesses {
         known.not_before = Some(Instant::now() + pause(known.failures));
         // What it has seen is asked for again: it may have lost it, or somebody else moved it.
         known.size = 0;
+    }
+}
+
+/// A witness is asked to cosign a tree from that very tree on: it does where it stands there, and says where it stands
+/// where it does not.
+async fn seen_by(party: &Party, note: &Note, size: u64) -> Result<u64, AskError> {
+    let address = Address::of(party).map_err(|_| AskError::Status(0))?;
+    let request = AddCheckpoint::new(size, Vec::new(), note.clone());
+    let request = request.map_err(AskError::Request)?.to_string();
+    let (status, content_type, body) = post(&address, request).await?;
+    match meaning(status, content_type.as_ref(), &body) {
+        Meaning::Cosigned => Ok(size),
+        Meaning::Stands(seen) if seen != size => Ok(seen),
+        Meaning::Stands(_) | Meaning::Failed => Err(AskError::Status(status)),
     }
 }
 

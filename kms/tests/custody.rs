@@ -11,7 +11,7 @@ const LATER: [u8; 16] = [0xC1; 16];
 
 async fn region_with(dataset: [u8; 16]) -> (Region, common::Sealed) {
     let region = Region::initialised(Begin::default()).await;
-    region.raise_level(3).await;
+    region.raise_level(4).await;
     let app = region.caller("app");
     app.create_key(dataset).await.expect("a key");
     let object = app.put_object(dataset).await.expect("sealed");
@@ -22,27 +22,6 @@ async fn reads(region: &Region, objects: &[&common::Sealed]) {
     let app = region.caller("app");
     for object in objects {
         assert_eq!(app.get_object(object).await.expect("opens"), BODY);
-    }
-}
-
-/// Gives `needed` shares to every replica: another one's log may go further than the first one's, and a sealed replica
-/// does not lead.
-async fn unseal_all(region: &Region, shares: &[v1::SealedShare], needed: usize) {
-    let replicas = region.places.len();
-    for at in 0..replicas {
-        for share in &shares[..needed] {
-            match region.give_share(at, share).await {
-                Ok(_) => {}
-                Err(status) => assert_eq!(reason(&status), "not-sealed", "{status:?}"),
-            }
-        }
-    }
-    let deadline = tokio::time::Instant::now() + common::PATIENCE;
-    for at in 0..replicas {
-        while region.status(at).await.sealed {
-            let late = tokio::time::Instant::now() >= deadline;
-            assert!(!late, "{} is sealed", member(at));
-        }
     }
 }
 
@@ -70,7 +49,7 @@ async fn a_split_takes_over_once_every_share_was_shown_and_until_then_the_old_on
     region.restart_all().await;
     let status = region.status(0).await;
     assert!(status.sealed && status.shares_needed == 3 && status.root_epoch == 1);
-    unseal_all(&region, &old, 3).await;
+    region.unseal_all(&old, 3).await;
     reads(&region, &[&object]).await;
 
     region.confirm_share(&begun.shares[2]).await.expect("shown");
@@ -85,7 +64,7 @@ async fn a_split_takes_over_once_every_share_was_shown_and_until_then_the_old_on
         .expect_err("of the old split");
     assert_eq!(reason(&refused), "bad-share");
     // 2 of 3 now.
-    unseal_all(&region, &begun.shares, 2).await;
+    region.unseal_all(&begun.shares, 2).await;
     reads(&region, &[&object]).await;
     region.stop().await;
 }
@@ -112,7 +91,7 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
         opened
     };
     let finishing = async {
-        let done = finish_when_sent(&region, &begun.set_id).await;
+        let done = region.finish_when_sent(&begun.set_id).await;
         drop(stop);
         done
     };
@@ -145,7 +124,7 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
         .await
         .expect_err("of the old root key");
     assert_eq!(reason(&refused), "bad-share");
-    unseal_all(&region, &begun.shares, 3).await;
+    region.unseal_all(&begun.shares, 3).await;
     reads(&region, &[&object, &later]).await;
 
     // 3 of 5: the epoch ends with the third erased share.
@@ -154,6 +133,7 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
         assert_eq!(reason(&early), "not-erased");
         region.erase_share(share).await.expect("erased");
     }
+    region.backup().await;
     region.retire_epoch(1).await.expect("retired");
     let operator = region.caller("op-1");
     let mut operate = operator.operate(0);
@@ -161,20 +141,6 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
     let custody = reply.expect("status").into_inner().custody.expect("known");
     assert_ne!(custody.epochs[0].retired_at_ms, 0);
     region.stop().await;
-}
-
-/// Asks until every replica that serves has the new root key.
-async fn finish_when_sent(region: &Region, set_id: &bytes::Bytes) -> v1::KmsDone {
-    let deadline = tokio::time::Instant::now() + common::PATIENCE;
-    loop {
-        match region.finish_custody(set_id).await {
-            Ok(done) => return done,
-            Err(status) if tokio::time::Instant::now() < deadline => {
-                assert_eq!(reason(&status), "peers-without-new-root", "{status:?}");
-            }
-            Err(status) => panic!("{status:?}"),
-        }
-    }
 }
 
 /// The new root key is in force and a replica has not heard of it: shares of the old one bring it up, and it finds out
@@ -185,7 +151,7 @@ async fn a_leader_lost_with_the_new_root_key_leaves_the_old_one_in_force() {
     let old = region.shares.clone();
     let begun = region.begin_custody(&[], 3, true).await.expect("begun");
     region.restart_all().await;
-    unseal_all(&region, &old, 3).await;
+    region.unseal_all(&old, 3).await;
     for share in &begun.shares {
         region.confirm_share(share).await.expect("shown");
     }
@@ -208,7 +174,7 @@ async fn a_leader_lost_with_the_new_root_key_leaves_the_old_one_in_force() {
     for share in &again.shares {
         region.confirm_share(share).await.expect("shown");
     }
-    finish_when_sent(&region, &again.set_id).await;
+    region.finish_when_sent(&again.set_id).await;
     reads(&region, &[&object]).await;
     region.stop().await;
 }
@@ -241,7 +207,7 @@ async fn the_regions_emergency_seal_is_on_record_and_leaves_no_replica_unsealed(
         }
     }
     let shares = region.shares.clone();
-    unseal_all(&region, &shares, 3).await;
+    region.unseal_all(&shares, 3).await;
     reads(&region, &[&object]).await;
     // Not sealed anew by the record of before.
     for at in 0..REPLICAS {

@@ -3,6 +3,7 @@
 //! **Invariant:** no I/O and no runtime in these types; a format that changes gets a new version, never a new
 //! meaning.
 
+pub mod backup;
 pub mod danger;
 pub mod ids;
 pub mod store;

@@ -32,6 +32,9 @@ pub const LABEL_SHARE_ERASED: &str = "reduit/v1/share-erased";
 /// Ed25519 label of a replica's request for the root key under way, over [`root_offer`].
 pub const LABEL_ROOT_OFFER: &str = "reduit/v1/root-offer";
 
+/// Label of the proof that a holder of a root key made a backup, over [`backup_made`].
+pub const LABEL_BACKUP_MADE: &str = "reduit/v1/backup-made";
+
 /// First parts of `SessionInfo::of` between a caller and a KMS replica.
 pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
 /// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.
@@ -54,6 +57,15 @@ fn fields(parts: &[&[u8]]) -> Vec<u8> {
         out.extend_from_slice(part);
     }
     out
+}
+
+/// What the proof of a backup covers: label and record.
+pub fn backup_made(region: &str, backup: &v1::BackupRecord) -> Vec<u8> {
+    fields(&[
+        LABEL_BACKUP_MADE.as_bytes(),
+        region.as_bytes(),
+        &backup.encode_to_vec(),
+    ])
 }
 
 /// What a lease token's signature covers: header and wrapped key, each length-prefixed.

@@ -85,6 +85,12 @@ pub enum Kind {
     RootSent,
     /// Every replica was told to drop its keys.
     RegionSealed,
+    /// A backup of the KMS was about to leave, sealed.
+    BackupBegun,
+    /// An operator holds a backup of the KMS whole.
+    BackupConfirmed,
+    /// The region goes on from a backup, on replicas that are new.
+    Restored,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

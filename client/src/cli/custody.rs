@@ -1,4 +1,4 @@
-//! `reduit custody`: who can rebuild the root key, and `reduit kms`: all replicas at once.
+//! `reduit custody`: who can rebuild the root key.
 //!
 //! Owns files and what is printed. A share is written sealed to its custodian, for its owner's eyes alone.
 
@@ -26,7 +26,7 @@ const HELP: &str = "A change goes in three steps, and until the last one the sha
   3. an operator finishes it. With --new-root every key is wrapped anew first.
 Then custodians erase their old shares, every copy of them and of the sealed files, and say so (erased); once fewer are
 left than rebuild it, the old root key is retired: nothing under it opens any more, old backups included.
-Back up the region between the third step and the first `erased`.
+Take a backup (`reduit kms backup`) between the third step and the first `erased`: the old root key is not retired before.
 
 Examples:
   reduit custody status
@@ -85,14 +85,6 @@ pub(crate) enum Command {
         #[command(flatten)]
         approvers: Approvers,
     },
-}
-
-/// All replicas of the KMS at once.
-#[derive(Subcommand)]
-pub(crate) enum KmsCommand {
-    /// Emergency: every replica drops its keys, on record where a majority is there. Custodians unseal it again.
-    #[command(after_help = "Examples:\n  reduit kms seal\n  reduit kms seal --json")]
-    Seal,
 }
 
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
@@ -166,43 +158,6 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         }
     }
     Ok(())
-}
-
-pub(crate) async fn kms(session: &Session, command: KmsCommand) -> Result<(), Failure> {
-    let KmsCommand::Seal = command;
-    let region = session.region().await?;
-    let outcome = region.seal_region().await;
-    let mut unsealed = 0;
-    let recorded = match &outcome.recorded {
-        Ok(leaf) => format!("on record, leaf {leaf}"),
-        Err(error) => format!("not on record: {error}"),
-    };
-    if !session.json {
-        line(&recorded);
-    }
-    let mut replicas = Vec::new();
-    for (id, identity, sealed) in outcome.replicas {
-        let name = identity.map_or_else(|| id.to_string(), |identity| identity.to_string());
-        let said = match sealed {
-            Ok(()) => "sealed".to_owned(),
-            Err(error) => {
-                unsealed += 1;
-                format!("may still hold keys: {error}")
-            }
-        };
-        if session.json {
-            replicas.push(json!({ "replica": name, "said": said }));
-        } else {
-            line(format!("{name}: {said}"));
-        }
-    }
-    if session.json {
-        line(json!({ "recorded": recorded, "replicas": replicas }));
-    }
-    match unsealed {
-        0 => Ok(()),
-        some => Err(Failure::Unhealthy(some)),
-    }
 }
 
 fn under_way(reply: &v1::FindCustodyReply) -> Result<Bytes, Failure> {
@@ -288,7 +243,7 @@ fn status(session: &Session, reply: &v1::FindCustodyReply) {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(file(format!("reading {}", path.display())))
 }
 

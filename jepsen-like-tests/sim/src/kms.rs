@@ -274,6 +274,10 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::RetireEpoch(_)) => "RetireEpoch",
         Some(Command::RecordSeal(_)) => "RecordSeal",
         Some(Command::SendRoot(_)) => "SendRoot",
+        Some(Command::BeginBackup(_)) => "BeginBackup",
+        Some(Command::ConfirmBackup(_)) => "ConfirmBackup",
+        Some(Command::RestoreRows(_)) => "RestoreRows",
+        Some(Command::FinishRestore(_)) => "FinishRestore",
         None => "none",
     }
 }

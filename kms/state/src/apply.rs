@@ -13,7 +13,10 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
-use crate::{custody, destroy, keys, members, policy, read, records, rotation, time, witnesses};
+use crate::{
+    backup, custody, destroy, keys, members, policy, read, records, restore, rotation, time,
+    witnesses,
+};
 
 /// The highest feature level this build understands.
 pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 4 });
@@ -35,6 +38,9 @@ pub const LEVEL_POLICY: FeatureLevel = FeatureLevel(3);
 /// From this level on a leader may propose [`Command::PlanKeyRotation`], [`Command::RaiseMinVersion`] and
 /// [`Command::EndKekVersions`]: builds below stop at them.
 pub const LEVEL_ROTATION: FeatureLevel = FeatureLevel(4);
+
+/// From this level on a leader may propose what belongs to backups: builds below stop at it.
+pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,10 +105,21 @@ fn run(at: At, command: &KmsCommand, state: &mut dyn Writer) -> Result<KmsAnswer
         if initialised {
             return Err(Refusal::AlreadyInitialised.into());
         }
+        if restore::restoring(state).is_some() {
+            return Err(Refusal::OtherRestore.into());
+        }
         let mut applying = Applying::new(at, state, command, UnixMs(command.now_ms))?;
         let answer = members::init(&mut applying, init)?;
         applying.finish();
         return Ok(done(answer));
+    }
+    match body {
+        Command::RestoreRows(_) | Command::FinishRestore(_) if initialised => {
+            return Err(Refusal::AlreadyInitialised.into());
+        }
+        Command::RestoreRows(rows) => return restore::rows(state, rows),
+        Command::FinishRestore(finish) => return restore::finish(at, state, command, finish),
+        _ => {}
     }
     if !initialised {
         return Err(Refusal::NotInitialised.into());
@@ -155,7 +172,12 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::PlanKeyRotation(plan) => rotation::plan(applying, plan)?,
         Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,
         Command::EndKekVersions(end) => rotation::end(applying, end)?,
-        Command::Init(_) | Command::AdvanceTime(_) => {
+        Command::BeginBackup(begin) => backup::begin(applying, begin)?,
+        Command::ConfirmBackup(confirm) => backup::confirm(applying, confirm)?,
+        Command::Init(_)
+        | Command::AdvanceTime(_)
+        | Command::RestoreRows(_)
+        | Command::FinishRestore(_) => {
             return Err(Stop::Unknown("a command that is handled before dispatch"));
         }
     };

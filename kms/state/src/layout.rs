@@ -25,6 +25,11 @@ pub const REQUEST_QUEUE_HEAD: &[u8] = b"Y";
 /// Custody of the root key ([`proto::v1::CustodyRecord`]); absent before its first change.
 pub const CUSTODY: &[u8] = b"C";
 
+/// How far a restore has come ([`proto::v1::RestoreProgress`]); absent once the region is in force.
+pub const RESTORE: &[u8] = b"P";
+/// Table of records that wait for the end of a restore, by their own keys.
+pub const RESTORED: u8 = b'z';
+
 /// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
 pub const KEKS: u8 = b'k';
 /// Table of datasets by pseudonym: 16 bytes of dataset id.
@@ -81,6 +86,11 @@ pub fn kek_id(kek_id: &[u8; 16]) -> Vec<u8> {
 /// Key of a KEK version wrapped under the root key under way.
 pub fn rewrapped(dataset: &DatasetId, version: u32) -> Vec<u8> {
     joined(REWRAPPED, &[&dataset.0, &version.to_be_bytes()])
+}
+
+/// Key of a record that waits for the end of a restore.
+pub fn restored(key: &[u8]) -> Vec<u8> {
+    joined(RESTORED, &[key])
 }
 
 /// Key of a lease.

@@ -11,6 +11,7 @@ mod append;
 mod apply;
 mod approvals;
 mod authority;
+mod backup;
 mod custody;
 mod destroy;
 mod impact;
@@ -24,13 +25,14 @@ mod read;
 mod records;
 mod refusal;
 mod requests;
+mod restore;
 mod rotation;
 mod time;
 mod witnesses;
 
 pub use apply::{
     At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
-    LEVEL_ROTATION, LEVEL_WITNESSES, UnknownCommand, apply,
+    LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -50,6 +52,7 @@ pub use read::{
 pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
 pub use refusal::Refusal;
 pub use requests::CHANGE_REMEMBERED_MS;
+pub use restore::{AUTHORITY_STEP, next_origin, restoring};
 pub use rotation::{
     ROTATION_AGE_MS, ROTATION_USES, RotationDue, metadata_below, metadata_under, oldest_living,
     rotation_due,

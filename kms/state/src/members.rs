@@ -108,7 +108,7 @@ pub(crate) fn init(applying: &mut Applying<'_>, command: &InitKms) -> Result<Kms
     })
 }
 
-fn check_region(region: &KmsRegion, authority: &Authority) -> Result<(), Refusal> {
+pub(crate) fn check_region(region: &KmsRegion, authority: &Authority) -> Result<(), Refusal> {
     let same_region = region.region == authority.region().as_str();
     if !same_region || region.jurisdiction != authority.jurisdiction().as_str() {
         return Err(Refusal::WrongJurisdiction);
@@ -469,14 +469,14 @@ pub(crate) fn of_operator(
     }
 }
 
-fn store_authority(applying: &mut Applying<'_>, set: &EnrolmentSet) {
+pub(crate) fn store_authority(applying: &mut Applying<'_>, set: &EnrolmentSet) {
     applying.state.put(layout::AUTHORITY, &set.encode_to_vec());
     applying
         .state
         .put(layout::AUTHORITY_VERSION, &set.version.to_be_bytes());
 }
 
-fn own_member_id(applying: &mut Applying<'_>, role: Role, id: NodeId, owner: &Identity) {
+pub(crate) fn own_member_id(applying: &mut Applying<'_>, role: Role, id: NodeId, owner: &Identity) {
     applying
         .state
         .put(&layout::member(role, id), owner.to_string().as_bytes());

@@ -401,6 +401,8 @@ pub fn custody(authority: &Authority, asked: Asked, mut step: Command) -> KmsCom
         Command::AbandonCustody(abandon) => Some(&mut abandon.claim),
         Command::RetireEpoch(retire) => Some(&mut retire.claim),
         Command::RecordSeal(seal) => Some(&mut seal.claim),
+        Command::BeginBackup(begin) => Some(&mut begin.claim),
+        Command::ConfirmBackup(confirm) => Some(&mut confirm.claim),
         _ => None,
     };
     if let Some(claim) = claim {

@@ -111,6 +111,18 @@ pub enum Refusal {
     /// Witnesses would be shown checkpoints of a key they do not know.
     #[error("the witness policy does not name the log key of the root key under way")]
     LogKeyUnknown,
+    /// A root key whose end would leave no backup.
+    #[error("no backup under a later root key is confirmed")]
+    NotBackedUp,
+    /// Rows of another backup, or too few.
+    #[error("the rows here are of another backup, or not all of this one")]
+    OtherRestore,
+    /// Someone who is not whom the backup knows.
+    #[error("the requester or an approver has another key here than in the backup")]
+    OtherKey,
+    /// The log would go on under an origin that a witness has seen more of.
+    #[error("leaves are lost, and no witness policy for the log's next origin was stated")]
+    Gap,
 }
 
 impl Refusal {
@@ -146,6 +158,10 @@ impl Refusal {
             Self::NotErased => KmsRefusal::NotErased,
             Self::RootMoved { .. } => KmsRefusal::RootMoved,
             Self::LogKeyUnknown => KmsRefusal::LogKeyUnknown,
+            Self::NotBackedUp => KmsRefusal::NotBackedUp,
+            Self::OtherRestore => KmsRefusal::OtherRestore,
+            Self::OtherKey => KmsRefusal::OtherKey,
+            Self::Gap => KmsRefusal::Gap,
         }
     }
 

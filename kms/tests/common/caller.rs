@@ -178,6 +178,20 @@ impl Caller {
         .await
     }
 
+    /// Asks one replica, whatever it is, to open an object.
+    pub(crate) async fn open_at(&self, at: usize, object: &super::Sealed) -> Result<(), Status> {
+        let session = self.session(at).await?;
+        let request = v1::OpenRequest {
+            request_id: Bytes::copy_from_slice(&super::random::<16>()),
+            session_id: session.id.clone(),
+            dataset_id: object.context.dataset.into(),
+            claim: Some(v1::Claim::default()),
+            items: vec![object.item.clone()],
+            ..v1::OpenRequest::default()
+        };
+        self.kms(at).open(request).await.map(drop)
+    }
+
     /// Opens items, within a fresh session with the leader.
     pub(crate) async fn open(
         &self,

@@ -7,13 +7,14 @@ use proto::transcript;
 use proto::v1;
 use tonic::Status;
 
-use super::{Region, now, random};
+use super::{PATIENCE, Region, member, now, random, reason};
 
 impl Region {
     /// The word of two operators on a request of the first.
     pub(crate) fn approvals(&self, hash: [u8; 32], id: &Bytes) -> Vec<v1::Approval> {
         let id: [u8; 16] = id.as_ref().try_into().expect("16 bytes");
-        let until = UnixMs(now().0 + 60_000);
+        // Region time may be set ahead by weeks.
+        let until = UnixMs(now().0 + 60 * 24 * 3_600_000);
         let by = |name| approve(self.people.local(name), hash, id, until);
         vec![by("op-2"), by("op-3")]
     }
@@ -91,6 +92,57 @@ impl Region {
             .await
     }
 
+    /// Asks until every replica that serves has the new root key.
+    pub(crate) async fn finish_when_sent(&self, set_id: &Bytes) -> v1::KmsDone {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.finish_custody(set_id).await {
+                Ok(done) => return done,
+                Err(status) if tokio::time::Instant::now() < deadline => {
+                    assert_eq!(reason(&status), "peers-without-new-root", "{status:?}");
+                }
+                Err(status) => panic!("{status:?}"),
+            }
+        }
+    }
+
+    /// A whole change of custody: begun, every share shown, in force.
+    pub(crate) async fn change_custody(
+        &self,
+        names: &[&str],
+        needed: u32,
+        new_root: bool,
+    ) -> Vec<v1::SealedShare> {
+        let begun = self.begin_custody(names, needed, new_root).await;
+        let begun = begun.expect("begun");
+        for share in &begun.shares {
+            self.confirm_share(share).await.expect("shown");
+        }
+        self.finish_when_sent(&begun.set_id).await;
+        begun.shares
+    }
+
+    /// Gives `needed` shares to every replica: another one's log may go further than the first one's, and a sealed
+    /// replica does not lead.
+    pub(crate) async fn unseal_all(&self, shares: &[v1::SealedShare], needed: usize) {
+        let replicas = self.places.len();
+        for at in 0..replicas {
+            for share in &shares[..needed] {
+                match self.give_share(at, share).await {
+                    Ok(_) => {}
+                    Err(status) => assert_eq!(reason(&status), "not-sealed", "{status:?}"),
+                }
+            }
+        }
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        for at in 0..replicas {
+            while self.status(at).await.sealed {
+                let late = tokio::time::Instant::now() >= deadline;
+                assert!(!late, "{} is sealed", member(at));
+            }
+        }
+    }
+
     /// A custodian signs that a share is erased.
     pub(crate) async fn erase_share(&self, share: &v1::SealedShare) -> Result<v1::KmsDone, Status> {
         let custodian: Identity = share.custodian.parse().expect("an identity");
@@ -143,7 +195,9 @@ impl Region {
     /// Every replica that runs ends as by a kill, and starts again sealed.
     pub(crate) async fn restart_all(&mut self) {
         for at in 0..self.places.len() {
-            self.kill(at).await;
+            if self.places[at].replica.is_some() {
+                self.kill(at).await;
+            }
         }
         for at in 0..self.places.len() {
             self.restart(at).await;

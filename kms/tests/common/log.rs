@@ -157,6 +157,12 @@ impl TestWitness {
         *self.inner.log.lock() = Some(log_key.parse().expect("a key"));
     }
 
+    /// Follows another log from now on, of which it has seen nothing.
+    pub(crate) fn follow_anew(&self, log_key: &str) {
+        *self.inner.latest.lock() = None;
+        self.follow(log_key);
+    }
+
     /// Answers nobody, or everybody again.
     pub(crate) fn silence(&self, silent: bool) {
         self.inner.silent.store(silent, Ordering::Relaxed);

@@ -4,8 +4,10 @@
 //! goes through a proxy that can be cut.
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+mod backups;
 mod caller;
 mod custody;
+mod grown;
 mod log;
 mod objects;
 mod outside;
@@ -23,12 +25,15 @@ use proto::ids::{Identity, NodeId, Role, UnixMs};
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
 use proto::v1::kms_operate_client::KmsOperateClient;
+use replica::host::Tuning;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use transport::testing::FlakyProxy;
 use transport::{Clock as _, LocalIdentity, SharedClock, SystemClock};
 
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use backups::Backup;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
@@ -78,6 +83,8 @@ pub(crate) struct Region {
     pub places: Vec<Place>,
     pub genesis: v1::SignedEnrolmentSet,
     pub shares: Vec<v1::SealedShare>,
+    clock: Option<SharedClock>,
+    tuning: Option<Tuning>,
 }
 
 /// What a region starts with besides its people.
@@ -90,6 +97,8 @@ pub(crate) struct Begin {
     pub elsewhere: bool,
     /// The place of a storage node beside the KMS.
     pub site: Option<Site>,
+    /// The time-outs and bounds of consensus; the defaults when absent.
+    pub tuning: Option<Tuning>,
 }
 
 /// A clock of the replicas that a test can set ahead.
@@ -110,6 +119,7 @@ impl Default for Begin {
             clock: None,
             elsewhere: false,
             site: None,
+            tuning: None,
         }
     }
 }
@@ -121,6 +131,15 @@ impl Region {
     }
 
     async fn begin_with(begin: &Begin) -> Self {
+        Self::begin_of(begin, None).await
+    }
+
+    /// Three replicas with new keys on empty disks, of a region whose people are still there.
+    pub(crate) async fn begin_anew(begin: Begin, people: People) -> Self {
+        Self::begin_of(&begin, Some(people)).await
+    }
+
+    async fn begin_of(begin: &Begin, people: Option<People>) -> Self {
         let dir = tempfile::tempdir().expect("a temp folder");
         let mut listeners = Vec::new();
         let mut proxies = Vec::new();
@@ -131,7 +150,13 @@ impl Region {
             listeners.push((address, listener));
         }
         let endpoints: Vec<String> = proxies.iter().map(FlakyProxy::endpoint).collect();
-        let mut people = People::of_region(&endpoints);
+        let mut people = match people {
+            Some(mut people) => {
+                people.replace_replicas(&endpoints);
+                people
+            }
+            None => People::of_region(&endpoints),
+        };
         if let Some(site) = &begin.site {
             site.enrol(&mut people);
         }
@@ -155,6 +180,7 @@ impl Region {
                 let parts = Parts {
                     listener: Some(listener),
                     clock: begin.clock.clone(),
+                    tuning: begin.tuning.clone(),
                     ..Parts::default()
                 };
                 let replica = Replica::start(config.clone(), parts).await;
@@ -173,6 +199,8 @@ impl Region {
             places,
             genesis,
             shares: Vec::new(),
+            clock: begin.clock.clone(),
+            tuning: begin.tuning.clone(),
         }
     }
 
@@ -187,7 +215,7 @@ impl Region {
         };
         let parts = Parts {
             listener: Some(listener),
-            ..Parts::default()
+            ..self.parts()
         };
         let replica = Replica::start(config.clone(), parts)
             .await
@@ -368,10 +396,19 @@ impl Region {
 
     /// Starts a replica in its place again: sealed.
     pub(crate) async fn restart(&mut self, at: usize) {
+        let parts = self.parts();
         let place = &mut self.places[at];
         assert!(place.replica.is_none(), "killed before");
-        let replica = Replica::start(place.config.clone(), Parts::default()).await;
+        let replica = Replica::start(place.config.clone(), parts).await;
         place.replica = Some(replica.expect("a replica starts again"));
+    }
+
+    fn parts(&self) -> Parts {
+        Parts {
+            clock: self.clock.clone(),
+            tuning: self.tuning.clone(),
+            ..Parts::default()
+        }
     }
 
     pub(crate) async fn status(&self, at: usize) -> v1::KmsStatusReply {
@@ -447,13 +484,18 @@ impl Region {
     }
 
     /// Stops every replica that runs.
-    pub(crate) async fn stop(mut self) -> TempDir {
+    pub(crate) async fn stop(self) -> TempDir {
+        self.lost().await.0
+    }
+
+    /// Stops every replica that runs; the people stay.
+    pub(crate) async fn lost(mut self) -> (TempDir, People) {
         for place in &mut self.places {
             if let Some(replica) = place.replica.take() {
                 replica.abandon().await;
             }
         }
-        self.dir
+        (self.dir, self.people)
     }
 
     /// Cuts a replica off from its peers in both directions; its callers still reach it.

@@ -105,6 +105,21 @@ impl People {
         self.people.insert(name.to_owned(), person);
     }
 
+    /// Certifies one more custodian, with a key for shares.
+    pub(crate) fn add_custodian(&mut self, name: &str) {
+        self.add(name, "", 0);
+        let key = HpkePrivateKey::generate().expect("room");
+        self.custodians.insert(name.to_owned(), key);
+    }
+
+    /// New keys for the replicas of a cluster that takes the place of one that is gone.
+    pub(crate) fn replace_replicas(&mut self, endpoints: &[String]) {
+        self.people.retain(|name, _| role_of(name) != Role::Kms);
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            self.add(&format!("kms-{}", at + 1), endpoint, at as u64 + 1);
+        }
+    }
+
     /// Key and certificate of one.
     pub(crate) fn local(&self, name: &str) -> &LocalIdentity {
         &self.people[name].local

@@ -180,7 +180,11 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             | Command::EraseShare(_)
             | Command::RetireEpoch(_)
             | Command::RecordSeal(_)
-            | Command::SendRoot(_),
+            | Command::SendRoot(_)
+            | Command::BeginBackup(_)
+            | Command::ConfirmBackup(_)
+            | Command::RestoreRows(_)
+            | Command::FinishRestore(_),
         ) => {}
         Some(Command::Init(_)) => {}
         None => {}

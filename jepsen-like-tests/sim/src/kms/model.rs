@@ -232,7 +232,11 @@ impl Judging<'_> {
             | Command::EraseShare(_)
             | Command::RetireEpoch(_)
             | Command::RecordSeal(_)
-            | Command::SendRoot(_) => Err(Stop::Unknown),
+            | Command::SendRoot(_)
+            | Command::BeginBackup(_)
+            | Command::ConfirmBackup(_)
+            | Command::RestoreRows(_)
+            | Command::FinishRestore(_) => Err(Stop::Unknown),
             Command::Init(_) | Command::AdvanceTime(_) => Err(Stop::Unknown),
         };
         done.map(Outcome::Done)

@@ -1,7 +1,8 @@
 //! The end of a root key: its shares erased, one custodian's signed word at a time, then the epoch retired.
 //!
 //! Owns the count. Refuses to retire an epoch while any split of it has k holders left who have not signed, and the
-//! word of anybody but the holder, or about a split that is in force.
+//! word of anybody but the holder, or about a split that is in force; and to retire one that the newest backup stands
+//! under.
 
 use proto::v1::{EraseShare, KmsDone, RetireEpoch, SplitRecord};
 use serde::Serialize;
@@ -10,6 +11,7 @@ use tlog::Kind;
 use super::{ShareDetails, loaded, noted, of_requester, own_share, store};
 use crate::append::Applying;
 use crate::apply::Stop;
+use crate::backup::check_backed_up;
 use crate::members::DualControlled;
 use crate::refusal::Refusal;
 
@@ -61,6 +63,7 @@ pub(crate) fn retire(applying: &mut Applying<'_>, command: &RetireEpoch) -> Resu
     let change = DualControlled::check(applying, command.claim.as_ref())?;
     let (_, mut custody) = loaded(applying)?;
     let now = applying.now.0.max(1);
+    let backed_up = check_backed_up(applying, custody.backup.as_ref(), command.root_epoch);
     let mut epochs = custody.epochs.iter_mut();
     let epoch = epochs
         .find(|epoch| epoch.epoch == command.root_epoch)
@@ -71,6 +74,7 @@ pub(crate) fn retire(applying: &mut Applying<'_>, command: &RetireEpoch) -> Resu
     if !epoch.splits.iter().all(beyond_rebuilding) {
         return Err(Refusal::NotErased.into());
     }
+    backed_up?;
     let shown = RetireDetails {
         root_epoch: epoch.epoch,
         root_check: hex::encode(&epoch.root_check),
