@@ -92,7 +92,9 @@ impl Region {
             let exists = io::Error::from(io::ErrorKind::AlreadyExists);
             return Err(file(out)(exists));
         }
-        let beside = out.with_extension("part");
+        let mut beside = out.as_os_str().to_owned();
+        beside.push(".part");
+        let beside = PathBuf::from(beside);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut part = options.open(&beside).map_err(file(&beside))?;
@@ -347,5 +349,74 @@ fn send(
         }
         bytes += read as u64;
         progress(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start() -> Start {
+        let holder = |index: u32| v1::ShareHolder {
+            identity: format!("spiffe://ch-zrh/custodian/c{index}"),
+            share_check: vec![1; 32].into(),
+            share_index: index,
+        };
+        let region = v1::KmsRegion {
+            format: 1,
+            region: "ch-zrh".to_owned(),
+            root_epoch: 2,
+            root_check: vec![2; 32].into(),
+            shares_needed: 2,
+            custodians: vec![holder(1), holder(2)],
+            share_set: vec![3; 40].into(),
+            ..v1::KmsRegion::default()
+        };
+        let header = v1::KmsBackupHeader {
+            format: 1,
+            region: Some(region),
+            tree_size: 7,
+            root_hash: vec![4; 32].into(),
+            ..v1::KmsBackupHeader::default()
+        };
+        Start::new(header).expect("a start")
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_digest_and_one_that_is_cut_or_damaged_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("kms.backup");
+        let look = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            BackupFile::open(&path)
+        };
+        // Longer than what is read at a time.
+        let sealed = vec![0x5A; 3 * (HEADER_BYTES_MAX + 24) + 5];
+        let body = [&start().bytes[..], &sealed].concat();
+        let file = [&body[..], &sha256(&body)].concat();
+        let held = look(&file).expect("whole");
+        assert_eq!(held.start, start());
+        assert_eq!(held.backup.digest[..], sha256(&file));
+        assert_eq!(held.backup.bytes, file.len() as u64);
+        assert_eq!((held.backup.tree_size, held.backup.root_epoch), (7, 2));
+        for cut in [1, 31, 32, 33, sealed.len()] {
+            let cut = look(&file[..file.len() - cut]);
+            assert!(matches!(cut, Err(BackupFileError::Checksum)));
+        }
+        for at in [body.len() / 2, body.len() - 1, body.len(), file.len() - 1] {
+            let mut other = file.clone();
+            other[at] ^= 1;
+            assert!(
+                matches!(look(&other), Err(BackupFileError::Checksum)),
+                "{at}"
+            );
+        }
+        for short in [&b""[..], b"reduit kms", &start().bytes[..40]] {
+            assert!(matches!(look(short), Err(BackupFileError::Malformed(_))));
+        }
+        assert!(matches!(
+            look(b"something else"),
+            Err(BackupFileError::Malformed(_))
+        ));
     }
 }

@@ -27,6 +27,8 @@ use crate::ceremony::CeremonyError;
 use crate::core::{Core, LevelTooLow, StaleError};
 use crate::ledger::{Command, CommitError};
 
+/// How long the next part of a backup may take to arrive.
+const PART_MAX: Duration = Duration::from_secs(60);
 /// How long one frame may take to be committed.
 const FRAME_MAX: Duration = Duration::from_secs(30);
 
@@ -167,8 +169,7 @@ impl Core {
         mut incoming: Incoming,
     ) -> Result<v1::RestoreReply, RestoreError> {
         self.may_restore(peer)?;
-        let first = incoming.message().await.ok().flatten();
-        let request = first.and_then(|first| first.begin);
+        let request = next(&mut incoming).await?.and_then(|first| first.begin);
         let mut request = request.ok_or(RestoreError::Cut)?;
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("Restore", &request);
@@ -196,7 +197,7 @@ impl Core {
         let backup = request.backup.clone().unwrap_or_default();
         let mut file = File::new(start.clone(), root.clone());
         let mut number = 0;
-        while let Some(part) = incoming.message().await.map_err(|_| RestoreError::Cut)? {
+        while let Some(part) = next(&mut incoming).await? {
             for rows in file.take(&part.bytes)? {
                 self.bring_in(peer, &backup.digest, number, rows).await?;
                 number += 1;
@@ -241,6 +242,7 @@ impl Core {
         if let Err(error) = self.take_checkpoint(&whole.end.checkpoint) {
             tracing::debug!(%error, "the backup's checkpoint is not served");
         }
+        *self.restoring.lock() = None;
         let state = self.reader().map_err(StaleError::State)?;
         let region = kms_state::region(&*state).unwrap_or_default();
         Ok(v1::RestoreReply {
@@ -347,6 +349,12 @@ impl Core {
         }
         Ok(largest)
     }
+}
+
+async fn next(incoming: &mut Incoming) -> Result<Option<v1::RestoreChunk>, RestoreError> {
+    let part = tokio::time::timeout(PART_MAX, incoming.message()).await;
+    part.map_err(|_| RestoreError::Cut)?
+        .map_err(|_| RestoreError::Cut)
 }
 
 /// The witness policy of a state that waits, where it asks for witnesses.

@@ -2,7 +2,13 @@
 
 mod common;
 
-use common::{BODY, Begin, Region, Sealed, reason};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{AheadClock, BODY, Begin, DATASET, Region, Sealed, change, now, random, reason};
+use kms::approvals::request_hash;
 use proto::ids::LogIndex;
 use proto::v1;
 use replica::host::Tuning;
@@ -22,7 +28,7 @@ const CUSTODIANS: [&str; 5] = [
 /// A log that is cut behind a handful of entries.
 fn short_log() -> Tuning {
     Tuning {
-        flush_every: std::time::Duration::from_millis(500),
+        flush_every: Duration::from_millis(500),
         keep_entries: 4,
         keep_bytes: 0,
         ..Tuning::default()
@@ -63,7 +69,7 @@ async fn compacted(region: &Region) {
         while begins(at).is_none_or(|first| first <= LogIndex(4)) {
             let late = tokio::time::Instant::now() >= deadline;
             assert!(!late, "the log of replica {at} begins at {:?}", begins(at));
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
@@ -159,4 +165,125 @@ async fn tree_head(region: &Region, at: usize) -> v1::TreeHeadReply {
     let mut kms = region.caller("op-1").kms(at);
     let head = kms.tree_head(v1::TreeHeadRequest {}).await;
     head.expect("a head").into_inner()
+}
+
+/// As far as a majority's clocks move region time without an operator.
+const STEP_MS: u64 = 23 * 3_600_000;
+/// Longer than the driver takes to look at every key again.
+const LOOKED_AT: Duration = Duration::from_secs(90);
+
+/// Disables the key of the tests' dataset, schedules its end, and lets the time pass.
+async fn destroyed(region: &Region, clock: &AheadClock) {
+    let app = region.caller("app");
+    let disabled = app.at_leader(|at| {
+        let mut kms = app.kms(at);
+        async move { kms.disable_key(change()).await.map(drop) }
+    });
+    disabled.await.expect("disabled");
+    let mut request = v1::ScheduleKeyDestructionRequest {
+        dataset_id: Bytes::copy_from_slice(&DATASET),
+        request_id: Bytes::copy_from_slice(&random::<16>()),
+        days: 7,
+        single_use_id: Bytes::copy_from_slice(&random::<16>()),
+        ..v1::ScheduleKeyDestructionRequest::default()
+    };
+    let hash = request_hash("ScheduleKeyDestruction", &request);
+    request.approvals = region.approvals(hash, &request.single_use_id);
+    let scheduled = app.at_leader(|at| {
+        let (mut kms, request) = (app.kms(at), request.clone());
+        async move { kms.schedule_key_destruction(request).await.map(drop) }
+    });
+    scheduled.await.expect("scheduled");
+    // No further at a time than a majority's clocks may move it without an operator.
+    for _ in 0..8 {
+        let reached = now().0 + clock.0.fetch_add(STEP_MS, Ordering::Relaxed) + STEP_MS;
+        let followed = async {
+            loop {
+                let leader = region.leader().await;
+                let state = region.replica(leader).group().reader().expect("a state");
+                if kms_state::region_time(&*state).0 + 60_000 >= reached {
+                    return;
+                }
+                drop(state);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let followed = tokio::time::timeout(LOOKED_AT, followed).await;
+        followed.expect("region time follows the clocks");
+    }
+    let gone = async {
+        while key_info(region).await.key.expect("a key").state() != v1::KeyState::Destroyed {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let gone = tokio::time::timeout(LOOKED_AT, gone).await;
+    gone.expect("the leader destroys what is due");
+}
+
+async fn key_info(region: &Region) -> v1::KeyInfo {
+    let app = region.caller("app");
+    let found = app.at_leader(|at| {
+        let mut kms = app.kms(at);
+        let request = v1::FindKeyRequest {
+            dataset_id: Bytes::copy_from_slice(&DATASET),
+        };
+        async move { Ok(kms.find_key(request).await?.into_inner()) }
+    });
+    found.await.expect("a key")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destroyed_key_is_named_recoverable_and_is_until_the_epoch_of_its_backup_ends() {
+    let clock = Arc::new(AheadClock::default());
+    let anew = || Begin {
+        clock: Some(clock.clone()),
+        ..Begin::default()
+    };
+    let (region, storage, object) = Region::with_storage(anew()).await;
+    let ceremony = region.shares.clone();
+    let old = region.backup().await;
+    destroyed(&region, &clock).await;
+    storage.abandon().await;
+    assert_eq!(key_info(&region).await.recoverable_under, [1]);
+    // A new root key: the key did not live to stand under it, and a new backup does not hold it.
+    let shares = region.change_custody(&[], 3, true).await;
+    assert_eq!(key_info(&region).await.recoverable_under, [1]);
+    for share in &ceremony[..3] {
+        region.erase_share(share).await.expect("erased");
+    }
+    let new = region.backup().await;
+
+    // Named truly: with three shares, which their holders say are gone, the old backup opens what it held.
+    let (_disks, people) = region.lost().await;
+    let region = Region::begin_anew(anew(), people).await;
+    region.restored_from(&old, &ceremony[..3]).await;
+    reads(&region, &[&object]).await;
+    let (_disks, people) = region.lost().await;
+
+    // The region goes on from the new one, where the key is gone for good, and the epoch ends.
+    let region = Region::begin_anew(anew(), people).await;
+    region.restored_from(&new, &shares[..3]).await;
+    let info = key_info(&region).await;
+    assert_eq!(info.key.expect("a key").state(), v1::KeyState::Destroyed);
+    assert_eq!(info.recoverable_under, [1]);
+    let refused = region.caller("app").get_object(&object).await;
+    assert_eq!(reason(&refused.expect_err("gone")), "key-disabled");
+    region.retire_epoch(1).await.expect("retired");
+    assert_eq!(key_info(&region).await.recoverable_under, [0_u32; 0]);
+    let (_disks, people) = region.lost().await;
+
+    // Two shares are left of the old epoch. The old backup opens nothing, nor does the new root key open it.
+    let region = Region::begin_anew(anew(), people).await;
+    region.prepare_restore(0, &old).await.expect("prepared");
+    for share in &ceremony[3..] {
+        let reply = region.give_share(0, share).await.expect("taken");
+        assert!(reply.sealed && reply.needed == 3, "{reply:?}");
+    }
+    let refused = region.give_share(0, &shares[0]).await;
+    assert_eq!(reason(&refused.expect_err("another epoch")), "bad-share");
+    let request = region.restore_approved(region.restore_request(&old));
+    let refused = region.send_restore(0, &old.file, request).await;
+    assert_eq!(reason(&refused.expect_err("sealed")), "sealed");
+    assert!(!region.status(0).await.initialised);
+    region.stop().await;
 }

@@ -1,6 +1,7 @@
 //! Every target.
 
 mod access;
+mod backup;
 mod blocks;
 mod c2sp;
 mod client;
@@ -73,6 +74,7 @@ static TARGETS: &[Target] = &[
     kms::OPEN_REQUEST,
     kms::APPROVAL,
     kms::SESSION_OFFER,
+    backup::BACKUP,
     client::CONTEXTS,
     command::COMMAND,
     client::DATASET_INFO,

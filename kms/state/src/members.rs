@@ -108,7 +108,7 @@ pub(crate) fn init(applying: &mut Applying<'_>, command: &InitKms) -> Result<Kms
     })
 }
 
-pub(crate) fn check_region(region: &KmsRegion, authority: &Authority) -> Result<(), Refusal> {
+fn check_region(region: &KmsRegion, authority: &Authority) -> Result<(), Refusal> {
     let same_region = region.region == authority.region().as_str();
     if !same_region || region.jurisdiction != authority.jurisdiction().as_str() {
         return Err(Refusal::WrongJurisdiction);

@@ -7,7 +7,7 @@
 //! one origin are ever signed.
 
 use prost::Message as _;
-use proto::ids::{DatasetId, Identity, Jurisdiction, NodeId, RegionId, Role, UnixMs};
+use proto::ids::{DatasetId, Identity, NodeId, Role, UnixMs};
 use proto::store::{Reader, Writer};
 use proto::v1::{
     CustodyRecord, EnrolmentSet, FinishRestore, KekRecord, KmsAnswer, KmsCommand, KmsDone,
@@ -22,8 +22,9 @@ use crate::apply::{At, Stop};
 use crate::approvals::check_approvals;
 use crate::authority::Authority;
 use crate::backup::{self, BackupDetails};
+use crate::custody;
 use crate::layout;
-use crate::members::{check_region, own_member_id, store_authority};
+use crate::members::{own_member_id, store_authority};
 use crate::read;
 use crate::refusal::Refusal;
 use crate::witnesses::WitnessRule;
@@ -32,6 +33,7 @@ use crate::witnesses::WitnessRule;
 /// and its loss, so that nobody who holds the newest one of the lost cluster takes the restored one for an older.
 pub const AUTHORITY_STEP: u64 = 1_000_000;
 const FORMAT: u32 = 1;
+const SALTS_BYTES: usize = 32;
 
 /// How far a restore has come, where one is under way.
 pub fn restoring(state: &dyn Reader) -> Option<RestoreProgress> {
@@ -85,8 +87,8 @@ fn place(key: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What the readers of this state rely on. Bytes of another table, or of a record that does not decode, would end every
-/// replica that reads them.
+/// What the readers of this state rely on: a record that does not decode would end every replica that reads it. Of a
+/// table that is not named here nothing is known but that its backup opened under the root key.
 fn check_row(row: &StateRow) -> Result<(), Refusal> {
     let malformed = Err(Refusal::Malformed("a row of no table"));
     let (key, value) = (&row.key[..], &row.value[..]);
@@ -114,7 +116,27 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         (_, layout::LEAVES | layout::OPENINGS, 8) => true,
         (_, layout::HASHES, 9) => value.len() == 32,
         (_, layout::REWRAPPED, 20) => true,
-        _ => return malformed,
+        (layout::REGION | layout::RESTORE, ..) | (_, layout::RESTORED, _) => return malformed,
+        // A key of another length than its table's.
+        (
+            _,
+            layout::KEKS
+            | layout::PSEUDONYMS
+            | layout::KEK_IDS
+            | layout::LEASES
+            | layout::LEASE_QUEUE
+            | layout::REQUESTS
+            | layout::REQUEST_QUEUE
+            | layout::USED_APPROVALS
+            | layout::BOOTS
+            | layout::MEMBERS
+            | layout::LEAVES
+            | layout::OPENINGS
+            | layout::HASHES
+            | layout::REWRAPPED,
+            _,
+        ) => return malformed,
+        _ => true,
     };
     match decodes {
         true => Ok(()),
@@ -171,8 +193,7 @@ pub(crate) fn finish(
     let genesis = Authority::parse(genesis)?;
     let stood_at = aside(layout::TIME).map_or(0, |bytes| number(&bytes));
     let mut region = restore.region.clone().ok_or(malformed("no region"))?;
-    check_region(&region, &before)?;
-    check_same_region(before.region(), before.jurisdiction(), &genesis)?;
+    check_same_region(&region, &before, &genesis)?;
     let policy = aside(layout::WITNESSES);
     let lost = restore.witnessed_size.saturating_sub(backup.tree_size);
     let origin_before = region.log_origin.clone();
@@ -195,6 +216,9 @@ pub(crate) fn finish(
     let policy_sha256 = policy
         .as_ref()
         .map(|policy| hex::encode(tlog::sha256(&[&policy.policy]).0));
+    if command.salts.len() != SALTS_BYTES {
+        return Err(malformed("salts are not 32 bytes"));
+    }
     // From here on nothing fails.
     bring_in(state);
     state.put(layout::REGION, &region.encode_to_vec());
@@ -231,6 +255,11 @@ pub(crate) fn finish(
         leaf_index: leaf.index.0,
         ..applying.answer()
     };
+    // What opened is there: a former root key may end.
+    if let Some(mut custody) = custody::custody(&*applying.state) {
+        custody.backup = Some(backup.clone());
+        custody::store(&mut applying, custody);
+    }
     applying.finish();
     Ok(done(answer))
 }
@@ -239,15 +268,24 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.try_into().map_or(0, u64::from_be_bytes)
 }
 
+/// The record was in force once: who holds its shares need not be enrolled any more, and region and jurisdiction have
+/// to be those of both sets.
 fn check_same_region(
-    region: &RegionId,
-    jurisdiction: &Jurisdiction,
+    region: &KmsRegion,
+    before: &Authority,
     genesis: &Authority,
 ) -> Result<(), Refusal> {
-    if genesis.region() == region && genesis.jurisdiction() == jurisdiction {
-        Ok(())
-    } else {
-        Err(Refusal::WrongJurisdiction)
+    for set in [before, genesis] {
+        if set.region().as_str() != region.region
+            || set.jurisdiction().as_str() != region.jurisdiction
+        {
+            return Err(Refusal::WrongJurisdiction);
+        }
+    }
+    let whole = region.format == 1 && region.root_epoch != 0 && !region.share_set.is_empty();
+    match (whole, region.log_origin.parse::<Origin>()) {
+        (true, Ok(_)) => Ok(()),
+        _ => Err(Refusal::Malformed("the region's record")),
     }
 }
 

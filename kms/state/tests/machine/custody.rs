@@ -4,9 +4,9 @@ use kms_state::prepare::{self, Asked};
 use kms_state::{custody, not_rewrapped, recoverable_under};
 use proto::v1::kms_command::Command;
 use proto::v1::{
-    AbandonCustody, BeginCustody, ConfirmShare, CustodyPlan, EraseShare, FinishCustody, KeyState,
-    KmsCommand, KmsRefusal, RecordSeal, RecordUnseal, RetireEpoch, RewrapKeks, RewrappedKek,
-    SendRoot, ShareHolder, UnsealHow,
+    AbandonCustody, BackupRecord, BeginCustody, ConfirmBackup, ConfirmShare, CustodyPlan,
+    EraseShare, FinishCustody, KeyState, KmsCommand, KmsRefusal, RecordSeal, RecordUnseal,
+    RetireEpoch, RewrapKeks, RewrappedKek, SendRoot, ShareHolder, UnsealHow,
 };
 use tlog::{Kind, SignatureType, SignerKey};
 
@@ -111,6 +111,24 @@ fn retire(lab: &Lab, single_use_id: u8, root_epoch: u32) -> KmsCommand {
     let claim = None;
     let retire = RetireEpoch { root_epoch, claim };
     approved(lab, single_use_id, Command::RetireEpoch(retire))
+}
+
+/// An operator holds a backup of the state as it stands.
+fn backed_up(lab: &mut Lab, root_epoch: u32) {
+    let tree = kms_state::frontier(&lab.state);
+    let backup = BackupRecord {
+        digest: vec![root_epoch as u8; 32].into(),
+        tree_size: tree.size(),
+        root_hash: tree.root().0.to_vec().into(),
+        root_epoch,
+        ..BackupRecord::default()
+    };
+    let confirm = ConfirmBackup {
+        backup: Some(backup),
+        claim: None,
+    };
+    let command = step(lab, "operator/o1", Command::ConfirmBackup(confirm));
+    lab.done(&command);
 }
 
 fn all_confirm(lab: &mut Lab, name: u8) {
@@ -394,6 +412,10 @@ fn an_epoch_is_retired_once_too_few_shares_of_every_split_are_left() {
         let command = erase(&lab, who, 1, set_id, index);
         lab.done(&command);
     }
+    // A root key ends when what stood under it is in a backup that a later one opens.
+    let command = retire(&lab, 59, 1);
+    assert_eq!(lab.refused(&command).0, KmsRefusal::NotBackedUp);
+    backed_up(&mut lab, 2);
     let command = retire(&lab, 60, 1);
     lab.done(&command);
     assert_eq!(lab.last_leaf().0.kind(), Kind::RootEpochRetired);
@@ -422,6 +444,7 @@ fn a_destroyed_key_names_the_epochs_by_which_a_backup_of_it_still_opens() {
             lab.done(&command);
         }
     }
+    backed_up(&mut lab, 3);
     let command = retire(&lab, 70, 1);
     lab.done(&command);
     assert_eq!(recoverable_under(&lab.state, &lab.key()), [2]);

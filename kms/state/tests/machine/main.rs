@@ -12,6 +12,7 @@ mod policy;
 mod queues;
 mod random;
 mod region_time;
+mod restore;
 mod retries;
 mod rotation;
 mod use_of_keys;
