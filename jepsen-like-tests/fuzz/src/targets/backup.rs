@@ -15,7 +15,7 @@ pub(super) const BACKUP: Target = Target {
     len_max: 2048,
     memory: Memory::PARSER,
     check: backup,
-    seeds: seeds,
+    seeds,
 };
 
 fn backup(data: &[u8]) {
