@@ -62,6 +62,12 @@
 //! }
 //! ```
 //! ```compile_fail
+//! // Half of what opens a root key opens nothing, and is not read out either.
+//! fn reads(half: &envelope::PersonHalf) -> &[u8; 32] {
+//!     half.bytes()
+//! }
+//! ```
+//! ```compile_fail
 //! // ... or sent across a session as what they are not: a KEK has no way out.
 //! fn exports(session: &envelope::SessionSender, kek: &envelope::Kek) {
 //!     let _ = session.send_lease(kek, b"");
@@ -94,6 +100,7 @@ mod manifest;
 mod metadata;
 mod session;
 mod shamir;
+mod token_seal;
 mod wrap;
 
 pub use cobblestone::{
@@ -119,4 +126,7 @@ pub use session::{
     SessionOffer, SessionReceiver, SessionSender, establish,
 };
 pub use shamir::{RootCheck, SetId, Share, ShareError, ShareSet, combine};
+pub use token_seal::{
+    HALF_BYTES, PersonHalf, SealedRoot, TokenHalf, TokenSealError, TokenSealId, token_challenge,
+};
 pub use wrap::{KeyType, UnwrapError, WrapHeader, Wrapped, WrappedError};
