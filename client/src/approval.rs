@@ -52,6 +52,11 @@ pub enum Approvable {
         /// Without approvals.
         request: v1::ChangePolicyRequest,
     },
+    /// Unsealing a replica by its token and the requester's half.
+    TokenUnseal {
+        /// Which replica, in which life, by which seal.
+        asked: v1::TokenUnsealAsked,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -115,6 +120,25 @@ impl ApprovalRequest {
         })
     }
 
+    /// Asks for an unseal of a replica in its present life, by a token's seal of which the requester holds a half.
+    pub fn token_unseal(
+        requester: &Identity,
+        status: &v1::KmsStatusReply,
+        seal_id: Bytes,
+    ) -> Result<Self, Error> {
+        let asked = v1::TokenUnsealAsked {
+            replica: status.identity.clone(),
+            boot_id: status.boot_id.clone(),
+            seal_id,
+            single_use_id: random_id()?,
+        };
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::TokenUnseal { asked },
+        })
+    }
+
     /// As a file.
     pub fn to_text(&self) -> String {
         let (method, request, object) = match &self.what {
@@ -132,6 +156,7 @@ impl ApprovalRequest {
                 ("Open", request.encode_to_vec(), Some(object))
             }
             Approvable::Policy { request } => ("ChangePolicy", request.encode_to_vec(), None),
+            Approvable::TokenUnseal { asked } => ("UnsealByToken", asked.encode_to_vec(), None),
         };
         let file = RequestFile {
             reduit_approval_request: FORMAT,
@@ -160,6 +185,10 @@ impl ApprovalRequest {
                 let request = v1::ChangePolicyRequest::decode(bytes);
                 let request = request.map_err(|_| malformed(none))?;
                 Approvable::Policy { request }
+            }
+            ("UnsealByToken", None) => {
+                let asked = v1::TokenUnsealAsked::decode(bytes).map_err(|_| malformed(none))?;
+                Approvable::TokenUnseal { asked }
             }
             ("Open", Some(named)) => {
                 let request = v1::OpenRequest::decode(bytes).map_err(|_| malformed(none))?;
@@ -199,6 +228,11 @@ impl ApprovalRequest {
                 sha256(&transcript::approved_open(&actor, request))
             }
             Approvable::Policy { request } => request_hash("ChangePolicy", request),
+            Approvable::TokenUnseal { asked } => sha256(&transcript::approved_token_unseal(
+                &asked.replica,
+                &asked.boot_id,
+                &asked.seal_id,
+            )),
         }
     }
 
@@ -206,6 +240,7 @@ impl ApprovalRequest {
         match &self.what {
             Approvable::Open { request, .. } => request.single_use_id.clone(),
             Approvable::Policy { request } => request.single_use_id.clone(),
+            Approvable::TokenUnseal { asked } => asked.single_use_id.clone(),
         }
     }
 
@@ -244,6 +279,14 @@ impl ApprovalRequest {
                     ("asks to", "replace the policy text".to_owned()),
                     ("SHA-256", digest),
                     ("text", format!("\n{}", request.text.trim_end())),
+                ]);
+            }
+            Approvable::TokenUnseal { asked } => {
+                shown.extend([
+                    ("asks to", "unseal a KMS replica by its token".to_owned()),
+                    ("replica", asked.replica.clone()),
+                    ("its life", hex::encode(&asked.boot_id)),
+                    ("seal", hex::encode(&asked.seal_id)),
                 ]);
             }
         }
@@ -341,6 +384,36 @@ mod tests {
         let shown = again.shown();
         assert!(shown.contains(&("object", "cti/cases/7.json".to_owned())));
         assert!(shown.contains(&("case", "2026-17".to_owned())));
+    }
+
+    #[test]
+    fn an_unseal_by_a_token_says_which_replica_life_and_seal_and_all_of_them_are_signed() {
+        let holder: Identity = "spiffe://ch-zrh/custodian/anna"
+            .parse()
+            .expect("an identity");
+        let status = v1::KmsStatusReply {
+            identity: "spiffe://ch-zrh/kms/kms-1".to_owned(),
+            boot_id: vec![0xB0; 16].into(),
+            ..v1::KmsStatusReply::default()
+        };
+        let request = ApprovalRequest::token_unseal(&holder, &status, vec![0x5E; 16].into());
+        let request = request.expect("random");
+        let again = ApprovalRequest::parse(&request.to_text()).expect("its own file");
+        assert_eq!((&again, again.hash()), (&request, request.hash()));
+        assert!(again.shown().contains(&("seal", "5e".repeat(16))));
+        type Change = fn(&mut v1::TokenUnsealAsked);
+        let changes: [Change; 3] = [
+            |asked| asked.replica.push('2'),
+            |asked| asked.boot_id = vec![1; 16].into(),
+            |asked| asked.seal_id = vec![1; 16].into(),
+        ];
+        for change in changes {
+            let mut other = request.clone();
+            if let Approvable::TokenUnseal { asked } = &mut other.what {
+                change(asked);
+            }
+            assert_ne!(other.hash(), request.hash());
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub(crate) mod location;
 mod operate;
 mod output;
 mod policy;
+mod seals;
 mod verify;
 
 use std::path::PathBuf;
@@ -104,7 +105,8 @@ enum Command {
     /// Who can rebuild the root key: status, begin, confirm, finish, abandon, erased, retire.
     #[command(subcommand)]
     Custody(custody::Command),
-    /// The KMS as a whole: seal, backup, restore.
+    /// The KMS as a whole: seal, backup, restore; seals of the root key by a token: seals, provision, drop, ask-unseal,
+    /// unseal.
     #[command(subcommand)]
     Kms(kms::Command),
     /// For operators and custodians: status, unsealing.

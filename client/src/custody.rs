@@ -133,7 +133,10 @@ impl Region {
     }
 
     /// Enrolments with their keys: what approvers sign names keys, not only names.
-    async fn enrolled_as(&self, named: &[Identity]) -> Result<Vec<v1::Enrolment>, Error> {
+    pub(crate) async fn enrolled_as(
+        &self,
+        named: &[Identity],
+    ) -> Result<Vec<v1::Enrolment>, Error> {
         if named.is_empty() {
             return Ok(Vec::new());
         }
@@ -195,10 +198,16 @@ impl Region {
     }
 
     /// Brings the split under way into force. Asked again, it goes on where it was.
-    pub async fn finish_custody(&self, set_id: Bytes) -> Result<v1::KmsDone, Error> {
+    /// `without_token` lets a new root key have no token's seal although the one in force has one.
+    pub async fn finish_custody(
+        &self,
+        set_id: Bytes,
+        without_token: bool,
+    ) -> Result<v1::KmsDone, Error> {
         self.on_kms_leader(move |mut kms| {
             let request = v1::FinishCustodyRequest {
                 set_id: set_id.clone(),
+                without_token,
             };
             async move { Ok(kms.finish_custody(request).await?.into_inner()) }
         })
@@ -242,10 +251,12 @@ impl Region {
         .await
     }
 
-    /// Puts an end to a former root key, approved by at least two other operators.
+    /// Puts an end to a former root key, approved by at least two other operators. The leader deletes the keys of its
+    /// seals from the token, but those of the seals that are named as lost.
     pub async fn retire_epoch(
         &self,
         root_epoch: u32,
+        seals_lost: Vec<Bytes>,
         approvers: &[LocalIdentity],
     ) -> Result<v1::KmsDone, Error> {
         let mut request = v1::RetireEpochRequest {
@@ -253,6 +264,7 @@ impl Region {
             single_use_id: random_id()?,
             claim: None,
             approvals: Vec::new(),
+            seals_lost,
         };
         request.approvals = approved("RetireEpoch", &request, &request.single_use_id, approvers);
         self.on_kms_leader(move |mut kms| {

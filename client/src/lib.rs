@@ -36,6 +36,7 @@ mod region;
 mod route;
 mod session;
 mod settings;
+pub mod token_seals;
 mod upload;
 
 pub use approval::{

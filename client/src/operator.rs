@@ -431,14 +431,14 @@ impl Region {
         answer(kms.digest(v1::KmsDigestRequest {}).await)
     }
 
-    fn replica(&self, id: NodeId) -> Result<Member, Error> {
+    pub(crate) fn replica(&self, id: NodeId) -> Result<Member, Error> {
         self.keys().pool().member(id).ok_or(Error::Caller {
             reason: "no-such-member".to_owned(),
             message: format!("no kms replica {id} is enrolled"),
         })
     }
 
-    fn kms_operate(&self, replica: NodeId) -> Result<KmsOperateClient<Channel>, Error> {
+    pub(crate) fn kms_operate(&self, replica: NodeId) -> Result<KmsOperateClient<Channel>, Error> {
         self.keys()
             .replica_channel(replica)
             .map(KmsOperateClient::new)

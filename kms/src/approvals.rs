@@ -84,6 +84,15 @@ pub fn unseal_hash(replica: &Identity, boot_id: &[u8], offer_hash: &[u8]) -> [u8
     ))
 }
 
+/// What an approval's `request_hash` must be for an unseal by a token: this replica, in this life, by this seal.
+pub fn token_unseal_hash(replica: &Identity, boot_id: &[u8], seal_id: &[u8]) -> [u8; 32] {
+    sha256(&transcript::approved_token_unseal(
+        &replica.to_string(),
+        boot_id,
+        seal_id,
+    ))
+}
+
 /// What an approval's `request_hash` must be for an open that `actor` asks for: everything in it but the session, which
 /// a retry at another replica has anew, and the approvals themselves.
 pub fn open_hash(actor: &Identity, request: &v1::OpenRequest) -> [u8; 32] {

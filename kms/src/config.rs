@@ -66,12 +66,89 @@ pub struct Config {
     /// How long a request may take in all before it is answered as of unknown or no effect, in milliseconds.
     #[serde(default = "default_request_ms")]
     pub request_ms_max: u64,
+    /// Seals of the root key besides its custodians.
+    #[serde(default)]
+    pub seal: SealConfig,
     /// Lines of log as `text` or `json`.
     #[serde(default)]
     pub log_format: LogFormat,
     /// What to log, as `tracing` filters say it, such as `info` or `kms=debug,info`.
     #[serde(default = "default_log")]
     pub log: String,
+}
+
+/// Seals of the root key that need something of this host.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealConfig {
+    /// A PKCS#11 token: half of a seal, the other half being a person's.
+    #[serde(default)]
+    pub pkcs11: Option<Pkcs11Config>,
+}
+
+/// Which token, and what logs in to it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "StatedPkcs11")]
+pub struct Pkcs11Config {
+    /// The library that speaks for the token, such as `/usr/lib/softhsm/libsofthsm2.so`. It runs inside the KMS.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token: String,
+    /// Label of the keys that are made in it.
+    pub key: String,
+    /// What logs in.
+    pub pin: PinSource,
+}
+
+/// Where a PIN is read from, at each use. Never from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PinSource {
+    /// A file of mode 0600.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+}
+
+impl std::fmt::Display for PinSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => write!(f, "${name}"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatedPkcs11 {
+    module: PathBuf,
+    token: String,
+    key: String,
+    pin_file: Option<PathBuf>,
+    pin_env: Option<String>,
+}
+
+impl TryFrom<StatedPkcs11> for Pkcs11Config {
+    type Error = &'static str;
+    fn try_from(stated: StatedPkcs11) -> Result<Self, Self::Error> {
+        let pin = match (stated.pin_file, stated.pin_env) {
+            (Some(file), None) => PinSource::File(file),
+            (None, Some(name)) => PinSource::Environment(name),
+            (Some(_), Some(_)) | (None, None) => {
+                return Err("a token takes one of pin_file and pin_env");
+            }
+        };
+        // PKCS#11 keeps 32 bytes of a token's label.
+        if !(1..=32).contains(&stated.token.len()) || !(1..=64).contains(&stated.key.len()) {
+            return Err("a token's label has 1 to 32 bytes, a key's 1 to 64");
+        }
+        Ok(Self {
+            module: stated.module,
+            token: stated.token,
+            key: stated.key,
+            pin,
+        })
+    }
 }
 
 /// How log lines look.
@@ -143,7 +220,13 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # lease_seconds_max = 3600
   # request_ms_max = 10000
   # log = "info"
-  # log_format = "json""#;
+  # log_format = "json"
+
+  # [seal.pkcs11]                      # a token: half of a second seal of the root key
+  # module = "/usr/lib/softhsm/libsofthsm2.so"
+  # token = "reduit-ch-zrh"            # its label
+  # key = "reduit-root"                # label of the keys made in it
+  # pin_file = "/etc/reduit/token.pin" # mode 0600; or pin_env = "REDUIT_TOKEN_PIN""#;
 
 impl Config {
     /// Reads and checks a configuration file.
@@ -254,7 +337,35 @@ mod tests {
     }
 
     #[test]
+    fn a_token_takes_exactly_one_source_of_its_pin_and_never_the_pin() {
+        let with = |from: &str, to: &str| {
+            let config = toml::from_str::<Config>(&example().replace(from, to));
+            config.map(|config| config.seal.pkcs11.expect("stated").pin)
+        };
+        let file = PinSource::File("/etc/reduit/token.pin".into());
+        assert_eq!(with("", "").expect("parses"), file);
+        let env = with("pin_file = \"/etc/reduit/token.pin\"", "pin_env = \"PIN\"");
+        assert_eq!(
+            env.expect("parses"),
+            PinSource::Environment("PIN".to_owned())
+        );
+        for (from, to) in [
+            ("pin_file = ", "pin = "),
+            ("pin_file = \"/etc/reduit/token.pin\"", ""),
+            ("pin_file = ", "pin_env = \"PIN\"\npin_file = "),
+            ("token = \"reduit-ch-zrh\"", "token = \"\""),
+        ] {
+            assert!(with(from, to).is_err(), "{from} -> {to}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
+        let text = format!("leese_seconds_max = 3\n{}", example());
+        let refused = toml::from_str::<Config>(&text)
+            .expect_err("unknown key")
+            .to_string();
+        assert!(refused.contains("leese_seconds_max"), "{refused}");
         let text = format!("{}\nleese_seconds_max = 3", example());
         let refused = toml::from_str::<Config>(&text)
             .expect_err("unknown key")

@@ -24,6 +24,7 @@ use crate::machine::Changes;
 use crate::peers::Peers;
 use crate::seal::{Posture, Seal, Sealed};
 use crate::sessions::Sessions;
+use crate::token::Token;
 use crate::witness_client::Witnesses;
 
 /// Why a read has no answer.
@@ -71,6 +72,10 @@ pub(crate) struct Core {
     pub(crate) membership: tokio::sync::Mutex<()>,
     /// One change of custody at a time, with the shares that the last one made until they are known to be on record.
     pub(crate) reshare: tokio::sync::Mutex<Option<crate::reshare::Made>>,
+    /// This replica's token, where it is told of one.
+    pub(crate) token: Option<Arc<Token>>,
+    /// One token's seal at a time, with what was made for the last one until it is known to be on record.
+    pub(crate) token_seal: tokio::sync::Mutex<Option<crate::token_seals::MadeSeal>>,
     /// One request to be unsealed at a time.
     pub(crate) unsealing: tokio::sync::Mutex<()>,
     /// The backup whose root key this replica takes shares of while it has no region.
@@ -167,9 +172,10 @@ impl Core {
                     .push("not initialised, or still catching up: there is no root key".to_owned());
             }
             (Posture::Sealed { have }, Some(region)) => reasons.push(format!(
-                "sealed: needs {} of {} shares, has {have}; or one approved unseal by a peer",
+                "sealed: needs {} of {} shares, has {have}; or one approved unseal by a peer{}",
                 region.shares_needed,
                 region.custodians.len(),
+                if self.token.is_some() { "; or its token, a holder's half and two approvals" } else { "" },
             )),
             (Posture::Unrecorded, _) => reasons.push(
                 "unsealed, but not on record yet: waits for a majority of the replicas, and where another one's log \

@@ -33,6 +33,8 @@ use crate::restore::RestoreError;
 use crate::rotation::SendRootError;
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::{NoSession, OpenSessionError};
+use crate::token::TokenError;
+use crate::token_seals::TokenSealRefused;
 use crate::unseal::{SealRefused, ShareRefused};
 use crate::word_of_shard::HeldError;
 
@@ -73,6 +75,9 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::OtherRestore => (Fault::Precondition, "other-restore"),
         KmsRefusal::OtherKey => (Fault::Denied, "other-key-than-in-backup"),
         KmsRefusal::Gap => (Fault::Precondition, "leaves-lost"),
+        KmsRefusal::NoSuchSeal => (Fault::Missing, "no-such-seal"),
+        KmsRefusal::SealMissing => (Fault::Precondition, "seal-missing"),
+        KmsRefusal::SealNotDeleted => (Fault::Precondition, "seal-not-deleted"),
     }
 }
 
@@ -284,7 +289,36 @@ faulty!(UnsealError {
     Self::NotTheHolders => (Denied, "not-the-holders-share"),
     Self::NotTheRoot => (Damaged, "not-the-root-key"),
     Self::OfferUsed => (Precondition, "offer-used"),
+    Self::Halves(_) => (Caller, "bad-half"),
 });
+
+faulty!(TokenError {
+    Self::NotConfigured => (Precondition, "no-token"),
+    Self::Module { .. } => (Precondition, "token-module"),
+    Self::Absent { .. } => (Unavailable, "token-absent"),
+    Self::Other { .. } => (Precondition, "other-token"),
+    Self::Ambiguous { .. } => (Precondition, "token-ambiguous"),
+    Self::NoPin { .. } => (Precondition, "no-pin"),
+    Self::PinOpen { .. } => (Precondition, "pin-file-open"),
+    Self::PinWrong { .. } | Self::PinWrongBefore { .. } => (Precondition, "wrong-pin"),
+    Self::PinLastTry => (Precondition, "pin-last-try"),
+    Self::PinLocked => (Precondition, "pin-locked"),
+    Self::NoKey(_) => (Missing, "no-token-key"),
+    Self::TwoKeys(_) | Self::Exportable(_) => (Precondition, "bad-token-key"),
+    Self::NotDeleted(_) => (Precondition, "token-key-not-deleted"),
+    Self::Answer(_) | Self::Device(_) => (Precondition, "token-failed"),
+    Self::Busy => (Busy, "token-busy"),
+    Self::Silent => (Unavailable, "token-silent"),
+});
+
+faulty!(TokenSealRefused {
+    Self::NotInitialised => (Precondition, "not-initialised"),
+    Self::NotHolder(_) => (Denied, "not-holder"),
+    Self::NoSuchSeal => (Missing, "no-such-seal"),
+    Self::NotUnderWay => (Missing, "no-such-split"),
+    Self::Halves(_) => (Damaged, "bad-half"),
+    Self::Key(_) => (Busy, "no-key-memory"),
+} inner { Change, Stale, Holders, Approval, Token, Session, Unseal, Commit });
 
 faulty!(ShareRefused {
     Self::NotInitialised => (Precondition, "not-initialised"),
@@ -335,7 +369,7 @@ faulty!(ReshareError {
     Self::PeersBehind(_) => (Unavailable, "peers-without-new-root"),
     Self::Signature => (Denied, "bad-signature"),
     Self::StillBorn => (Unavailable, "not-rewrapped"),
-} inner { Sealed, Stale, Approval, Commit, Ceremony, Session, Share, Custody });
+} inner { Token, Sealed, Stale, Approval, Commit, Ceremony, Session, Share, Custody });
 
 faulty!(BackupError {
     Self::NotOperator(_) => (Denied, "not-operator"),

@@ -48,11 +48,16 @@ mod server;
 mod service;
 mod sessions;
 mod slots;
+mod token;
+mod token_seals;
 mod unseal;
 mod witness_client;
 mod word_of_shard;
 
-pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LEASE_SECONDS_MAX, LogFormat};
+pub use config::{
+    Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LEASE_SECONDS_MAX, LogFormat, PinSource,
+    Pkcs11Config, SealConfig,
+};
 pub use cosigner::CosignerError;
 pub use opens::OPEN_ITEMS_MAX;
 pub use server::{Parts, Replica, StartError};

@@ -23,6 +23,7 @@ use crate::keys::in_force;
 use crate::ledger::CommitError;
 use crate::peers::CALL_MAX;
 use crate::seal::{BootId, Posture, Sealed, UnsealError};
+use crate::unseal::Unseal;
 
 /// Replicas asked for one approval: every other one, and a leader named by one of them once more.
 const ASKS_MAX: usize = 16;
@@ -317,8 +318,9 @@ impl Core {
         )?;
         let how = v1::UnsealHow::Peer;
         let in_force = in_force(&*self.reader().map_err(|_| CommitError::State)?);
+        let unseal = Unseal::by(how, boot, in_force);
         let done = self
-            .commit_unseal(sealed, boot, how, in_force, claims, self.deadline())
+            .commit_unseal(sealed, unseal, claims, self.deadline())
             .await?;
         // On record. Sealed meanwhile means that the record stands and nothing leaves.
         let root = self.seal.root_of(in_force)?;

@@ -24,6 +24,7 @@ use crate::keys::in_force;
 use crate::ledger::{Command, CommitError};
 use crate::seal::{Sealed, UnsealError};
 use crate::sessions::NoSession;
+use crate::token::TokenError;
 
 /// Why custody was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,9 @@ pub(crate) enum ReshareError {
     /// The statement's signature.
     #[error("the statement is not signed by the custodian's enrolled key")]
     Signature,
+    /// A token still has its half.
+    #[error("the token")]
+    Token(#[from] TokenError),
     /// A KEK was not rewrapped.
     #[error("a key could not be wrapped under the new root key")]
     Custody(#[from] CustodyError),
@@ -184,8 +188,7 @@ impl Core {
             shares_needed: request.needed,
             custodians: holders(&shares),
             log_key: log_key(split, &region.log_origin).map_err(CeremonyError::Key)?,
-            confirmed: Vec::new(),
-            begun_leaf: 0,
+            ..v1::CustodyPlan::default()
         };
         Ok(Made {
             asked,
@@ -248,11 +251,14 @@ impl Core {
         request: v1::AbandonCustodyRequest,
     ) -> Result<v1::KmsDone, ReshareError> {
         self.may_change_custody(peer)?;
+        let seals = self.under_way(&request.set_id)?.token_seals;
         let what = What::AbandonCustody(v1::AbandonCustody {
             set_id: request.set_id,
             claim: Some(stated(peer, request.claim.unwrap_or_default())),
         });
-        self.recorded_for(peer, what).await
+        let done = self.recorded_for(peer, what).await?;
+        self.forget_in_token(&seals).await;
+        Ok(done)
     }
 
     /// Takes a custodian's signed word that a share is erased.
@@ -298,9 +304,24 @@ impl Core {
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("RetireEpoch", &request);
         let id = request.single_use_id;
+        drop(self.custody_claims(peer, &hash, &id, &approvals)?);
+        let state = self.reader().map_err(StaleError::State)?;
+        // A token's half is not given up for an epoch that stays.
+        kms_state::retirable(&*state, self.group.level(), request.root_epoch).map_err(
+            |refusal| {
+                ReshareError::Commit(CommitError::Refused {
+                    reason: refusal.reason(),
+                })
+            },
+        )?;
+        drop(state);
+        let lost = request.seals_lost;
+        let seals_deleted = self.delete_seals_of(request.root_epoch, &lost).await?;
         let what = What::RetireEpoch(v1::RetireEpoch {
             root_epoch: request.root_epoch,
             claim: Some(stated(peer, request.claim.unwrap_or_default())),
+            seals_deleted,
+            seals_lost: lost,
         });
         self.by_approvals(peer, &hash, &id, &approvals, what).await
     }
@@ -328,7 +349,7 @@ impl Core {
         })
     }
 
-    fn custody_claims(
+    pub(crate) fn custody_claims(
         &self,
         peer: &Peer,
         hash: &[u8; 32],
@@ -341,7 +362,7 @@ impl Core {
         Ok(claims)
     }
 
-    async fn by_approvals(
+    pub(crate) async fn by_approvals(
         &self,
         peer: &Peer,
         hash: &[u8; 32],
@@ -393,14 +414,19 @@ impl Core {
         if new_root && plan.confirmed.len() == plan.custodians.len() {
             self.rewrap_all(&plan).await?;
         }
-        let set_id = request.set_id;
-        let what = What::FinishCustody(v1::FinishCustody { set_id });
+        if request.without_token {
+            self.at_level(kms_state::LEVEL_SEALS)?;
+        }
+        let what = What::FinishCustody(v1::FinishCustody {
+            set_id: request.set_id,
+            without_token: request.without_token,
+        });
         self.recorded_for(peer, what).await
     }
 }
 
 /// The claim of a request, by who makes it.
-fn stated(peer: &Peer, claim: v1::Claim) -> v1::Claim {
+pub(crate) fn stated(peer: &Peer, claim: v1::Claim) -> v1::Claim {
     v1::Claim {
         actor: peer.identity.to_string(),
         ..claim

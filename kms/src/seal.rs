@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use envelope::{
-    Encapsulated, HpkeInfo, HpkePrivateKey, KeyError, RootCheck, RootKey, SealedKey, SessionError,
-    SessionInfo, SessionOffer, SetId, Share, ShareError, ShareSet, hpke_open,
+    Encapsulated, HpkeInfo, HpkePrivateKey, KeyError, PersonHalf, RootCheck, RootKey, SealedKey,
+    SealedRoot, SessionError, SessionInfo, SessionOffer, SetId, Share, ShareError, ShareSet,
+    TokenHalf, TokenSealError, hpke_open,
 };
 use parking_lot::Mutex;
 use proto::ids::RootEpoch;
+use proto::v1;
 use tokio::sync::watch;
 
 use crate::approvals::sha256;
@@ -62,6 +64,9 @@ pub(crate) enum UnsealError {
     /// A key that is not the region's root key.
     #[error("the key is not this region's root key")]
     NotTheRoot,
+    /// A token's seal and its halves.
+    #[error("the token's seal is refused")]
+    Halves(#[source] TokenSealError),
     /// This life's offer has been answered; a restart makes a new one.
     #[error("the offer of this boot is used up: restart the replica, or unseal it by custodians")]
     OfferUsed,
@@ -93,8 +98,18 @@ enum Keys {
     Held(Held),
 }
 
+/// How a token's seal was opened: what the record of the unseal has to say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ByToken {
+    pub(crate) seal_id: bytes::Bytes,
+    pub(crate) single_use_id: bytes::Bytes,
+    pub(crate) approvals: Vec<v1::Approval>,
+}
+
 struct Held {
     root: Arc<RootKey>,
+    /// It came by a token and not by custodians.
+    by_token: Option<ByToken>,
     recorded: bool,
     /// Made in this life, by the ceremony: there is no record of an unseal.
     made_here: bool,
@@ -108,6 +123,7 @@ impl Held {
     fn new(root: Arc<RootKey>, recorded: bool) -> Self {
         Self {
             root,
+            by_token: None,
             recorded,
             made_here: false,
             next: None,
@@ -343,6 +359,54 @@ impl Seal {
         *keys = Keys::Held(Held::new(Arc::new(root), false));
         drop(inner);
         Ok(self.now(Posture::Unrecorded))
+    }
+
+    /// Opens the half of a token's seal that a holder sealed to this life's share key.
+    pub(crate) fn open_half(
+        &self,
+        info: &HpkeInfo,
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<PersonHalf, UnsealError> {
+        let inner = self.inner.lock();
+        PersonHalf::open(&inner.life.share_key, info, aad, sealed).map_err(|error| match error {
+            TokenSealError::Half(_) => UnsealError::NotAuthentic,
+            error => UnsealError::Halves(error),
+        })
+    }
+
+    /// Takes both halves of a token's seal, approved for the life `boot`: the root key is here, unrecorded.
+    pub(crate) fn take_halves(
+        &self,
+        boot: BootId,
+        sealed: &SealedRoot,
+        token: &TokenHalf,
+        person: &PersonHalf,
+        check: RootCheck,
+        by: ByToken,
+    ) -> Result<Posture, UnsealError> {
+        let mut inner = self.inner.lock();
+        if inner.life.boot != boot || !matches!(inner.keys, Keys::Sealed { .. }) {
+            return Err(UnsealError::NotSealed);
+        }
+        let root = sealed.open(token, person).map_err(UnsealError::Halves)?;
+        if root.check_value() != check {
+            return Err(UnsealError::NotTheRoot);
+        }
+        inner.keys = Keys::Held(Held {
+            by_token: Some(by),
+            ..Held::new(Arc::new(root), false)
+        });
+        drop(inner);
+        Ok(self.now(Posture::Unrecorded))
+    }
+
+    /// How the root key held came, where a token's seal was opened for it.
+    pub(crate) fn by_token(&self) -> Option<ByToken> {
+        match &self.inner.lock().keys {
+            Keys::Held(held) => held.by_token.clone(),
+            Keys::Sealed { .. } => None,
+        }
     }
 
     /// Takes a peer's answer to this life's offer. A key that is not the region's is dropped.

@@ -44,6 +44,7 @@ use crate::publish::cosigner_name;
 use crate::seal::Seal;
 use crate::service::Services;
 use crate::sessions::Sessions;
+use crate::token::Token;
 use crate::witness_client::Witnesses;
 
 /// How long a new member waits to be enrolled before it gives up.
@@ -240,6 +241,12 @@ impl Replica {
             ceremony: tokio::sync::Mutex::new(None),
             membership: tokio::sync::Mutex::new(()),
             reshare: tokio::sync::Mutex::new(None),
+            token: config
+                .seal
+                .pkcs11
+                .clone()
+                .map(|pkcs11| Arc::new(Token::new(pkcs11))),
+            token_seal: tokio::sync::Mutex::new(None),
             unsealing: tokio::sync::Mutex::new(()),
             restoring: Mutex::new(None),
             backing_up: Arc::default(),

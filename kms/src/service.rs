@@ -542,6 +542,39 @@ impl KmsOperate for Services {
         answer("EraseShare", erased)
     }
 
+    async fn provision_seal(
+        &self,
+        request: Request<v1::ProvisionSealRequest>,
+    ) -> Answer<v1::ProvisionSealReply> {
+        let peer = peer(&request)?;
+        let made = self.0.provision_seal(&peer, request.into_inner()).await;
+        answer("ProvisionSeal", made)
+    }
+
+    async fn drop_seal(&self, request: Request<v1::DropSealRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let dropped = self.0.drop_seal(&peer, request.into_inner()).await;
+        answer("DropSeal", dropped)
+    }
+
+    async fn unseal_by_token(
+        &self,
+        request: Request<v1::UnsealByTokenRequest>,
+    ) -> Answer<v1::UnsealReply> {
+        let peer = peer(&request)?;
+        let unsealed = self.0.unseal_by_token(&peer, request.into_inner()).await;
+        answer("UnsealByToken", unsealed)
+    }
+
+    async fn find_seals(
+        &self,
+        request: Request<v1::FindSealsRequest>,
+    ) -> Answer<v1::FindSealsReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Operator, Role::Custodian, Role::Auditor])?;
+        answer("FindSeals", self.0.find_seals().await)
+    }
+
     async fn retire_epoch(&self, request: Request<v1::RetireEpochRequest>) -> Answer<v1::KmsDone> {
         let peer = peer(&request)?;
         let retired = self.0.retire_epoch(&peer, request.into_inner()).await;
@@ -672,9 +705,7 @@ impl KmsPeer for Services {
     ) -> Answer<v1::KmsDone> {
         let peer = peer(&request)?;
         require_role(&peer, &[Role::Kms])?;
-        answer(
-            "RecordUnsealed",
-            self.0.record_unsealed(&peer, request.get_ref()).await,
-        )
+        let recorded = self.0.record_unsealed(&peer, request.into_inner()).await;
+        answer("RecordUnsealed", recorded)
     }
 }

@@ -12,14 +12,15 @@ use proto::transcript;
 use proto::v1;
 use tokio::time::{Instant, timeout_at};
 use tonic::Request;
-use transport::Peer;
-use transport::fault::reason;
+use transport::fault::{Chain, reason};
+use transport::{Faulty as _, Peer};
 
+use crate::approvals;
 use crate::core::Core;
 use crate::keys::in_force;
 use crate::ledger::{Command, CommitError};
 use crate::peers::CALL_MAX;
-use crate::seal::{BootId, Posture, UnsealError};
+use crate::seal::{BootId, ByToken, Posture, UnsealError};
 use crate::sessions::NoSession;
 
 /// Between attempts to record an unseal while no leader can be found.
@@ -46,6 +47,8 @@ pub(crate) enum ShareRefused {
 enum NotRecorded {
     /// Another root key is in force than the one that the shares gave.
     Superseded,
+    /// What operators approved does not carry a record, and will not: in words.
+    Refused(String),
     /// Not yet: in words.
     Later(String),
 }
@@ -193,6 +196,15 @@ impl Core {
                         tracing::warn!(%error, "sealed without a new life");
                     }
                 }
+                Err(NotRecorded::Refused(why)) => {
+                    tracing::error!(
+                        %why,
+                        "the unseal by a token cannot be recorded: sealed again; approve it anew"
+                    );
+                    if let Err(error) = self.drop_root().await {
+                        tracing::warn!(%error, "sealed without a new life");
+                    }
+                }
                 Err(NotRecorded::Later(why)) => {
                     tracing::debug!(%why, "unseal not recorded yet");
                     tokio::time::sleep(RECORD_EVERY).await;
@@ -208,13 +220,21 @@ impl Core {
         if region.is_none_or(|state| kms_state::region(&*state).is_none()) {
             return Err(later("there is no region yet to record it in".to_owned()));
         }
+        let by = self.seal.by_token();
         if self.group.is_leader() {
             let deadline = Instant::now() + CALL_MAX;
-            let how = v1::UnsealHow::Custodians;
-            return match self
-                .commit_unseal(self.identity(), boot, how, root_epoch, Vec::new(), deadline)
-                .await
-            {
+            let outcome = match &by {
+                None => {
+                    let unseal = Unseal::by(v1::UnsealHow::Custodians, boot, root_epoch);
+                    self.commit_unseal(self.identity(), unseal, Vec::new(), deadline)
+                        .await
+                }
+                Some(by) => {
+                    self.commit_token_unseal(self.identity(), boot, root_epoch, by, deadline)
+                        .await
+                }
+            };
+            return match outcome {
                 Err(CommitError::Refused {
                     reason: v1::KmsRefusal::RootMoved,
                 }) => Err(NotRecorded::Superseded),
@@ -223,6 +243,9 @@ impl Core {
                 | Err(CommitError::Refused {
                     reason: v1::KmsRefusal::AlreadyUnsealed,
                 }) => Ok(()),
+                Err(error) if by.is_some() && for_good(error.reason()) => {
+                    Err(NotRecorded::Refused(Chain(&error).to_string()))
+                }
                 Err(error) => Err(NotRecorded::Later(error.to_string())),
             };
         }
@@ -230,9 +253,14 @@ impl Core {
         let leader = leader.ok_or_else(|| later("no leader".to_owned()))?;
         let peer = self.peers.peer(leader);
         let mut client = peer.map_err(|error| later(error.to_string()))?;
+        let by_token = by.is_some();
+        let by = by.unwrap_or_default();
         let mut request = Request::new(v1::RecordUnsealedRequest {
             boot_id: boot.to_vec().into(),
             root_epoch: root_epoch.0,
+            seal_id: by.seal_id,
+            single_use_id: by.single_use_id,
+            approvals: by.approvals,
         });
         request.set_timeout(CALL_MAX);
         client
@@ -241,32 +269,38 @@ impl Core {
             .map(drop)
             .map_err(|status| match reason(&status) {
                 Some("root-moved") => NotRecorded::Superseded,
+                Some(reason) if by_token && for_good(reason) => {
+                    NotRecorded::Refused(status.message().to_owned())
+                }
                 _ => NotRecorded::Later(status.to_string()),
             })
     }
 
-    /// On the leader, for a replica that its custodians have unsealed.
+    /// On the leader, for a replica that its custodians, or its token and a holder, have unsealed.
     pub(crate) async fn record_unsealed(
         &self,
         peer: &Peer,
-        request: &v1::RecordUnsealedRequest,
+        request: v1::RecordUnsealedRequest,
     ) -> Result<v1::KmsDone, CommitError> {
         let malformed = CommitError::Refused {
             reason: v1::KmsRefusal::Malformed,
         };
         let boot = BootId::try_from(request.boot_id.as_ref()).map_err(|_| malformed)?;
-        let how = v1::UnsealHow::Custodians;
-        match self
-            .commit_unseal(
-                &peer.identity,
-                boot,
-                how,
-                RootEpoch(request.root_epoch),
-                Vec::new(),
-                self.deadline(),
-            )
-            .await
-        {
+        let root_epoch = RootEpoch(request.root_epoch);
+        let outcome = if request.seal_id.is_empty() {
+            let unseal = Unseal::by(v1::UnsealHow::Custodians, boot, root_epoch);
+            self.commit_unseal(&peer.identity, unseal, Vec::new(), self.deadline())
+                .await
+        } else {
+            let by = ByToken {
+                seal_id: request.seal_id,
+                single_use_id: request.single_use_id,
+                approvals: request.approvals,
+            };
+            self.commit_token_unseal(&peer.identity, boot, root_epoch, &by, self.deadline())
+                .await
+        };
+        match outcome {
             Err(CommitError::Refused {
                 reason: v1::KmsRefusal::AlreadyUnsealed,
             }) => Ok(v1::KmsDone::default()),
@@ -274,18 +308,38 @@ impl Core {
         }
     }
 
-    /// Commits the record of an unseal of `replica`'s life `boot`.
-    pub(crate) async fn commit_unseal(
+    /// Commits the record of an unseal by a token, with the approvals that the leader verifies itself.
+    async fn commit_token_unseal(
         &self,
         replica: &Identity,
         boot: BootId,
-        how: v1::UnsealHow,
         root_epoch: RootEpoch,
+        by: &ByToken,
+        deadline: Instant,
+    ) -> Result<v1::KmsDone, CommitError> {
+        let hash = approvals::token_unseal_hash(replica, &boot, &by.seal_id);
+        let (table, now) = (self.enrolments.current(), self.now());
+        let id = Some(by.single_use_id.as_ref());
+        let claims = approvals::verified(&table, &hash, id, &by.approvals, now)
+            .map_err(CommitError::Approval)?;
+        let unseal = Unseal {
+            seal_id: by.seal_id.clone(),
+            ..Unseal::by(v1::UnsealHow::Token, boot, root_epoch)
+        };
+        self.commit_unseal(replica, unseal, claims, deadline).await
+    }
+
+    /// Commits the record of an unseal of a life of `replica`.
+    pub(crate) async fn commit_unseal(
+        &self,
+        replica: &Identity,
+        unseal: Unseal,
         approvals: Vec<v1::ApprovalClaim>,
         deadline: Instant,
     ) -> Result<v1::KmsDone, CommitError> {
         // Builds below would stop at a field they do not know.
         let states_epoch = self.group.level() >= kms_state::LEVEL_CUSTODY;
+        let root_epoch = unseal.root_epoch;
         self.ledger
             .command(replica, deadline, |state| {
                 if root_epoch.0 != 0 && in_force(state) != root_epoch {
@@ -298,12 +352,49 @@ impl Core {
                     approvals: approvals.clone(),
                     what: v1::kms_command::Command::RecordUnseal(v1::RecordUnseal {
                         replica: replica.to_string(),
-                        boot_id: boot.to_vec().into(),
-                        how: how.into(),
+                        boot_id: unseal.boot.to_vec().into(),
+                        how: unseal.how.into(),
                         root_epoch: if states_epoch { root_epoch.0 } else { 0 },
+                        seal_id: unseal.seal_id.clone(),
                     }),
                 })
             })
             .await
     }
+}
+
+/// What the record of an unseal says besides which replica it is of.
+pub(crate) struct Unseal {
+    how: v1::UnsealHow,
+    boot: BootId,
+    root_epoch: RootEpoch,
+    /// Of an unseal by a token.
+    seal_id: bytes::Bytes,
+}
+
+impl Unseal {
+    pub(crate) fn by(how: v1::UnsealHow, boot: BootId, root_epoch: RootEpoch) -> Self {
+        Self {
+            how,
+            boot,
+            root_epoch,
+            seal_id: bytes::Bytes::new(),
+        }
+    }
+}
+
+/// Whether approvals that are refused for this reason are refused whenever they are shown again.
+fn for_good(reason: &str) -> bool {
+    matches!(
+        reason,
+        "no-such-seal"
+            | "too-few-approvals"
+            | "approval-replayed"
+            | "approval-expired"
+            | "approval-of-other-request"
+            | "approver-not-operator"
+            | "bad-signature"
+            | "self-approval"
+            | "malformed"
+    )
 }

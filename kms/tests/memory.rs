@@ -4,13 +4,14 @@
 
 mod common;
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use common::{BODY, Begin, PATIENCE, REPLICAS, Region};
+use common::{BODY, Begin, Daemon, PATIENCE, REPLICAS, Region};
 use envelope::fingerprints::{Fingerprint, Salt, Scanner};
 use proto::v1;
 use tokio::time::Instant;
@@ -22,56 +23,7 @@ const PIECE: usize = 1 << 20;
 const OVERLAP: usize = 31;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A daemon; ended with the test.
-struct Daemon {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Daemon {
-    fn start(config: &kms::Config, fingerprints: &Path) -> Self {
-        let folder = config.data_dir.parent().expect("a folder").to_path_buf();
-        let shown = |path: &Path| path.display().to_string();
-        let text = format!(
-            "region = \"{}\"\njurisdiction = \"{}\"\nnode_id = {}\ndata_dir = {:?}\nlisten = \"{}\"\ncertificate = {:?}\n\
-             key = {:?}\nca = {:?}\ngenesis = {:?}\nfound = true\n",
-            config.region,
-            config.jurisdiction,
-            config.node_id,
-            shown(&config.data_dir),
-            config.listen,
-            shown(&config.certificate),
-            shown(&config.key),
-            shown(&config.ca),
-            shown(&config.genesis),
-        );
-        let path = folder.join("kms.toml");
-        std::fs::write(&path, text).expect("written");
-        let log = File::create(folder.join("kms.log")).expect("a file");
-        // A shell raises the limit, then becomes the daemon.
-        let child = Command::new("sh")
-            .args(["-c", "ulimit -c unlimited; exec \"$0\" --config \"$1\""])
-            .arg(env!("CARGO_BIN_EXE_reduit-kms"))
-            .arg(&path)
-            .current_dir(&folder)
-            .env("REDUIT_FINGERPRINTS", fingerprints)
-            .env("REDUIT_FINGERPRINT_SALT", hex::encode(SALT))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("a daemon");
-        Self { child, folder }
-    }
-
     /// Hits in its memory: in the key memory, and anywhere else.
     fn hits(&self, scanner: &Scanner) -> (usize, usize) {
         let pid = self.child.id();
@@ -192,7 +144,12 @@ async fn a_daemon_has_keys_in_its_key_memory_alone_none_once_sealed_and_none_in_
     .await;
     let written = region.dir.path().join("fingerprints");
     let configs = region.places.iter().map(|place| &place.config);
-    let mut daemons: Vec<Daemon> = configs.map(|c| Daemon::start(c, &written)).collect();
+    let salt = hex::encode(SALT);
+    let env = [
+        ("REDUIT_FINGERPRINTS", written.as_os_str()),
+        ("REDUIT_FINGERPRINT_SALT", OsStr::new(&salt)),
+    ];
+    let mut daemons: Vec<Daemon> = configs.map(|c| Daemon::start(c, "", &env)).collect();
     let operator = region.caller("op-1");
     for at in 0..REPLICAS {
         until("the daemons answer", async || {

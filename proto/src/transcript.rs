@@ -46,6 +46,10 @@ pub const CUSTODIAN_SHARE_PURPOSE: &[u8] = b"reduit/v1/custodian-share";
 pub const UNSEAL_SHARE_PURPOSE: &[u8] = b"reduit/v1/unseal-share";
 /// First part of `HpkeInfo::of` of a share shown to the leader.
 pub const CONFIRM_SHARE_PURPOSE: &[u8] = b"reduit/v1/confirm-share";
+/// First part of `HpkeInfo::of` of a half sealed to its holder.
+pub const HOLDER_HALF_PURPOSE: &[u8] = b"reduit/v1/holder-half";
+/// First part of `HpkeInfo::of` of a half sealed to a sealed replica.
+pub const UNSEAL_HALF_PURPOSE: &[u8] = b"reduit/v1/unseal-half";
 /// First part of `SessionInfo::of` between a replica that asks for the root key under way and the leader.
 pub const ROOT_PURPOSE: &[u8] = b"reduit/v1/kms-root";
 
@@ -192,6 +196,35 @@ pub fn confirm_share_info<'a>(
     ]
 }
 
+/// The parts of `HpkeInfo::of` for the person's half of a token's seal, as it is handed out: the region, the seal and
+/// whose it is.
+pub fn holder_half_info<'a>(region: &'a str, seal_id: &'a [u8], holder: &'a str) -> [&'a [u8]; 4] {
+    [
+        HOLDER_HALF_PURPOSE,
+        region.as_bytes(),
+        seal_id,
+        holder.as_bytes(),
+    ]
+}
+
+/// The parts of `HpkeInfo::of` for that half on its way into a sealed replica, as [`unseal_share_info`] for a share.
+pub fn unseal_half_info<'a>(
+    region: &'a str,
+    holder: &'a str,
+    replica: &'a str,
+    session_id: &'a [u8],
+    seal_id: &'a [u8],
+) -> [&'a [u8]; 6] {
+    [
+        UNSEAL_HALF_PURPOSE,
+        region.as_bytes(),
+        holder.as_bytes(),
+        replica.as_bytes(),
+        session_id,
+        seal_id,
+    ]
+}
+
 /// What a custodian signs once its share of a split is erased, every copy of it included.
 pub fn share_erased(
     region: &str,
@@ -267,6 +300,16 @@ pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<
         replica.as_bytes(),
         boot_id,
         offer_hash,
+    ])
+}
+
+/// What operators approve for an unseal by a token: which replica, in which life, by which seal.
+pub fn approved_token_unseal(replica: &str, boot_id: &[u8], seal_id: &[u8]) -> Vec<u8> {
+    fields(&[
+        b"reduit/v1/approved-token-unseal",
+        replica.as_bytes(),
+        boot_id,
+        seal_id,
     ])
 }
 

@@ -91,6 +91,10 @@ pub enum Kind {
     BackupConfirmed,
     /// The region goes on from a backup, on replicas that are new.
     Restored,
+    /// A root key was sealed under a token and a person's half.
+    SealProvisioned,
+    /// A token's seal of a root key was given up.
+    SealDropped,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

@@ -69,9 +69,13 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The implementation of the log's formats that tests compare ours with.
+/// The implementation of the log's formats that tests compare ours with, and a PKCS#11 token in software.
 pub(crate) fn test_needs() -> Result<()> {
     install(&[
+        Need {
+            package: "softhsm2",
+            shows: || on_path("softhsm2-util"),
+        },
         Need {
             package: "golang-go",
             shows: || on_path("go"),

@@ -165,6 +165,17 @@ fn no_key_crate_is_reachable_from_a_storage_node() {
     );
 }
 
+/// A PKCS#11 module is foreign code in the process that loads it: that is the KMS alone, never the home of key bytes.
+#[test]
+fn nothing_but_the_kms_loads_a_tokens_library() {
+    let loaders = direct().into_iter();
+    let loaders: Vec<_> = loaders
+        .filter(|(_, imports)| imports.contains("cryptoki"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(loaders, ["reduit-kms"]);
+}
+
 #[test]
 fn pure_crates_have_no_runtime() {
     let direct = direct();

@@ -28,7 +28,8 @@ const HELP: &str = "A person opens for a person's purpose, and two operators app
 An approval serves once, for exactly this request, until it expires. What is opened is recorded, with its approvals,
 before a key is released; in a region with witnesses they have seen the record by then.
 
-A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`.";
+A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`. And a replica
+is unsealed by its token: `reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`.";
 
 #[derive(Subcommand)]
 #[command(after_help = HELP)]
@@ -156,7 +157,11 @@ impl Ask {
     }
 }
 
-fn asked(session: &Session, request: &ApprovalRequest, output: &Path) -> Result<(), Failure> {
+pub(super) fn asked(
+    session: &Session,
+    request: &ApprovalRequest,
+    output: &Path,
+) -> Result<(), Failure> {
     write(output, &request.to_text())?;
     if session.json {
         line(json!({ "request": output, "hash": hex::encode(request.hash()) }));
@@ -252,7 +257,7 @@ async fn open(
 fn options(request: &ApprovalRequest) -> GetOptions {
     let claim = match &request.what {
         Approvable::Open { request, .. } => request.claim.clone().unwrap_or_default(),
-        Approvable::Policy { .. } => v1::Claim::default(),
+        Approvable::Policy { .. } | Approvable::TokenUnseal { .. } => v1::Claim::default(),
     };
     GetOptions {
         purpose: claim.purpose,

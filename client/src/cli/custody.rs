@@ -15,10 +15,10 @@ use prost::Message as _;
 use proto::v1;
 use serde_json::json;
 
-use super::Session;
 use super::approvers::Approvers;
 use super::failure::{Failure, file};
 use super::output::{line, time};
+use super::{Session, seals};
 
 const HELP: &str = "A change goes in three steps, and until the last one the shares in force stay in force:
   1. an operator begins it, two others approve; shares come back sealed, one file for each custodian;
@@ -69,7 +69,11 @@ pub(crate) enum Command {
         hpke_key: PathBuf,
     },
     /// Brings the split under way into force. Run again after a failure, it goes on where it was.
-    Finish,
+    Finish {
+        /// The new root key may have no token's seal although the one in force has one.
+        #[arg(long)]
+        without_token: bool,
+    },
     /// Gives up the split under way; what is in force stays in force.
     Abandon,
     /// As a custodian: your signed word that an old share is erased, with every copy of it.
@@ -82,6 +86,9 @@ pub(crate) enum Command {
     Retire {
         /// Its epoch.
         epoch: u32,
+        /// A seal of it whose token nobody has any more (see `reduit kms seals`); once for each.
+        #[arg(long, value_name = "SEAL")]
+        token_lost: Vec<String>,
         #[command(flatten)]
         approvers: Approvers,
     },
@@ -140,9 +147,10 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             };
             says("shown", region.confirm_share(share).await?.leaf_index);
         }
-        Command::Finish => {
+        Command::Finish { without_token } => {
             let set_id = under_way(&region.custody().await?)?;
-            says("in force", region.finish_custody(set_id).await?.leaf_index);
+            let done = region.finish_custody(set_id, without_token).await?;
+            says("in force", done.leaf_index);
         }
         Command::Abandon => {
             let set_id = under_way(&region.custody().await?)?;
@@ -152,8 +160,15 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             let share = read_share(&share)?;
             says("erased", region.erase_share(&share).await?.leaf_index);
         }
-        Command::Retire { epoch, approvers } => {
-            let done = region.retire_epoch(epoch, &approvers.load()?).await?;
+        Command::Retire {
+            epoch,
+            token_lost,
+            approvers,
+        } => {
+            let lost = token_lost.iter().map(|name| seals::named(name));
+            let lost = lost.collect::<Result<Vec<_>, Failure>>()?;
+            let approvers = approvers.load()?;
+            let done = region.retire_epoch(epoch, lost, &approvers).await?;
             says("retired", done.leaf_index);
         }
     }
@@ -261,7 +276,7 @@ pub(crate) fn read_key(path: &Path) -> Result<HpkePrivateKey, Failure> {
 }
 
 /// Before anything is asked of the region: shares that cannot be written are shares of nobody.
-fn empty(folder: &Path) -> Result<(), Failure> {
+pub(super) fn empty(folder: &Path) -> Result<(), Failure> {
     let doing = || format!("the folder for shares, {}", folder.display());
     std::fs::create_dir_all(folder).map_err(file(doing()))?;
     let mut entries = std::fs::read_dir(folder).map_err(file(doing()))?;
@@ -272,11 +287,16 @@ fn empty(folder: &Path) -> Result<(), Failure> {
 }
 
 fn write_share(path: &Path, share: &v1::SealedShare) -> Result<(), Failure> {
+    write_sealed(path, &share.encode_to_vec())
+}
+
+/// What is sealed to one person is still for that person's eyes.
+pub(super) fn write_sealed(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let doing = format!("writing {}", path.display());
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     let written = options.open(path).and_then(|mut out| {
-        out.write_all(&share.encode_to_vec())?;
+        out.write_all(bytes)?;
         out.sync_all()
     });
     written.map_err(file(doing))

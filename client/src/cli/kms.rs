@@ -15,11 +15,11 @@ use proto::v1;
 use serde_json::json;
 use transport::LocalIdentity;
 
-use super::Session;
 use super::approvers::Approvers;
 use super::custody::{read, read_key, read_share};
 use super::failure::Failure;
 use super::output::{line, time};
+use super::{Session, seals};
 
 const RESTORE_HELP: &str = "On a cluster of new KMS replicas, started with a genesis set that names them and the same people, and never
 initialised. k custodians of the root key that the backup names unseal the first replica; two operators approve the
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     /// Brings a backup onto a cluster of new replicas.
     #[command(subcommand, after_help = RESTORE_HELP)]
     Restore(Restore),
+    #[command(flatten)]
+    Token(seals::Command),
 }
 
 /// One replica of a new cluster.
@@ -158,6 +160,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Seal => seal(session).await,
         Command::Backup { out } => backup(session, out).await,
         Command::Restore(command) => restore(session, command).await,
+        Command::Token(command) => seals::run(session, command).await,
     }
 }
 

@@ -278,6 +278,8 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::ConfirmBackup(_)) => "ConfirmBackup",
         Some(Command::RestoreRows(_)) => "RestoreRows",
         Some(Command::FinishRestore(_)) => "FinishRestore",
+        Some(Command::ProvisionSeal(_)) => "ProvisionSeal",
+        Some(Command::DropSeal(_)) => "DropSeal",
         None => "none",
     }
 }

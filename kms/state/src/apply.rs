@@ -26,6 +26,9 @@ pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 /// From this level on a leader may propose what changes custody of the root key: builds below stop at it.
 pub const LEVEL_CUSTODY: FeatureLevel = FeatureLevel(3);
 
+/// From this level on a leader may propose what makes, uses and ends a token's seal: builds below stop at it.
+pub const LEVEL_SEALS: FeatureLevel = FeatureLevel(4);
+
 /// From this level on a leader may propose [`Command::DestroyKek`]: builds below stop at it.
 pub const LEVEL_DESTRUCTION: FeatureLevel = FeatureLevel(2);
 
@@ -168,6 +171,8 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::EraseShare(erase) => custody::retire::erase(applying, erase)?,
         Command::RetireEpoch(retire) => custody::retire::retire(applying, retire)?,
         Command::RecordSeal(seal) => custody::hold::seal(applying, seal)?,
+        Command::ProvisionSeal(provision) => custody::token::provision(applying, provision)?,
+        Command::DropSeal(drop) => custody::token::drop(applying, drop)?,
         Command::SendRoot(send) => custody::hold::send_root(applying, send)?,
         Command::PlanKeyRotation(plan) => rotation::plan(applying, plan)?,
         Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,

@@ -108,12 +108,12 @@ pub(crate) fn confirm(
 
 /// A root key ends only when what stood under it is in a backup that a later one opens.
 pub(crate) fn check_backed_up(
-    applying: &Applying<'_>,
+    level: FeatureLevel,
     newest: Option<&BackupRecord>,
     root_epoch: u32,
 ) -> Result<(), Refusal> {
     let later = newest.is_some_and(|backup| backup.root_epoch > root_epoch);
-    if later || applying.at.level < LEVEL_RESTORE {
+    if later || level < LEVEL_RESTORE {
         Ok(())
     } else {
         Err(Refusal::NotBackedUp)

@@ -9,6 +9,7 @@
 pub(crate) mod hold;
 pub(crate) mod retire;
 pub(crate) mod rewrap;
+pub(crate) mod token;
 
 use std::collections::BTreeSet;
 
@@ -51,6 +52,8 @@ pub(crate) struct SplitDetails {
     custodians: Vec<String>,
     log_key: String,
     keks: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    without_token: bool,
 }
 
 impl SplitDetails {
@@ -65,6 +68,7 @@ impl SplitDetails {
             custodians: named.collect(),
             log_key: plan.log_key.clone(),
             keks,
+            without_token: false,
         }
     }
 }
@@ -204,7 +208,8 @@ fn check_plan(
         && plan.set_id == set_id(&plan.share_set)
         && !plan.root_check.is_empty()
         && plan.root_check.len() <= CHECK_BYTES_MAX;
-    if !lengths_ok || !plan.confirmed.is_empty() || plan.begun_leaf != 0 {
+    let unused = plan.confirmed.is_empty() && plan.token_seals.is_empty() && plan.begun_leaf == 0;
+    if !lengths_ok || !unused {
         return Err(Refusal::Malformed("the record of the split"));
     }
     let log_key = Some(plan.log_key.as_str()).filter(|key| key.len() <= LOG_KEY_BYTES_MAX);
@@ -337,9 +342,13 @@ pub(crate) fn finish(
     let mut keks = 0;
     if new_root {
         check_log_key(applying, &region, &plan)?;
+        token::check_next(&custody, &plan, command.without_token)?;
         keks = rewrap::complete(applying, plan.root_epoch)?;
     }
-    let shown = SplitDetails::of(&plan, region.root_epoch, keks);
+    let shown = SplitDetails {
+        without_token: new_root && command.without_token,
+        ..SplitDetails::of(&plan, region.root_epoch, keks)
+    };
     let in_force = custody.epochs.last_mut().ok_or(Refusal::NotInitialised)?;
     for split in &mut in_force.splits {
         split.superseded = true;
@@ -356,6 +365,7 @@ pub(crate) fn finish(
             epoch: plan.root_epoch,
             root_check: plan.root_check.clone(),
             splits: vec![split],
+            token_seals: plan.token_seals,
             ..RootEpochRecord::default()
         });
     } else {

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use prost::Message;
 use proto::ids::{DatasetId, Role};
 use proto::store::{Reader, prefix_end};
-use proto::v1::{KekRecord, KeyState, LeaseRecord, RequestMemory};
+use proto::v1::{KekRecord, KeyState, LeaseRecord, RequestMemory, TokenSealRecord};
 use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
@@ -111,6 +111,14 @@ pub fn invariant_custody_is_whole(state: &dyn Reader) -> Checked {
                 && split.erased.is_empty()
         });
     hold(one, NAME, || "the split in force".into())?;
+    let own_seals = custody.epochs.iter().all(|epoch| {
+        let own = |seal: &TokenSealRecord| seal.root_epoch == epoch.epoch;
+        let living = epoch.retired_at_ms == 0 || epoch.token_seals.is_empty();
+        living && epoch.token_seals.iter().all(own)
+    });
+    hold(own_seals, NAME, || {
+        "a token's seal of another root key".into()
+    })?;
     for key in read::keys(state, None, usize::MAX) {
         let mut living = key.versions.iter().filter(|v| !v.wrapped_kek.is_empty());
         hold(

@@ -32,13 +32,15 @@ mod witnesses;
 
 pub use apply::{
     At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
-    LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_WITNESSES, UnknownCommand, apply,
+    LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
     Authority, Denied, ENROLMENTS_MAX, GRANTS_MAX, Question, Verdict, is_human_purpose, may,
 };
+pub use custody::retire::retirable;
 pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
+pub use custody::token::{TOKEN_SEALS_MAX, token_seal, token_seals};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
 pub use impact::{last_use, live_leases};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};

@@ -18,6 +18,7 @@ use tlog::{Kind, Origin, Private, Purpose};
 use crate::append::{Applying, array, details, stated};
 use crate::apply::Stop;
 use crate::authority::Authority;
+use crate::custody;
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
@@ -401,6 +402,8 @@ struct UnsealDetails<'a> {
     replica: &'a str,
     boot_id: String,
     how: &'a str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    token_seal: String,
 }
 
 pub(crate) fn record_unseal(
@@ -429,9 +432,17 @@ pub(crate) fn record_unseal(
     let (how, approvals) = match UnsealHow::try_from(command.how) {
         Ok(UnsealHow::Custodians) => ("custodians", 0),
         Ok(UnsealHow::Peer) => ("peer", 1),
+        Ok(UnsealHow::Token) => {
+            // Its operators are counted as for everything under dual control; a half given up opens nothing.
+            custody::token::in_force(&*applying.state, &command.seal_id)?;
+            ("token", authority.approvals_min())
+        }
         Ok(UnsealHow::Unspecified) => return Err(Refusal::Malformed("how").into()),
         Err(_) => return Err(Stop::Unknown("a way to unseal this build does not know")),
     };
+    if how != "token" && !command.seal_id.is_empty() {
+        return Err(Refusal::Malformed("a seal that was not used").into());
+    }
     let approved = applying.approvals(&authority, approvals)?;
     let mut private = applying.private_of_requester();
     applying.use_approvals(&approved, &mut private);
@@ -439,6 +450,7 @@ pub(crate) fn record_unseal(
         replica: &command.replica,
         boot_id: hex::encode(boot_id),
         how,
+        token_seal: hex::encode(&command.seal_id),
     };
     details(&mut private, &shown);
     let leaf = applying.append(Kind::Unsealed, Purpose::service(), None, private);

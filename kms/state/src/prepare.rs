@@ -403,6 +403,8 @@ pub fn custody(authority: &Authority, asked: Asked, mut step: Command) -> KmsCom
         Command::RecordSeal(seal) => Some(&mut seal.claim),
         Command::BeginBackup(begin) => Some(&mut begin.claim),
         Command::ConfirmBackup(confirm) => Some(&mut confirm.claim),
+        Command::ProvisionSeal(provision) => Some(&mut provision.claim),
+        Command::DropSeal(drop) => Some(&mut drop.claim),
         _ => None,
     };
     if let Some(claim) = claim {
@@ -423,7 +425,7 @@ pub fn record_unseal(
         replica: replica.to_string(),
         boot_id: Bytes::copy_from_slice(&boot_id),
         how: how.into(),
-        root_epoch: 0,
+        ..RecordUnseal::default()
     };
     asked.command(authority.version(), Command::RecordUnseal(unseal))
 }

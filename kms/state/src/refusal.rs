@@ -123,6 +123,15 @@ pub enum Refusal {
     /// The log would go on under an origin that a witness has seen more of.
     #[error("leaves are lost, and no witness policy for the log's next origin was stated")]
     Gap,
+    /// No such seal of the root key in force or under way.
+    #[error("no such token's seal of the root key in force or under way")]
+    NoSuchSeal,
+    /// The next root key would have one seal fewer.
+    #[error("the root key in force has a token's seal, and the one under way has none")]
+    SealMissing,
+    /// A token still gives its half.
+    #[error("a token still holds its half of the epoch's root key")]
+    SealNotDeleted,
 }
 
 impl Refusal {
@@ -162,6 +171,9 @@ impl Refusal {
             Self::OtherRestore => KmsRefusal::OtherRestore,
             Self::OtherKey => KmsRefusal::OtherKey,
             Self::Gap => KmsRefusal::Gap,
+            Self::NoSuchSeal => KmsRefusal::NoSuchSeal,
+            Self::SealMissing => KmsRefusal::SealMissing,
+            Self::SealNotDeleted => KmsRefusal::SealNotDeleted,
         }
     }
 

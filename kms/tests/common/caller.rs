@@ -242,6 +242,17 @@ impl Session {
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
     }
 
+    /// Seals a holder's half of a token's seal to this session's share key.
+    pub(crate) fn seal_half(&self, caller: &Caller, half: &[u8], seal_id: &[u8]) -> Vec<u8> {
+        let own = caller.local.identity().to_string();
+        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let info = HpkeInfo::of(&transcript::unseal_half_info(
+            REGION, &own, &replica, &self.id, seal_id,
+        ));
+        let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
+        hpke_seal(&key, &info, &transcript::session_aad(&self.id), half).expect("sealed")
+    }
+
     pub(crate) fn aad(&self) -> Vec<u8> {
         transcript::session_aad(&self.id)
     }

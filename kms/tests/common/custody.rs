@@ -85,7 +85,10 @@ impl Region {
             .at_leader(|at| {
                 let (mut operate, set_id) = (operator.operate(at), set_id.clone());
                 async move {
-                    let request = v1::FinishCustodyRequest { set_id };
+                    let request = v1::FinishCustodyRequest {
+                        set_id,
+                        without_token: false,
+                    };
                     Ok(operate.finish_custody(request).await?.into_inner())
                 }
             })
@@ -178,8 +181,7 @@ impl Region {
         let mut request = v1::RetireEpochRequest {
             root_epoch,
             single_use_id: Bytes::copy_from_slice(&random::<16>()),
-            claim: None,
-            approvals: Vec::new(),
+            ..v1::RetireEpochRequest::default()
         };
         let hash = request_hash("RetireEpoch", &request);
         request.approvals = self.approvals(hash, &request.single_use_id);

@@ -7,6 +7,7 @@
 mod backups;
 mod caller;
 mod custody;
+mod daemon;
 mod grown;
 mod log;
 mod objects;
@@ -36,6 +37,8 @@ use transport::{Clock as _, LocalIdentity, SharedClock, SystemClock};
 pub(crate) use backups::Backup;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use daemon::Daemon;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
@@ -549,6 +552,7 @@ fn config(
         nodes: Vec::new(),
         lease_seconds_max: 3600,
         request_ms_max: 10_000,
+        seal: kms::SealConfig::default(),
         log_format: LogFormat::Text,
         log: "info".to_owned(),
     }

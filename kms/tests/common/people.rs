@@ -193,6 +193,17 @@ impl People {
     }
 }
 
+impl People {
+    /// A holder opens the half of a token's seal that was sealed to it.
+    pub(crate) fn open_half(&self, half: &v1::SealedHalf) -> Zeroizing<Vec<u8>> {
+        let holder: Identity = half.holder.parse().expect("an identity");
+        let parts = transcript::holder_half_info(REGION, &half.seal_id, &half.holder);
+        let key = &self.custodians[holder.name()];
+        let opened = hpke_open(key, &HpkeInfo::of(&parts), b"", &half.sealed);
+        opened.expect("the half opens for its holder")
+    }
+}
+
 /// What the application may do: everything with every dataset, for the service.
 pub(super) fn all_to_app() -> v1::Grant {
     let actions = [

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use envelope::{
     Encapsulated, HpkeInfo, HpkePrivateKey, HpkePublicKey, Kek, LeaseKey, MetadataKey, RootKey,
-    SealedKey, SessionInfo, SessionOffer, SessionReceiver, SessionSender, Share, ShareSet, Wrapped,
-    establish, hpke_open, hpke_seal,
+    SealedKey, SealedRoot, SessionInfo, SessionOffer, SessionReceiver, SessionSender, Share,
+    ShareSet, Wrapped, establish, hpke_open, hpke_seal,
 };
 use proto::ids::{KekId, KekVersion, LeaseId, RootEpoch};
 
@@ -294,7 +294,11 @@ fn share(data: &[u8]) {
     let split = split();
     let mut input = Input::new(data);
     match input.u8() % 6 {
-        0 => share_set(input.rest()),
+        0 => {
+            let bytes = input.rest();
+            share_set(bytes);
+            sealed_root(bytes);
+        }
         1 => share_set(&edited(&split.set.to_bytes(), input.rest())),
         2 => share_bytes(input.rest()),
         3 => {
@@ -329,6 +333,12 @@ fn share_set(bytes: &[u8]) {
     let verified = split.shares.iter().all(|share| set.verify(share).is_ok());
     assert_eq!(verified, set == split.set);
     assert_eq!(set.combine(&split.shares).is_ok(), set == split.set);
+}
+
+fn sealed_root(bytes: &[u8]) {
+    if let Ok(sealed) = SealedRoot::from_bytes(bytes) {
+        assert_eq!(sealed.to_bytes(), bytes, "one encoding");
+    }
 }
 
 fn share_bytes(bytes: &[u8]) {

@@ -184,7 +184,9 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             | Command::BeginBackup(_)
             | Command::ConfirmBackup(_)
             | Command::RestoreRows(_)
-            | Command::FinishRestore(_),
+            | Command::FinishRestore(_)
+            | Command::ProvisionSeal(_)
+            | Command::DropSeal(_),
         ) => {}
         Some(Command::Init(_)) => {}
         None => {}

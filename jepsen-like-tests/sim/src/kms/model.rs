@@ -236,7 +236,9 @@ impl Judging<'_> {
             | Command::BeginBackup(_)
             | Command::ConfirmBackup(_)
             | Command::RestoreRows(_)
-            | Command::FinishRestore(_) => Err(Stop::Unknown),
+            | Command::FinishRestore(_)
+            | Command::ProvisionSeal(_)
+            | Command::DropSeal(_) => Err(Stop::Unknown),
             Command::Init(_) | Command::AdvanceTime(_) => Err(Stop::Unknown),
         };
         done.map(Outcome::Done)

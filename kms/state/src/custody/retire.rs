@@ -2,9 +2,11 @@
 //!
 //! Owns the count. Refuses to retire an epoch while any split of it has k holders left who have not signed, and the
 //! word of anybody but the holder, or about a split that is in force; and to retire one that the newest backup stands
-//! under.
+//! under. A token's half of it goes with it ([`super::token`]).
 
-use proto::v1::{EraseShare, KmsDone, RetireEpoch, SplitRecord};
+use proto::ids::FeatureLevel;
+use proto::store::Reader;
+use proto::v1::{EraseShare, KmsDone, RetireEpoch, RootEpochRecord, SplitRecord};
 use serde::Serialize;
 use tlog::Kind;
 
@@ -57,33 +59,53 @@ struct RetireDetails {
     root_check: String,
     splits: usize,
     superseded_at_ms: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    token_seals: Vec<String>,
+}
+
+/// Refuses what [`retire`] would refuse whatever becomes of the tokens: asked before their objects are deleted.
+pub fn retirable(state: &dyn Reader, level: FeatureLevel, root_epoch: u32) -> Result<(), Refusal> {
+    let custody = super::custody(state).ok_or(Refusal::NotInitialised)?;
+    let mut epochs = custody.epochs.iter();
+    let epoch = epochs.find(|epoch| epoch.epoch == root_epoch);
+    check(epoch.ok_or(Refusal::NoSuchSplit)?)?;
+    check_backed_up(level, custody.backup.as_ref(), root_epoch)
+}
+
+fn check(epoch: &RootEpochRecord) -> Result<(), Refusal> {
+    if epoch.superseded_at_ms == 0 || epoch.retired_at_ms != 0 {
+        return Err(Refusal::WrongState);
+    }
+    match epoch.splits.iter().all(beyond_rebuilding) {
+        true => Ok(()),
+        false => Err(Refusal::NotErased),
+    }
 }
 
 pub(crate) fn retire(applying: &mut Applying<'_>, command: &RetireEpoch) -> Result<KmsDone, Stop> {
     let change = DualControlled::check(applying, command.claim.as_ref())?;
     let (_, mut custody) = loaded(applying)?;
     let now = applying.now.0.max(1);
-    let backed_up = check_backed_up(applying, custody.backup.as_ref(), command.root_epoch);
+    let level = applying.at.level;
+    let backed_up = check_backed_up(level, custody.backup.as_ref(), command.root_epoch);
     let mut epochs = custody.epochs.iter_mut();
     let epoch = epochs
         .find(|epoch| epoch.epoch == command.root_epoch)
         .ok_or(Refusal::NoSuchSplit)?;
-    if epoch.superseded_at_ms == 0 || epoch.retired_at_ms != 0 {
-        return Err(Refusal::WrongState.into());
-    }
-    if !epoch.splits.iter().all(beyond_rebuilding) {
-        return Err(Refusal::NotErased.into());
-    }
+    check(epoch)?;
     backed_up?;
+    let token_seals = super::token::ended(epoch, &command.seals_deleted, &command.seals_lost)?;
     let shown = RetireDetails {
         root_epoch: epoch.epoch,
         root_check: hex::encode(&epoch.root_check),
         splits: epoch.splits.len(),
         superseded_at_ms: epoch.superseded_at_ms,
+        token_seals,
     };
     let done = change.record(applying, Kind::RootEpochRetired, &shown);
     epoch.retired_at_ms = now;
     epoch.retired_leaf = done.leaf_index;
+    epoch.token_seals.clear();
     store(applying, custody);
     Ok(done)
 }

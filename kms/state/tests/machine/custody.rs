@@ -13,7 +13,7 @@ use tlog::{Kind, SignatureType, SignerKey};
 use crate::lab::{DATASET, HOUR, Lab, OTHER, approval, id, region};
 use crate::witnesses::{one_witness, policy};
 
-const PEOPLE: [&str; 3] = ["custodian/c1", "custodian/c2", "custodian/c3"];
+pub(crate) const PEOPLE: [&str; 3] = ["custodian/c1", "custodian/c2", "custodian/c3"];
 const WRAPPED: [u8; 150] = [0xA2; 150];
 
 fn log_key(seed: u8) -> String {
@@ -23,7 +23,7 @@ fn log_key(seed: u8) -> String {
 }
 
 /// A split named by one byte; `epoch` 1 is of the root key in force at first.
-fn plan(name: u8, epoch: u32, needed: u32, people: &[&str]) -> CustodyPlan {
+pub(crate) fn plan(name: u8, epoch: u32, needed: u32, people: &[&str]) -> CustodyPlan {
     let share_set = [&[1][..], &[name; 16], b"rest"].concat();
     CustodyPlan {
         root_epoch: epoch,
@@ -43,21 +43,20 @@ fn plan(name: u8, epoch: u32, needed: u32, people: &[&str]) -> CustodyPlan {
             })
             .collect(),
         log_key: log_key(epoch as u8),
-        confirmed: Vec::new(),
-        begun_leaf: 0,
+        ..CustodyPlan::default()
     }
 }
 
-fn step(lab: &Lab, by: &str, what: Command) -> KmsCommand {
+pub(crate) fn step(lab: &Lab, by: &str, what: Command) -> KmsCommand {
     prepare::custody(&lab.authority(), lab.asked(by), what)
 }
 
-fn approved(lab: &Lab, single_use_id: u8, what: Command) -> KmsCommand {
+pub(crate) fn approved(lab: &Lab, single_use_id: u8, what: Command) -> KmsCommand {
     let asked = lab.approved("operator/o1", single_use_id);
     prepare::custody(&lab.authority(), asked, what)
 }
 
-fn begun(lab: &Lab, single_use_id: u8, plan: CustodyPlan) -> KmsCommand {
+pub(crate) fn begun(lab: &Lab, single_use_id: u8, plan: CustodyPlan) -> KmsCommand {
     let begin = BeginCustody {
         plan: Some(plan),
         claim: None,
@@ -65,7 +64,7 @@ fn begun(lab: &Lab, single_use_id: u8, plan: CustodyPlan) -> KmsCommand {
     approved(lab, single_use_id, Command::BeginCustody(begin))
 }
 
-fn confirm(lab: &Lab, by: &str, name: u8, index: u32) -> KmsCommand {
+pub(crate) fn confirm(lab: &Lab, by: &str, name: u8, index: u32) -> KmsCommand {
     let set_id = vec![name; 16].into();
     step(
         lab,
@@ -74,16 +73,19 @@ fn confirm(lab: &Lab, by: &str, name: u8, index: u32) -> KmsCommand {
     )
 }
 
-fn finish(lab: &Lab, name: u8) -> KmsCommand {
+pub(crate) fn finish(lab: &Lab, name: u8) -> KmsCommand {
     let set_id = vec![name; 16].into();
     step(
         lab,
         "operator/o1",
-        Command::FinishCustody(FinishCustody { set_id }),
+        Command::FinishCustody(FinishCustody {
+            set_id,
+            ..FinishCustody::default()
+        }),
     )
 }
 
-fn rewrap(lab: &Lab, name: u8) -> KmsCommand {
+pub(crate) fn rewrap(lab: &Lab, name: u8) -> KmsCommand {
     let missing = not_rewrapped(&lab.state, 10).into_iter();
     let keks = missing.map(|(dataset, version, _)| RewrappedKek {
         dataset_id: dataset.into(),
@@ -97,7 +99,7 @@ fn rewrap(lab: &Lab, name: u8) -> KmsCommand {
     step(lab, "kms/r1", Command::RewrapKeks(rewrap))
 }
 
-fn erase(lab: &Lab, by: &str, epoch: u32, set_id: &[u8], index: u32) -> KmsCommand {
+pub(crate) fn erase(lab: &Lab, by: &str, epoch: u32, set_id: &[u8], index: u32) -> KmsCommand {
     let erase = EraseShare {
         root_epoch: epoch,
         set_id: set_id.to_vec().into(),
@@ -107,9 +109,11 @@ fn erase(lab: &Lab, by: &str, epoch: u32, set_id: &[u8], index: u32) -> KmsComma
     step(lab, by, Command::EraseShare(erase))
 }
 
-fn retire(lab: &Lab, single_use_id: u8, root_epoch: u32) -> KmsCommand {
-    let claim = None;
-    let retire = RetireEpoch { root_epoch, claim };
+pub(crate) fn retire(lab: &Lab, single_use_id: u8, root_epoch: u32) -> KmsCommand {
+    let retire = RetireEpoch {
+        root_epoch,
+        ..RetireEpoch::default()
+    };
     approved(lab, single_use_id, Command::RetireEpoch(retire))
 }
 
@@ -131,20 +135,20 @@ fn backed_up(lab: &mut Lab, root_epoch: u32) {
     lab.done(&command);
 }
 
-fn all_confirm(lab: &mut Lab, name: u8) {
+pub(crate) fn all_confirm(lab: &mut Lab, name: u8) {
     for (index, who) in (1..).zip(PEOPLE) {
         let command = confirm(lab, who, name, index);
         lab.done(&command);
     }
 }
 
-fn first_split(lab: &Lab) -> Vec<u8> {
+pub(crate) fn first_split(lab: &Lab) -> Vec<u8> {
     let custody = custody(&lab.state).expect("initialised");
     custody.epochs[0].splits[0].set_id.to_vec()
 }
 
 /// Everything up to the new root key in force; single-use ids from 10 on.
-fn rotated(lab: &mut Lab, name: u8, epoch: u32) {
+pub(crate) fn rotated(lab: &mut Lab, name: u8, epoch: u32) {
     let command = begun(lab, 9 + name, plan(name, epoch, 2, &PEOPLE));
     lab.done(&command);
     all_confirm(lab, name);
@@ -299,6 +303,7 @@ fn a_new_root_key_comes_into_force_with_every_key_under_it() {
         boot_id: vec![5; 16].into(),
         how: UnsealHow::Custodians.into(),
         root_epoch,
+        ..RecordUnseal::default()
     };
     let command = step(&lab, "kms/r2", Command::RecordUnseal(unseal(1)));
     assert_eq!(lab.refused(&command), (KmsRefusal::RootMoved, 2));

@@ -15,5 +15,6 @@ mod region_time;
 mod restore;
 mod retries;
 mod rotation;
+mod token_seals;
 mod use_of_keys;
 mod witnesses;
