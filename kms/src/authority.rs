@@ -372,7 +372,7 @@ impl Core {
 
     /// Makes the state durable now. The region's record names the shares: a replica that comes back without it cannot
     /// be unsealed before a leader has committed the log again, and sealed replicas have none.
-    async fn flush_state(&self) {
+    pub(crate) async fn flush_state(&self) {
         let group = self.group.clone();
         // Held by the work itself, which goes on when who asked for it is gone: whoever stops waits for it.
         let busy = self.flushing.clone().lock_owned().await;

@@ -90,10 +90,18 @@ impl Core {
     /// Follows what the state says of custody, for as long as the replica runs.
     pub(crate) async fn follow_custody(self: Arc<Self>) {
         let mut changes = self.changes.clone();
+        let mut durable = 0;
         loop {
             let told = changes.borrow_and_update().custody_version;
             let settled = match self.held_to() {
-                Some(held_to) if held_to.custody.version >= told => self.settle(held_to).await,
+                Some(held_to) if held_to.custody.version >= told => {
+                    // Which shares and seals open it is what a cold replica has to know by itself.
+                    if held_to.custody.version > durable {
+                        durable = held_to.custody.version;
+                        self.flush_state().await;
+                    }
+                    self.settle(held_to).await
+                }
                 // Told while the entry was being applied: readable a moment later.
                 Some(_) => false,
                 None => true,

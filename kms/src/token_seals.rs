@@ -44,7 +44,10 @@ pub(crate) enum TokenSealRefused {
     #[error("{0} holds no half of that seal")]
     NotHolder(Identity),
     /// No such seal.
-    #[error("no such token's seal of the root key in force or under way (see `reduit kms seals`)")]
+    #[error(
+        "no such token's seal of the root key in force or under way, as far as this replica knows: see `reduit kms \
+         seals`; a cold region is unsealed first at the replica that led last"
+    )]
     NoSuchSeal,
     /// No new root key to seal.
     #[error("no new root key is under way")]
@@ -130,6 +133,8 @@ impl Core {
                 return Err(error.into());
             }
         };
+        // Whoever hears of it may count on it when the region is cold the next moment.
+        self.flush_state().await;
         tracing::info!(
             seal = hex::encode(&made.seal.seal_id),
             token = made.seal.token_serial,
