@@ -463,7 +463,7 @@ impl File {
     fn frames(&mut self, plain: &[u8]) -> Result<Vec<Vec<v1::StateRow>>, RestoreError> {
         self.frames.push(plain);
         let mut rows = Vec::new();
-        while let Some(frame) = self.frames.next()? {
+        while let Some(frame) = self.frames.take()? {
             match frame.frame {
                 Some(Frame::Rows(frame)) if self.end.is_none() => {
                     self.rows += frame.rows.len() as u64;

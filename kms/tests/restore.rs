@@ -115,9 +115,10 @@ async fn a_restore_takes_custodians_two_approvers_and_exactly_the_file_they_appr
     let opened = app.open_at(0, &object).await;
     assert_eq!(reason(&opened.expect_err("no region")), "sealed");
 
-    // Every replica dies in the middle; the custodians come again, and the upload goes on.
+    // Every replica dies in the middle; the custodians come again, to the one that leads now, and it goes on.
     region.restart_all().await;
-    let reply = region.restored_from(&backup, &shares[2..]).await;
+    let leader = region.leader().await;
+    let reply = region.restored_at(leader, &backup, &shares[2..]).await;
     assert_eq!(reply.tree_size, backup.record().tree_size);
     opens(&region, &object).await;
     let again = region.prepare_restore(0, &backup).await;

@@ -125,7 +125,7 @@ impl Frames {
     }
 
     /// The next frame, once it is whole.
-    pub fn next(&mut self) -> Result<Option<KmsBackupFrame>, MalformedFrame> {
+    pub fn take(&mut self) -> Result<Option<KmsBackupFrame>, MalformedFrame> {
         let Some((length, rest)) = self.held.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
@@ -268,12 +268,12 @@ mod tests {
         let mut found = Vec::new();
         for byte in &plain {
             taken.push(&[*byte]);
-            found.extend(taken.next().expect("frames"));
+            found.extend(taken.take().expect("frames"));
         }
         assert_eq!(found, frames);
         assert!(taken.is_empty());
         let mut long = Frames::default();
         long.push(&(FRAME_BYTES_MAX as u32 + 1).to_be_bytes());
-        assert_eq!(long.next(), Err(MalformedFrame));
+        assert_eq!(long.take(), Err(MalformedFrame));
     }
 }

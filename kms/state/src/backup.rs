@@ -3,6 +3,7 @@
 //! Owns which backup is the newest, and under which root key: a former root key is not retired before one stands under a
 //! later one. What is in a backup is the driver's to write; that an operator holds it is the operator's word.
 
+use proto::ids::FeatureLevel;
 use proto::v1::{BackupRecord, BeginBackup, ConfirmBackup, KmsDone};
 use serde::Serialize;
 use tlog::Kind;

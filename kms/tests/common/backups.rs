@@ -131,16 +131,26 @@ impl Region {
         backup: &Backup,
         shares: &[v1::SealedShare],
     ) -> v1::RestoreReply {
-        let prepared = self.prepare_restore(0, backup).await.expect("prepared");
-        assert!(!prepared.unsealed);
+        self.restored_at(0, backup, shares).await
+    }
+
+    /// The same at another replica.
+    pub(crate) async fn restored_at(
+        &self,
+        first: usize,
+        backup: &Backup,
+        shares: &[v1::SealedShare],
+    ) -> v1::RestoreReply {
+        let prepared = self.prepare_restore(first, backup).await;
+        assert!(!prepared.expect("prepared").unsealed);
         for share in shares {
-            self.give_share(0, share).await.expect("taken");
+            self.give_share(first, share).await.expect("taken");
         }
         let request = self.restore_approved(self.restore_request(backup));
-        let reply = self.send_restore(0, &backup.file, request).await;
+        let reply = self.send_restore(first, &backup.file, request).await;
         let reply = reply.expect("restored");
-        self.unsealed_in_time(0).await;
-        for at in 1..self.places.len() {
+        self.unsealed_in_time(first).await;
+        for at in (0..self.places.len()).filter(|at| *at != first) {
             self.unseal_by_peer(at).await.expect("by a peer");
         }
         reply

@@ -52,7 +52,7 @@ fn frames(plain: &[u8]) {
         for part in plain.chunks(step) {
             frames.push(part);
             loop {
-                match frames.next() {
+                match frames.take() {
                     Ok(Some(frame)) => found.push(frame),
                     Ok(None) => break,
                     Err(error) => return (found, Err(error)),

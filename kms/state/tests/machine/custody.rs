@@ -118,7 +118,7 @@ pub(crate) fn retire(lab: &Lab, single_use_id: u8, root_epoch: u32) -> KmsComman
 }
 
 /// An operator holds a backup of the state as it stands.
-fn backed_up(lab: &mut Lab, root_epoch: u32) {
+pub(crate) fn backed_up(lab: &mut Lab, root_epoch: u32) {
     let tree = kms_state::frontier(&lab.state);
     let backup = BackupRecord {
         digest: vec![root_epoch as u8; 32].into(),

@@ -1,7 +1,7 @@
 //! Claims about seals by a token and a person: on record under dual control, never of a root key that they are not of,
 //! and gone before the epoch of their root key is retired.
 
-use kms_state::{TOKEN_SEALS_MAX, token_seal, token_seals};
+use kms_state::{LEVEL_MAX, TOKEN_SEALS_MAX, token_seal, token_seals};
 use proto::v1::kms_command::Command;
 use proto::v1::{
     AbandonCustody, DropSeal, FinishCustody, KmsCommand, KmsRefusal, ProvisionSeal, RecordUnseal,
@@ -10,7 +10,8 @@ use proto::v1::{
 use tlog::Kind;
 
 use crate::custody::{
-    PEOPLE, all_confirm, approved, begun, erase, finish, first_split, plan, retire, rewrap, step,
+    PEOPLE, all_confirm, approved, backed_up, begun, erase, finish, first_split, plan, retire,
+    rewrap, step,
 };
 use crate::lab::{Lab, approval, id};
 
@@ -207,15 +208,16 @@ fn an_epoch_is_retired_only_once_every_token_has_given_up_its_half() {
     lab.done(&command);
     let command = finish(&lab, 8);
     lab.done(&command);
-    assert_eq!(
-        kms_state::retirable(&lab.state, 1),
-        Err(kms_state::Refusal::NotErased)
-    );
+    let retirable = |lab: &Lab| kms_state::retirable(&lab.state, LEVEL_MAX, 1);
+    assert_eq!(retirable(&lab), Err(kms_state::Refusal::NotErased));
     for index in [1, 2] {
         let command = erase(&lab, PEOPLE[index as usize - 1], 1, &first, index);
         lab.done(&command);
     }
-    assert_eq!(kms_state::retirable(&lab.state, 1), Ok(()));
+    // No token gives its half up for an epoch that a backup still stands under.
+    assert_eq!(retirable(&lab), Err(kms_state::Refusal::NotBackedUp));
+    backed_up(&mut lab, 2);
+    assert_eq!(retirable(&lab), Ok(()));
     let command = retire(&lab, 5, 1);
     assert_eq!(lab.refused(&command).0, KmsRefusal::SealNotDeleted);
     let ending = |deleted: &[u8], lost: &[u8]| {
