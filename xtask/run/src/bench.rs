@@ -3,6 +3,7 @@
 //! Owns what is common: fsync latency beside every row, CPU and bytes of processes, floors.
 
 mod envelope;
+mod kms;
 pub(crate) mod measure;
 mod put_get;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 /// Which benchmark, and where its JSON goes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// envelope or put-get.
+    /// envelope, kms or put-get.
     name: String,
     /// Where the JSON goes.
     #[arg(long)]
@@ -85,8 +86,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     );
     let report = match options.name.as_str() {
         "envelope" => envelope::run()?,
+        "kms" => kms::run(options.seconds).await?,
         "put-get" => put_get::run(options.seconds).await?,
-        other => bail!("no benchmark {other}; there are envelope and put-get"),
+        other => bail!("no benchmark {other}; there are envelope, kms and put-get"),
     };
     write(
         &options.json,
