@@ -90,14 +90,15 @@ impl Core {
     /// Follows what the state says of custody, for as long as the replica runs.
     pub(crate) async fn follow_custody(self: Arc<Self>) {
         let mut changes = self.changes.clone();
-        let mut durable = 0;
+        let mut durable_epoch = 0;
         loop {
             let told = changes.borrow_and_update().custody_version;
             let settled = match self.held_to() {
                 Some(held_to) if held_to.custody.version >= told => {
-                    // Which shares and seals open it is what a cold replica has to know by itself.
-                    if held_to.custody.version > durable {
-                        durable = held_to.custody.version;
+                    // A new root key is taken once it is durable that it is in force: what opens a cold replica it has
+                    // to know by itself.
+                    if held_to.region.root_epoch > durable_epoch {
+                        durable_epoch = held_to.region.root_epoch;
                         self.flush_state().await;
                     }
                     self.settle(held_to).await
@@ -116,6 +117,36 @@ impl Core {
                 return;
             }
         }
+    }
+
+    /// Makes every change of custody durable soon: shares and seals are what a cold replica asks for. Beside
+    /// [`Self::follow_custody`], whose keys wait for no disk but where a new root key comes into force.
+    pub(crate) async fn keep_custody(self: Arc<Self>) {
+        let mut changes = self.changes.clone();
+        let mut durable = 0;
+        loop {
+            let told = changes.borrow_and_update().custody_version;
+            if told > durable {
+                // Told while the entry was being applied: readable a moment later.
+                let mut applied = self.group.watch_applied();
+                while self.applied_custody() < told {
+                    if applied.changed().await.is_err() {
+                        return;
+                    }
+                }
+                durable = told;
+                self.flush_state().await;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn applied_custody(&self) -> u64 {
+        self.reader()
+            .map(|state| kms_state::custody_version(&*state))
+            .unwrap_or(u64::MAX)
     }
 
     fn held_to(&self) -> Option<HeldTo> {

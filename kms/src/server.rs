@@ -333,6 +333,7 @@ impl Replica {
         self.drivers.spawn(core.clone().follow_authority());
         self.drivers.spawn(core.clone().learn_authority());
         self.drivers.spawn(core.clone().follow_custody());
+        self.drivers.spawn(core.clone().keep_custody());
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
         self.drivers.spawn(core.clone().destroy_due_keys());

@@ -103,6 +103,7 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
     let later = app.put_object(LATER).await.expect("sealed");
 
     // Every replica serves under it: each leads in turn.
+    region.all_hold(2).await;
     for at in 0..REPLICAS {
         let status = region.status(at).await;
         assert_eq!(

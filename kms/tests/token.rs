@@ -491,6 +491,10 @@ async fn a_new_root_key_has_its_own_seal_and_retiring_the_old_one_deletes_the_to
     for share in &shares[..3] {
         kms.region.erase_share(share).await.expect("erased");
     }
+    let early = kms.region.retire_epoch(1).await;
+    assert_eq!(reason(&early.expect_err("no backup")), "not-backed-up");
+    assert_eq!(kms.token.keys(), 2);
+    kms.region.backup().await;
     kms.token.mode(&kms.token.pin_file(), 0o644);
     let kept = kms.region.retire_epoch(1).await;
     assert_eq!(reason(&kept.expect_err("no token")), "pin-file-open");

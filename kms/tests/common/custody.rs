@@ -109,6 +109,21 @@ impl Region {
         }
     }
 
+    /// Waits until every replica holds this root key: each takes it once it is durable that it is in force.
+    pub(crate) async fn all_hold(&self, root_epoch: u32) {
+        let held = async {
+            for at in 0..self.places.len() {
+                while self.places[at].replica.is_some()
+                    && self.status(at).await.held_epoch != root_epoch
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }
+        };
+        let held = tokio::time::timeout(PATIENCE, held).await;
+        held.expect("the root key in force is taken");
+    }
+
     /// A whole change of custody: begun, every share shown, in force.
     pub(crate) async fn change_custody(
         &self,
@@ -122,6 +137,10 @@ impl Region {
             self.confirm_share(share).await.expect("shown");
         }
         self.finish_when_sent(&begun.set_id).await;
+        if new_root {
+            let leader = self.leader().await;
+            self.all_hold(self.status(leader).await.root_epoch).await;
+        }
         begun.shares
     }
 

@@ -621,7 +621,8 @@ fn tokens_under_older_versions_are_found_page_by_page_each_once() {
         loop {
             let (page, next) =
                 read::tokens_below(&shard.state, &DATASET, below, after.as_ref(), limit);
-            assert!(page.len() <= limit && next != after, "it goes on");
+            assert!(page.len() <= limit, "pages are bounded");
+            assert!(next.is_none() || next != after, "it goes on");
             found.extend(page.into_iter().map(|token| token.kek_version));
             pages += 1;
             match next {

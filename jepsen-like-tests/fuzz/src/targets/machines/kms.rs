@@ -284,6 +284,7 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
     let replica: Identity = "spiffe://ch-zrh/kms/k9".parse().expect("valid");
     let disabled = change(61, v1::KeyState::Disabled, 0);
     let later = UnixMs(NOW.0 + HOUR_MS);
+    let due = UnixMs(NOW.0 + 8 * 24 * HOUR_MS);
     vec![
         vec![records(region, 70), records(region, 70)],
         vec![rotate(71)],
@@ -292,6 +293,7 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
         vec![
             disabled,
             pending(62),
+            prepare::advance_time(approved(OPERATOR, 73), &[due, due]),
             prepare::destroy_kek(&authority, asked(KMS, 72), &DATASET, 3, UnixMs(0)),
         ],
         vec![prepare::change_enrolment(
