@@ -240,7 +240,7 @@ fn a_key_is_rotated_by_plan_and_demand_rewrapped_and_its_old_version_ended() {
             )
         };
         let (b, c) = (approval(OPERATORS[1]), approval(OPERATORS[2]));
-        let said = refused(&format!("key end-versions test {b} {c}"), 4)?;
+        let said = refused(&format!("key end-versions test {b} {c}"), 1)?;
         ensure!(said.contains("takes commits from version 1 on"), "{said}");
         let said = operator("key rewrap test")?;
         ensure!(
@@ -251,7 +251,7 @@ fn a_key_is_rotated_by_plan_and_demand_rewrapped_and_its_old_version_ended() {
         let said = operator("key rewrap test --json")?;
         let said: serde_json::Value = serde_json::from_str(&said)?;
         ensure!(said["rewrapped"] == 0 && said["min_version"] == 2, "{said}");
-        let said = refused(&format!("key end-versions test --below 3 {b} {c}"), 4)?;
+        let said = refused(&format!("key end-versions test --below 3 {b} {c}"), 1)?;
         ensure!(said.contains("takes commits from version 2 on"), "{said}");
         refused(&format!("key end-versions test {b}"), 5)?;
         let said = operator(&format!("key end-versions test {b} {c}"))?;
