@@ -58,7 +58,8 @@ pub(crate) enum Command {
     },
     /// Wraps the dataset's lease tokens under the newest version, and ends commits under older ones.
     ///
-    /// Objects are not touched, and opens go on. When it is done no token needs an older version.
+    /// Objects are not touched, and opens go on. When it is done no token needs an older version. Back up the KMS before
+    /// it (reduit kms backup): a backup older than the newest version has no key for what was rewrapped.
     #[command(after_help = "Example:\n  reduit key rotate cases\n  reduit key rewrap cases")]
     Rewrap {
         /// The dataset.
