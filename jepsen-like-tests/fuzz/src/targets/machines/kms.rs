@@ -284,18 +284,21 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
     let replica: Identity = "spiffe://ch-zrh/kms/k9".parse().expect("valid");
     let disabled = change(61, v1::KeyState::Disabled, 0);
     let later = UnixMs(NOW.0 + HOUR_MS);
-    let due = UnixMs(NOW.0 + 8 * 24 * HOUR_MS);
+    // Over a day at once takes approvals, and those expire.
+    let waits = (1..=8).map(|days| {
+        let then = UnixMs(NOW.0 + days * 23 * HOUR_MS);
+        prepare::advance_time(asked(KMS, 80 + days as u8), &[then, then])
+    });
+    let mut destroyed = vec![disabled.clone(), pending(62)];
+    destroyed.extend(waits);
+    let destroy = prepare::destroy_kek(&authority, asked(KMS, 72), &DATASET, 3, UnixMs(0));
+    destroyed.push(destroy);
     vec![
         vec![records(region, 70), records(region, 70)],
         vec![rotate(71)],
         vec![disabled.clone()],
-        vec![disabled.clone(), pending(62)],
-        vec![
-            disabled,
-            pending(62),
-            prepare::advance_time(approved(OPERATOR, 73), &[due, due]),
-            prepare::destroy_kek(&authority, asked(KMS, 72), &DATASET, 3, UnixMs(0)),
-        ],
+        vec![disabled, pending(62)],
+        destroyed,
         vec![prepare::change_enrolment(
             &authority,
             approved(OPERATOR, 63),
