@@ -1,13 +1,12 @@
-//! The gRPC service `Shard`: objects, leases, key states, and datasets as the catalog admits and drops them.
+//! A shard at its leader: objects, leases, key states, holds, and datasets as the catalog admits and drops them.
 //!
-//! Owns who may call what and the translation of requests into commands. Refuses everything no grant allows, reads
-//! that a majority has not confirmed unless a stale one is asked for by name, and puts on a full disk.
+//! Owns what each request asks of policy and the translation of requests into commands; which roles may call at all is
+//! in [`service`]. Refuses everything no grant allows, reads that a majority has not confirmed unless a stale one is
+//! asked for by name, and puts on a full disk.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
 use node_state::shard::HOLD_LEVEL;
 use node_state::{ShardMeta, limits, read};
@@ -16,42 +15,23 @@ use proto::v1;
 use proto::v1::Action;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_command::Command;
-use proto::v1::shard_server::ShardServer;
-use tonic::{Request, Response, Status};
-use transport::{Peer, require_role};
+use transport::Peer;
 
 use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
-use crate::metered::metered;
 
 pub(crate) mod receipts;
+mod service;
 pub(crate) mod stored;
 pub(crate) mod tokens;
 
+pub(crate) use self::service::ShardService;
+use self::service::answered;
 use self::tokens::holder_of;
 
-/// Bytes of a request: one entry and its framing.
-const MESSAGE_BYTES_MAX: usize = 2 << 20;
 /// Tokens of one page: under 1 MiB.
 const TOKENS_MAX: usize = 256;
-/// Who may hold leases and so commit.
-const COMMITTERS: [Role; 2] = [Role::Gateway, Role::Client];
-
-/// The service.
-pub(crate) struct ShardService(pub(crate) Arc<Core>);
-
-impl ShardService {
-    pub(crate) fn into_server(self) -> ShardServer<Self> {
-        ShardServer::new(self).max_decoding_message_size(MESSAGE_BYTES_MAX)
-    }
-}
-
-fn answered(done: v1::Done) -> v1::ShardAnswer {
-    v1::ShardAnswer {
-        answer: Some(Answer::Done(done)),
-    }
-}
 
 fn key_state_version(state: &dyn proto::store::Reader, id: &DatasetId) -> Result<u64, CallError> {
     let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
@@ -569,193 +549,5 @@ fn blocking<T>(work: impl FnOnce() -> T) -> T {
     match threads {
         tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         _ => work(),
-    }
-}
-
-#[tonic::async_trait]
-impl v1::shard_server::Shard for ShardService {
-    async fn register_lease(
-        &self,
-        request: Request<v1::RegisterLeaseRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &COMMITTERS)?;
-        let call = self.0.register_lease(&peer, request.into_inner());
-        metered("register_lease", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn put_object(
-        &self,
-        request: Request<v1::PutObjectRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &COMMITTERS)?;
-        let call = self.0.put_object(&peer, request.into_inner());
-        metered("put_object", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn finish_object(
-        &self,
-        request: Request<v1::FinishObjectRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &COMMITTERS)?;
-        let call = self.0.finish_object(&peer, request.into_inner());
-        metered("finish_object", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn delete_object(
-        &self,
-        request: Request<v1::DeleteObjectRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.delete_object(&peer, request.into_inner());
-        metered("delete_object", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn get_object(
-        &self,
-        request: Request<v1::GetObjectRequest>,
-    ) -> Result<Response<v1::GetObjectReply>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.get_object(&peer, request.into_inner());
-        metered("get_object", call).await.map(Response::new)
-    }
-
-    async fn list_objects(
-        &self,
-        request: Request<v1::ListObjectsRequest>,
-    ) -> Result<Response<v1::ListObjectsReply>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.list_objects(&peer, request.into_inner());
-        metered("list_objects", call).await.map(Response::new)
-    }
-
-    async fn list_versions(
-        &self,
-        request: Request<v1::ListVersionsRequest>,
-    ) -> Result<Response<v1::ListVersionsReply>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.list_versions(&peer, request.into_inner());
-        metered("list_versions", call).await.map(Response::new)
-    }
-
-    async fn set_key_state(
-        &self,
-        request: Request<v1::SetKeyStateRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Kms])?;
-        let call = self.0.set_key_state(request.into_inner());
-        metered("set_key_state", call).await.map(Response::new)
-    }
-
-    async fn set_versioning(
-        &self,
-        request: Request<v1::SetVersioningRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.set_versioning(&peer, request.into_inner());
-        metered("set_versioning", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn set_hold(
-        &self,
-        request: Request<v1::SetHoldRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Operator])?;
-        let call = self.0.set_hold(&peer, request.into_inner());
-        metered("set_hold", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn list_tokens(
-        &self,
-        request: Request<v1::ListTokensRequest>,
-    ) -> Result<Response<v1::ListTokensReply>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Kms])?;
-        let call = self.0.list_tokens(request.into_inner());
-        metered("list_tokens", call).await.map(Response::new)
-    }
-
-    async fn rewrap_token(
-        &self,
-        request: Request<v1::RegisterLeaseRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Kms])?;
-        let call = self.0.rewrap_token(request.into_inner());
-        metered("rewrap_token", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn admit_dataset(
-        &self,
-        request: Request<v1::AdmitDatasetRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Node])?;
-        let call = self.0.admit_dataset(request.into_inner());
-        metered("admit_dataset", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn drop_dataset(
-        &self,
-        request: Request<v1::DropDatasetRequest>,
-    ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Node])?;
-        let call = self.0.drop_dataset(request.into_inner());
-        metered("drop_dataset", call)
-            .await
-            .map(answered)
-            .map(Response::new)
-    }
-
-    async fn shard_status(
-        &self,
-        request: Request<v1::ShardStatusRequest>,
-    ) -> Result<Response<v1::ShardStatusReply>, Status> {
-        let peer = transport::peer(&request)?;
-        let call = self.0.shard_status(&peer, request.into_inner());
-        metered("shard_status", call).await.map(Response::new)
-    }
-
-    type ProveStoredStream = BoxStream<'static, Result<v1::StoredVersion, Status>>;
-
-    async fn prove_stored(
-        &self,
-        request: Request<v1::ProveStoredRequest>,
-    ) -> Result<Response<Self::ProveStoredStream>, Status> {
-        let peer = transport::peer(&request)?;
-        require_role(&peer, &[Role::Auditor])?;
-        let answers = self.0.prove_stored(&peer, request.into_inner());
-        metered("prove_stored", async { answers })
-            .await
-            .map(Response::new)
     }
 }
