@@ -6,6 +6,7 @@
 //! policy is readable.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use proto::transcript;
 use proto::v1;
 use proto::v1::kms_backup_frame::Frame;
 use proto::v1::kms_command::Command as What;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use transport::Peer;
 
@@ -27,6 +29,8 @@ use crate::seal::Sealed;
 
 /// Parts of a backup that wait for a slow operator.
 const WAITING_MAX: usize = 8;
+/// How long the next part may wait: what is being read keeps a whole moment of the state from being compacted.
+const TAKEN_MAX: Duration = Duration::from_secs(60);
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +73,22 @@ pub(crate) enum BackupError {
     Gone,
 }
 
-/// Where parts go.
-type Parts = mpsc::Sender<Result<v1::BackupChunk, BackupError>>;
+type Part = Result<v1::BackupChunk, BackupError>;
+
+/// Where parts go, from a thread that may block.
+struct Parts {
+    to: mpsc::Sender<Part>,
+    runtime: Handle,
+    patience: Duration,
+}
+
+impl Parts {
+    /// Refuses to wait for one who takes nothing any more.
+    fn send(&self, part: Part) -> Result<(), BackupError> {
+        let sent = self.to.send_timeout(part, self.patience);
+        self.runtime.block_on(sent).map_err(|_| BackupError::Gone)
+    }
+}
 
 impl Core {
     /// Records that a backup leaves, then sends it.
@@ -78,7 +96,7 @@ impl Core {
         &self,
         peer: &Peer,
         request: v1::BackupRequest,
-    ) -> Result<mpsc::Receiver<Result<v1::BackupChunk, BackupError>>, BackupError> {
+    ) -> Result<mpsc::Receiver<Part>, BackupError> {
         self.may_back_up(peer)?;
         let one = self.backing_up.clone().try_lock_owned();
         let one = one.map_err(|_| BackupError::UnderWay)?;
@@ -95,7 +113,12 @@ impl Core {
         let newest = self.checkpoints.now().newest;
         let checkpoint = newest.map(|newest| newest.note.to_string().into_bytes());
         let level = self.group.level().0;
-        let (parts, taken) = mpsc::channel(WAITING_MAX);
+        let (to, taken) = mpsc::channel(WAITING_MAX);
+        let parts = Parts {
+            to,
+            runtime: Handle::current(),
+            patience: TAKEN_MAX,
+        };
         let writer = Writer {
             root,
             region,
@@ -108,7 +131,7 @@ impl Core {
         tokio::task::spawn_blocking(move || {
             if let Err(error) = writer.write(&*state, &parts) {
                 // Nobody to tell is no news.
-                let _ = parts.blocking_send(Err(error));
+                let _ = parts.send(Err(error));
             }
         });
         Ok(taken)
@@ -182,8 +205,7 @@ impl Out<'_> {
             bytes: bytes.into(),
             made: None,
         };
-        let sent = self.parts.blocking_send(Ok(part));
-        sent.map_err(|_| BackupError::Gone)
+        self.parts.send(Ok(part))
     }
 }
 
@@ -236,7 +258,7 @@ impl Writer {
                 rows,
             }),
         };
-        parts.blocking_send(Ok(part)).map_err(|_| BackupError::Gone)
+        parts.send(Ok(part))
     }
 }
 
@@ -285,4 +307,28 @@ fn seal(frame: Frame, sealer: &mut Sealer, sealed: &mut Vec<u8>) -> Result<(), B
     let frame = v1::KmsBackupFrame { frame: Some(frame) };
     let plain = framed(&frame).ok_or_else(|| BackupError::RowTooLong(frame.encoded_len()))?;
     sealer.update(&plain, sealed).map_err(BackupError::Seal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_nothing_holds_no_backup_open() {
+        let (to, mut taken) = mpsc::channel(1);
+        let parts = Parts {
+            to,
+            runtime: Handle::current(),
+            patience: Duration::from_millis(50),
+        };
+        let writing = tokio::task::spawn_blocking(move || {
+            let part = || Ok(v1::BackupChunk::default());
+            (parts.send(part()), parts.send(part()))
+        });
+        let (first, second) = writing.await.expect("it ends");
+        assert!(first.is_ok(), "there was room");
+        assert!(matches!(second, Err(BackupError::Gone)), "{second:?}");
+        assert!(taken.recv().await.is_some(), "what there was room for");
+        assert!(taken.recv().await.is_none(), "and no more");
+    }
 }
