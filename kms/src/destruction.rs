@@ -19,9 +19,8 @@ use transport::fault::Chain;
 
 use crate::approvals;
 use crate::core::{Core, StaleError};
-use crate::keys::{KeyError, claim, dataset};
+use crate::keys::{KeyError, UnderDualControl, claim, named};
 use crate::ledger::{Command, CommitError};
-use crate::opens::request_id;
 use crate::word_of_shard::HeldError;
 
 /// Days that a destruction waits.
@@ -94,10 +93,7 @@ impl Core {
         self.serving()?;
         self.ledger.leading()?;
         self.at_level(kms_state::LEVEL_DESTRUCTION)?;
-        let dataset = dataset(&request.dataset_id)?;
-        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
-            field: "request id",
-        })?;
+        let (dataset, request_id) = named(&request.dataset_id, &request.request_id)?;
         if !DAYS.contains(&request.days) {
             return Err(KeyError::Days { days: request.days });
         }
@@ -106,36 +102,27 @@ impl Core {
         let given = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ScheduleKeyDestruction", &request);
         let stated = claim(request.claim.take(), &peer.identity);
-        let change = |state_version| v1::ChangeKeyState {
-            dataset_id: dataset.into(),
-            state_version,
-            state: v1::KeyState::PendingDestruction.into(),
-            claim: Some(stated.clone()),
-            destruction_days: request.days,
-            request_id: Bytes::copy_from_slice(&request_id),
+        let asked = UnderDualControl {
+            peer,
+            dataset,
+            stated: &stated,
+            hash,
+            single_use_id: &request.single_use_id,
+            approvals: &given,
+            takes: "disabled or compromised",
         };
-        let build = |state: &dyn Reader| {
-            let granted_at = self
-                .ledger
-                .policy()
-                .may(state, &peer.identity, dataset, v1::Action::Keys, &stated)
-                .map_err(CommitError::Denied)?;
-            let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-            let table = self.enrolments.current();
-            let id = Some(request.single_use_id.as_ref());
-            let claims = approvals::verified(&table, &hash, id, &given, self.now())?;
-            approvals::counted(&claims, &peer.identity, self.approvers_min())?;
-            Ok(Command {
-                // Judged by two views of the authority: where one is behind, apply refuses.
-                authority_version: granted_at.min(table.version()),
-                approvals: claims,
-                what: v1::kms_command::Command::ChangeKeyState(change(key.state_version)),
-            })
-        };
-        self.ledger
-            .command::<KeyError>(&peer.identity, self.deadline(), build)
-            .await
-            .map_err(|error| self.explained(error, dataset, "disabled or compromised"))?;
+        self.change_under_dual_control(&asked, |key| {
+            let change = v1::ChangeKeyState {
+                dataset_id: dataset.into(),
+                state_version: key.state_version,
+                state: v1::KeyState::PendingDestruction.into(),
+                claim: Some(stated.clone()),
+                destruction_days: request.days,
+                request_id: Bytes::copy_from_slice(&request_id),
+            };
+            Ok(v1::kms_command::Command::ChangeKeyState(change))
+        })
+        .await?;
         tracing::warn!(%dataset, days = request.days, by = %peer.identity, "key destruction scheduled");
         self.confirm_shard(dataset).await;
         self.key_info(dataset)

@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use proto::ids::{DatasetId, KekId, KekVersion};
-use proto::store::Reader;
 use proto::v1;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_client::ShardClient;
@@ -23,9 +22,8 @@ use crate::approvals;
 use crate::confirm::{ConfirmError, timed};
 use crate::core::{Core, StaleError};
 use crate::custody::CustodyError;
-use crate::keys::{KeyError, claim, dataset, in_force};
+use crate::keys::{KeyError, UnderDualControl, claim, dataset, in_force, named};
 use crate::ledger::{Command, CommitError};
-use crate::opens::request_id;
 
 /// Between two rounds of the driver. A plan is at least an hour, or hundreds of uses.
 const ROUND_EVERY: Duration = Duration::from_secs(10);
@@ -89,10 +87,7 @@ impl Core {
         self.serving()?;
         self.ledger.leading()?;
         self.at_level(kms_state::LEVEL_ROTATION)?;
-        let dataset = dataset(&request.dataset_id)?;
-        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
-            field: "request id",
-        })?;
+        let (dataset, request_id) = named(&request.dataset_id, &request.request_id)?;
         let bounded =
             |asked, bounds: std::ops::RangeInclusive<u64>| asked == 0 || bounds.contains(&asked);
         if !bounded(request.max_age_ms, kms_state::ROTATION_AGE_MS)
@@ -307,10 +302,7 @@ impl Core {
         self.serving()?;
         self.ledger.leading()?;
         self.at_level(kms_state::LEVEL_ROTATION)?;
-        let dataset = dataset(&request.dataset_id)?;
-        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
-            field: "request id",
-        })?;
+        let (dataset, request_id) = named(&request.dataset_id, &request.request_id)?;
         let below_version = request.below_version;
         self.may_change_key(peer, dataset, request.claim.as_ref())?;
         drop(self.current().await?);
@@ -325,38 +317,30 @@ impl Core {
         let given = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("EndKeyVersions", &request);
         let stated = claim(request.claim.take(), &peer.identity);
-        let build = |state: &dyn Reader| {
-            let policy = self.ledger.policy();
-            let granted_at = policy
-                .may(state, &peer.identity, dataset, v1::Action::Keys, &stated)
-                .map_err(CommitError::Denied)?;
-            let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-            let table = self.enrolments.current();
-            let id = Some(request.single_use_id.as_ref());
-            let claims = approvals::verified(&table, &hash, id, &given, self.now())?;
-            approvals::counted(&claims, &peer.identity, self.approvers_min())?;
+        let asked = UnderDualControl {
+            peer,
+            dataset,
+            stated: &stated,
+            hash,
+            single_use_id: &request.single_use_id,
+            approvals: &given,
+            takes: "enabled, disabled or compromised, with versions to end that its shard takes no commit under",
+        };
+        self.change_under_dual_control(&asked, |key| {
+            let metadata_keys = self
+                .custody
+                .rewrapped_metadata(key, dataset, below_version)?;
             let end = v1::EndKekVersions {
                 dataset_id: dataset.into(),
                 state_version: key.state_version,
                 below_version,
                 claim: Some(stated.clone()),
                 request_id: Bytes::copy_from_slice(&request_id),
-                metadata_keys: self
-                    .custody
-                    .rewrapped_metadata(&key, dataset, below_version)?,
+                metadata_keys,
             };
-            Ok(Command {
-                // Judged by two views of the authority: where one is behind, apply refuses.
-                authority_version: granted_at.min(table.version()),
-                approvals: claims,
-                what: v1::kms_command::Command::EndKekVersions(end),
-            })
-        };
-        let takes = "enabled, disabled or compromised, with versions to end that its shard takes no commit under";
-        self.ledger
-            .command::<KeyError>(&peer.identity, self.deadline(), build)
-            .await
-            .map_err(|error| self.explained(error, dataset, takes))?;
+            Ok(v1::kms_command::Command::EndKekVersions(end))
+        })
+        .await?;
         tracing::warn!(%dataset, below_version, by = %peer.identity, "key versions ended");
         self.custody.clear();
         self.confirm_shard(dataset).await;

@@ -9,7 +9,7 @@ use proto::store::Reader;
 use proto::v1;
 use transport::Peer;
 
-use crate::approvals::ApprovalError;
+use crate::approvals::{self, ApprovalError};
 use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
 use crate::destruction::DAYS;
@@ -128,6 +128,19 @@ impl Change {
     }
 }
 
+/// What approvers signed, and who asked for it with which words.
+pub(crate) struct UnderDualControl<'a> {
+    pub(crate) peer: &'a Peer,
+    pub(crate) dataset: DatasetId,
+    pub(crate) stated: &'a v1::Claim,
+    /// Of the request, its approvals left out.
+    pub(crate) hash: [u8; 32],
+    pub(crate) single_use_id: &'a [u8],
+    pub(crate) approvals: &'a [v1::Approval],
+    /// States that it leads from, for who is refused.
+    pub(crate) takes: &'static str,
+}
+
 /// What every try of a change has in common.
 struct Asked {
     dataset: DatasetId,
@@ -145,10 +158,7 @@ impl Core {
     ) -> Result<v1::KeyInfo, KeyError> {
         self.serving()?;
         self.ledger.leading()?;
-        let dataset = dataset(&request.dataset_id)?;
-        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
-            field: "request id",
-        })?;
+        let (dataset, request_id) = named(&request.dataset_id, &request.request_id)?;
         let (kek_id, pseudonym) = (KekId(random()), random::<16>());
         let claim = claim(request.claim, &peer.identity);
         self.ledger
@@ -190,10 +200,7 @@ impl Core {
     ) -> Result<v1::KeyInfo, KeyError> {
         self.serving()?;
         self.ledger.leading()?;
-        let dataset = dataset(&request.dataset_id)?;
-        let request_id = request_id(&request.request_id).ok_or(KeyError::Malformed {
-            field: "request id",
-        })?;
+        let (dataset, request_id) = named(&request.dataset_id, &request.request_id)?;
         if change == Change::RetireVersions {
             self.at_level(kms_state::LEVEL_ROTATION)?;
         }
@@ -232,6 +239,37 @@ impl Core {
         // One try within the request, so that the common answer is `confirmed`; the driver goes on with the rest.
         self.confirm_shard(dataset).await;
         self.key_info(dataset)
+    }
+
+    /// Commits a change of a key that two besides who asks approved, made anew for every try.
+    pub(crate) async fn change_under_dual_control(
+        &self,
+        asked: &UnderDualControl<'_>,
+        what: impl Fn(&v1::KekRecord) -> Result<v1::kms_command::Command, KeyError>,
+    ) -> Result<(), KeyError> {
+        let (actor, dataset) = (&asked.peer.identity, asked.dataset);
+        let build = |state: &dyn Reader| {
+            let policy = self.ledger.policy();
+            let granted_at = policy
+                .may(state, actor, dataset, v1::Action::Keys, asked.stated)
+                .map_err(CommitError::Denied)?;
+            let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
+            let table = self.enrolments.current();
+            let id = Some(asked.single_use_id);
+            let claims = approvals::verified(&table, &asked.hash, id, asked.approvals, self.now())?;
+            approvals::counted(&claims, actor, self.approvers_min())?;
+            Ok(Command {
+                // Judged by two views of the authority: where one is behind, apply refuses.
+                authority_version: granted_at.min(table.version()),
+                approvals: claims,
+                what: what(&key)?,
+            })
+        };
+        self.ledger
+            .command::<KeyError>(actor, self.deadline(), build)
+            .await
+            .map(drop)
+            .map_err(|error| self.explained(error, dataset, asked.takes))
     }
 
     fn key_command(
@@ -360,6 +398,14 @@ impl Core {
             Err(_) => tracing::info!(%dataset, "key state not confirmed by its shard in time"),
         }
     }
+}
+
+/// Which key a request is about, and the id that its retries have in common.
+pub(crate) fn named(dataset_id: &[u8], id: &[u8]) -> Result<(DatasetId, [u8; 16]), KeyError> {
+    let id = request_id(id).ok_or(KeyError::Malformed {
+        field: "request id",
+    })?;
+    Ok((dataset(dataset_id)?, id))
 }
 
 pub(crate) fn dataset(bytes: &[u8]) -> Result<DatasetId, KeyError> {
