@@ -8,7 +8,7 @@ use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1::kms_command::Command;
 use proto::v1::{
     BackupRecord, BeginBackup, ChangeEnrolment, ConfirmBackup, EnrolmentSet, FinishRestore,
-    KmsAnswer, KmsCommand, KmsRefusal, RestoreRows, StateRow, WitnessPolicy, kms_answer,
+    KmsAnswer, KmsCommand, KmsRefusal, KmsRegion, RestoreRows, StateRow, WitnessPolicy, kms_answer,
 };
 use tlog::{Kind, SignatureType, SignerKey};
 
@@ -292,6 +292,16 @@ fn a_restore_that_is_not_whole_or_not_approved_by_people_of_the_backup_changes_n
     let size = backup(&|backup| backup.tree_size += 1);
     let size = refused(&|what| what.backup = size.clone());
     assert_eq!(size, KmsRefusal::Malformed);
+    let tree = backup(&|backup| backup.root_hash = vec![8; 32].into());
+    let tree = refused(&|what| what.backup = tree.clone());
+    assert_eq!(tree, KmsRefusal::Malformed);
+    for abroad in [
+        |region: &mut KmsRegion| region.region = "de-fra".to_owned(),
+        |region: &mut KmsRegion| region.jurisdiction = "DE".to_owned(),
+    ] {
+        let abroad = refused(&|what| abroad(what.region.as_mut().expect("there")));
+        assert_eq!(abroad, KmsRefusal::WrongJurisdiction);
+    }
     let genesis_with = |change: &dyn Fn(&mut EnrolmentSet)| {
         let mut set = genesis_anew();
         change(&mut set);
