@@ -136,7 +136,7 @@ impl Core {
         };
         // From here on the seal has it, and drops it when it is sealed.
         if let Some(next) = made.next.take() {
-            self.seal.set_next(Some(next));
+            self.seal.set_next(next);
         }
         let reply = v1::BeginCustodyReply {
             shares: made.shares.clone(),

@@ -81,6 +81,8 @@ enum FetchError {
 
 /// What the state says that bears on the keys held here.
 struct HeldTo {
+    /// The root key under way as it was here before the state was read: one that comes later is of a later state.
+    next: Option<Arc<RootKey>>,
     region: v1::KmsRegion,
     custody: v1::CustodyRecord,
     boot: Option<v1::UnsealRecord>,
@@ -94,15 +96,14 @@ impl Core {
         loop {
             let told = changes.borrow_and_update().custody_version;
             let settled = match self.held_to() {
-                Some(held_to) if held_to.custody.version >= told => {
-                    // A new root key is taken once it is durable that it is in force: what opens a cold replica it has
-                    // to know by itself.
-                    if held_to.region.root_epoch > durable_epoch {
-                        durable_epoch = held_to.region.root_epoch;
-                        self.flush_state().await;
-                    }
-                    self.settle(held_to).await
+                // A new root key is taken once it is durable that it is in force: what opens a cold replica it has to
+                // know by itself. Then looked at again, for that takes its time.
+                Some(held_to) if held_to.region.root_epoch > durable_epoch => {
+                    self.flush_state().await;
+                    durable_epoch = held_to.region.root_epoch;
+                    continue;
                 }
+                Some(held_to) if held_to.custody.version >= told => self.settle(held_to).await,
                 // Told while the entry was being applied: readable a moment later.
                 Some(_) => false,
                 None => true,
@@ -150,8 +151,10 @@ impl Core {
     }
 
     fn held_to(&self) -> Option<HeldTo> {
+        let next = self.seal.next();
         let state = self.reader().ok()?;
         Some(HeldTo {
+            next,
             region: kms_state::region(&*state)?,
             custody: kms_state::custody(&*state)?,
             boot: kms_state::boot(&*state, &self.seal.boot_id()),
@@ -161,6 +164,7 @@ impl Core {
     /// Brings the keys held here into line with the state. `false` if something is left to be tried again.
     async fn settle(&self, held_to: HeldTo) -> bool {
         let HeldTo {
+            next,
             region,
             custody,
             boot,
@@ -202,10 +206,9 @@ impl Core {
             .pending
             .filter(|p| p.root_epoch != region.root_epoch)
         else {
-            self.seal.set_next(None);
-            return true;
+            return self.seal.replace_next(next.as_ref(), None);
         };
-        if holds(self.seal.next().as_deref(), &plan) {
+        if holds(next.as_deref(), &plan) {
             return true;
         }
         if self.group.is_leader() {
@@ -213,8 +216,13 @@ impl Core {
             return false;
         }
         match self.fetch_root(&root, &plan).await {
-            Ok(next) => {
-                self.seal.set_next(Some(Arc::new(next)));
+            Ok(fetched) => {
+                if !self
+                    .seal
+                    .replace_next(next.as_ref(), Some(Arc::new(fetched)))
+                {
+                    return false;
+                }
                 tracing::info!(epoch = plan.root_epoch, "received the root key under way");
                 true
             }

@@ -218,10 +218,29 @@ impl Seal {
         }
     }
 
-    /// Takes the root key under way, or drops it. `false` on a sealed replica.
-    pub(crate) fn set_next(&self, next: Option<Arc<RootKey>>) -> bool {
+    /// Takes the root key under way. `false` on a sealed replica.
+    pub(crate) fn set_next(&self, next: Arc<RootKey>) -> bool {
         match &mut self.inner.lock().keys {
             Keys::Held(held) if held.recorded => {
+                held.next = Some(next);
+                true
+            }
+            Keys::Held(_) | Keys::Sealed { .. } => false,
+        }
+    }
+
+    /// Puts another root key under way, or none, in the place of the one that was `seen` here. `false` where another
+    /// is here by now: what the caller knows of custody is older than it.
+    pub(crate) fn replace_next(
+        &self,
+        seen: Option<&Arc<RootKey>>,
+        next: Option<Arc<RootKey>>,
+    ) -> bool {
+        match &mut self.inner.lock().keys {
+            Keys::Held(held)
+                if held.recorded
+                    && held.next.as_ref().map(Arc::as_ptr) == seen.map(Arc::as_ptr) =>
+            {
                 held.next = next;
                 true
             }

@@ -155,10 +155,10 @@ fn the_root_key_under_way_takes_over_when_it_is_in_force_and_no_other_does() {
     let seal = Seal::new().expect("room");
     let key = |epoch| Arc::new(RootKey::generate(RootEpoch(epoch)).expect("room"));
     let (first, next) = (key(1), key(2));
-    assert!(!seal.set_next(Some(next.clone())), "sealed");
+    assert!(!seal.set_next(next.clone()), "sealed");
     seal.take_made(first.clone());
     assert!(!seal.advance(next.check_value()), "not here");
-    assert!(seal.set_next(Some(next.clone())));
+    assert!(seal.set_next(next.clone()));
     assert_eq!(seal.root().expect("held").epoch(), RootEpoch(1));
     assert!(seal.root_of(RootEpoch(2)).is_ok());
     assert!(seal.advance(next.check_value()));
@@ -169,10 +169,31 @@ fn the_root_key_under_way_takes_over_when_it_is_in_force_and_no_other_does() {
     );
     seal.forget_former(Duration::ZERO);
     assert_eq!(seal.root_of(RootEpoch(1)).err(), Some(Sealed));
-    assert!(seal.set_next(Some(key(3))));
+    assert!(seal.set_next(key(3)));
     assert!(!seal.advance(first.check_value()), "another's check value");
     seal.seal().expect("a new life");
     assert!(seal.next().is_none() && seal.held_epoch().is_none());
     drop(next);
     assert_eq!(Arc::strong_count(&first), 1, "nothing is left of it");
+}
+
+#[test]
+fn a_root_key_under_way_that_came_meanwhile_is_not_dropped_for_an_older_one() {
+    let seal = Seal::new().expect("room");
+    let key = |epoch| Arc::new(RootKey::generate(RootEpoch(epoch)).expect("room"));
+    seal.take_made(key(1));
+    // The state shows none under way, and one is begun before that is acted on.
+    let seen = seal.next();
+    let begun = key(2);
+    assert!(seal.set_next(begun.clone()));
+    assert!(!seal.replace_next(seen.as_ref(), None));
+    assert!(
+        !seal.replace_next(seen.as_ref(), Some(key(2))),
+        "a late answer"
+    );
+    assert!(seal.next().is_some_and(|next| Arc::ptr_eq(&next, &begun)));
+    // Seen, and its split was given up since.
+    let seen = seal.next();
+    assert!(seal.replace_next(seen.as_ref(), None));
+    assert!(seal.next().is_none());
 }
