@@ -10,6 +10,7 @@ mod dataset;
 mod doctor;
 mod evidence;
 mod failure;
+mod key_name;
 mod key_report;
 mod keys;
 mod kms;

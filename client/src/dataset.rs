@@ -30,6 +30,7 @@ use crate::error::Error;
 use crate::kms::now;
 use crate::opens::Opens;
 use crate::region::{Region, random};
+use crate::reseal::RESEAL;
 
 /// Sealed bytes up to this ride in the Raft entry; more goes in blocks. Settled by measurement.
 pub(crate) const INLINE_SEALED_MAX: u64 = 16 * 1024;
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) id: DatasetId,
     pub(crate) name: DatasetName,
     pub(crate) shard: GroupId,
+    /// Why it is listed and looked at, where that is no everyday service.
+    pub(crate) stated: Stated,
     pub(crate) replicas: Mutex<Vec<NodeId>>,
     upload_epoch: AtomicU64,
     opens: Mutex<HashMap<Claimed, Opens>>,
@@ -223,7 +226,11 @@ pub struct Object {
 }
 
 impl Dataset {
-    pub(crate) fn new(region: Region, info: v1::DatasetInfo) -> Result<Self, Error> {
+    pub(crate) fn new(
+        region: Region,
+        info: v1::DatasetInfo,
+        stated: Stated,
+    ) -> Result<Self, Error> {
         let epoch = info.upload_epoch;
         let info = DatasetInfo::try_from(info)?;
         Ok(Self(Arc::new(Inner {
@@ -231,6 +238,7 @@ impl Dataset {
             id: info.id,
             name: info.name,
             shard: info.shard,
+            stated,
             replicas: Mutex::default(),
             upload_epoch: AtomicU64::new(epoch),
             opens: Mutex::default(),
@@ -258,7 +266,7 @@ impl Dataset {
         key: &ObjectKey,
         version: Option<ObjectVersionId>,
     ) -> Result<ObjectInfo, Error> {
-        let found = self.find(key, version, true, &Stated::default()).await?;
+        let found = self.find(key, version, true, &self.0.stated).await?;
         let entry = found.entry.ok_or(Error::NoSuchObject)?;
         if entry.delete_marker && version.is_none() {
             return Err(Error::NoSuchObject);
@@ -349,7 +357,7 @@ impl Dataset {
                 .map_err(Error::NotAuthentic)?;
             let keys = self
                 .keys()
-                .metadata_keys(self.0.id, Some(sealed.key_version()))
+                .metadata_keys(self.0.id, Some(sealed.key_version()), self.purpose())
                 .await?;
             let lease = keys.version(sealed.key_version()).ok_or(Error::Protocol {
                 what: "the kms does not give this metadata key's version",
@@ -388,6 +396,14 @@ impl Dataset {
             region: self.0.region.id().clone(),
             dataset: self.0.id,
             version,
+        }
+    }
+
+    /// What a metadata lease is asked for: everyday service, or what a compromised key's are given for alone.
+    fn purpose(&self) -> &'static str {
+        match self.0.stated.purpose.as_str() {
+            RESEAL => RESEAL,
+            _ => "",
         }
     }
 

@@ -41,6 +41,19 @@ pub struct Keys {
     metadata: tokio::sync::Mutex<HashMap<DatasetId, Arc<MetadataKeys>>>,
 }
 
+/// What changes of a key's aliases and tags: what is removed goes first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KeyLabels {
+    /// Names that lead to the key from now on: 1 to 64 of `a-z 0-9 - _ .`, at most 16 a key.
+    pub add_aliases: Vec<String>,
+    /// Names that no longer do.
+    pub remove_aliases: Vec<String>,
+    /// Names, of 1 to 64 bytes, and their values, of at most 256; at most 32 a key.
+    pub set_tags: Vec<(String, String)>,
+    /// Names of tags that go.
+    pub remove_tags: Vec<String>,
+}
+
 /// Reads the transparency log in order.
 pub struct LeafReader<'a> {
     keys: &'a Keys,
@@ -151,6 +164,7 @@ impl Keys {
     pub async fn key_info(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
         let request = v1::FindKeyRequest {
             dataset_id: dataset.into(),
+            ..Default::default()
         };
         self.call(move |mut kms| {
             let request = request.clone();
@@ -163,6 +177,7 @@ impl Keys {
     pub async fn key_impact(&self, dataset: DatasetId) -> Result<v1::KeyImpactReply, Error> {
         let request = v1::FindKeyRequest {
             dataset_id: dataset.into(),
+            ..Default::default()
         };
         self.call(move |mut kms| {
             let request = request.clone();
@@ -243,6 +258,42 @@ impl Keys {
             async move { Ok(kms.plan_key_rotation(request).await?.into_inner()) }
         };
         self.pool.change(GroupId::KMS, &self.tuning, call).await
+    }
+
+    /// Changes a key's aliases and tags. What is removed goes first; an alias of another key is refused.
+    pub async fn label_key(
+        &self,
+        dataset: DatasetId,
+        labels: KeyLabels,
+    ) -> Result<v1::KeyInfo, Error> {
+        let tag = |(name, value)| v1::KeyTag { name, value };
+        let request = v1::LabelKeyRequest {
+            dataset_id: dataset.into(),
+            claim: None,
+            request_id: random_id()?,
+            add_aliases: labels.add_aliases,
+            remove_aliases: labels.remove_aliases,
+            set_tags: labels.set_tags.into_iter().map(tag).collect(),
+            remove_tags: labels.remove_tags,
+        };
+        let call = |_, channel| {
+            let (mut kms, request) = (KmsClient::new(channel), request.clone());
+            async move { Ok(kms.label_key(request).await?.into_inner()) }
+        };
+        self.pool.change(GroupId::KMS, &self.tuning, call).await
+    }
+
+    /// The key that has an alias.
+    pub async fn key_by_alias(&self, alias: &str) -> Result<v1::KeyInfo, Error> {
+        let request = v1::FindKeyRequest {
+            alias: alias.to_owned(),
+            ..Default::default()
+        };
+        self.call(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.find_key(request).await?.into_inner()) }
+        })
+        .await
     }
 
     /// Has a page of the tokens of a dataset's shard wrapped under its key's newest version; the answer says where the
@@ -348,13 +399,14 @@ impl Keys {
         &self,
         dataset: DatasetId,
         needs: Option<u32>,
+        purpose: &'static str,
     ) -> Result<Arc<MetadataKeys>, Error> {
         let mut held = self.metadata.lock().await;
         let usable = |keys: &MetadataKeys| keys.fresh(now()) && needs.is_none_or(|v| keys.has(v));
         if let Some(keys) = held.get(&dataset).filter(|keys| usable(keys)) {
             return Ok(keys.clone());
         }
-        let keys = Arc::new(MetadataKeys::request(self, dataset, LEASE_SECONDS).await?);
+        let keys = Arc::new(MetadataKeys::request(self, dataset, purpose, LEASE_SECONDS).await?);
         held.insert(dataset, keys.clone());
         Ok(keys)
     }

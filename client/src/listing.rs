@@ -56,7 +56,7 @@ impl Dataset {
         };
         let reply = self
             .ask_shard(|mut shard| {
-                let request = request.clone();
+                let request = self.0.stated.of(request.clone());
                 async move { Ok(shard.list_objects(request).await?.into_inner()) }
             })
             .await?;
@@ -103,7 +103,7 @@ impl Dataset {
         };
         let reply = self
             .ask_shard(|mut shard| {
-                let request = request.clone();
+                let request = self.0.stated.of(request.clone());
                 async move { Ok(shard.list_versions(request).await?.into_inner()) }
             })
             .await?;

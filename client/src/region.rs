@@ -193,7 +193,7 @@ impl Region {
                 async move { Ok(catalog.create_dataset(request).await?.into_inner()) }
             })
             .await?;
-        Dataset::new(self.clone(), info)
+        Dataset::new(self.clone(), info, Stated::default())
     }
 
     /// The dataset of that name.
@@ -207,7 +207,9 @@ impl Region {
         name: &DatasetName,
         options: &GetOptions,
     ) -> Result<Dataset, Error> {
-        Dataset::new(self.clone(), self.find(name, &options.stated()).await?)
+        let stated = options.stated();
+        let info = self.find(name, &stated).await?;
+        Dataset::new(self.clone(), info, stated)
     }
 
     /// What the region says of a dataset.

@@ -78,6 +78,7 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::NoSuchSeal => (Fault::Missing, "no-such-seal"),
         KmsRefusal::SealMissing => (Fault::Precondition, "seal-missing"),
         KmsRefusal::SealNotDeleted => (Fault::Precondition, "seal-not-deleted"),
+        KmsRefusal::AliasTaken => (Fault::Exists, "alias-taken"),
     }
 }
 
@@ -245,6 +246,7 @@ faulty!(LeaseError {
 faulty!(KeyError {
     Self::Malformed { .. } => (Caller, "malformed"),
     Self::NoSuchKey { .. } => (Missing, "no-such-key"),
+    Self::NoSuchAlias => (Missing, "no-such-alias"),
     Self::State { .. } => (Precondition, "wrong-key-state"),
     Self::Days { .. } => (Caller, "destruction-days"),
     Self::Level(_) => (Precondition, "level-too-low"),

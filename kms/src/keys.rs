@@ -39,6 +39,9 @@ pub(crate) enum KeyError {
         /// Of which dataset.
         dataset: DatasetId,
     },
+    /// No key has it.
+    #[error("no key has this alias")]
+    NoSuchAlias,
     /// The caller may not know of it.
     #[error("not allowed")]
     Denied(#[source] Denied),
@@ -344,8 +347,8 @@ impl Core {
         peer: &Peer,
         request: &v1::FindKeyRequest,
     ) -> Result<v1::KeyInfo, KeyError> {
-        let dataset = dataset(&request.dataset_id)?;
         let state = self.current().await?;
+        let dataset = self.dataset_or_alias(&*state, request)?;
         let policy = self.ledger.policy();
         policy
             .may_find(&*state, &peer.identity, dataset)

@@ -159,6 +159,9 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
         R::OtherRestore => {
             "rows of another backup are in this cluster: begin again on replicas with empty folders"
         }
+        R::AliasTaken => {
+            "an alias is another key's: take it from that one first (reduit key label --remove-alias)"
+        }
         R::OtherKey => "the requester or an approver has another key here than in the backup",
         R::Gap => "leaves are lost, and no witness policy for the log's next origin was given",
         R::LocksOut => "too few operators or replicas would be left to change anything",

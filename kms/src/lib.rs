@@ -28,6 +28,7 @@ mod health;
 mod impact;
 mod kek_rotation;
 mod keys;
+mod labels;
 mod leases;
 mod ledger;
 mod log;

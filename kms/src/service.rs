@@ -239,6 +239,12 @@ impl Kms for Services {
         answer("PlanKeyRotation", planned)
     }
 
+    async fn label_key(&self, request: Request<v1::LabelKeyRequest>) -> Answer<v1::KeyInfo> {
+        let peer = peer(&request)?;
+        let labelled = self.0.label_key(&peer, request.into_inner()).await;
+        answer("LabelKey", labelled)
+    }
+
     async fn rewrap_tokens(
         &self,
         request: Request<v1::RewrapTokensRequest>,

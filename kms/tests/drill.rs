@@ -226,6 +226,7 @@ async fn key_info(region: &Region) -> v1::KeyInfo {
         let mut kms = app.kms(at);
         let request = v1::FindKeyRequest {
             dataset_id: Bytes::copy_from_slice(&DATASET),
+            ..Default::default()
         };
         async move { Ok(kms.find_key(request).await?.into_inner()) }
     });

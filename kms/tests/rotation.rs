@@ -50,6 +50,7 @@ async fn key(app: &Caller) -> v1::KekRecord {
         let mut kms = app.kms(at);
         let request = v1::FindKeyRequest {
             dataset_id: Bytes::copy_from_slice(&DATASET),
+            ..Default::default()
         };
         async move { Ok(kms.find_key(request).await?.into_inner()) }
     });

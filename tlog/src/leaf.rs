@@ -35,6 +35,8 @@ pub enum Kind {
     KeyVersionsRetired,
     /// Older versions of a KEK were destroyed: nothing needs them.
     KeyVersionsEnded,
+    /// A KEK's aliases or tags changed.
+    KeyLabelled,
     /// A KEK may be used again.
     KeyEnabled,
     /// Opens and leases under a KEK stopped.

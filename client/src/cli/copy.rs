@@ -5,8 +5,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use client::ids::ObjectKey;
-use client::{Body, Dataset, GetOptions, ObjectReader, Precondition, PutOptions};
+use client::ids::{DatasetName, ObjectKey};
+use client::{Body, Dataset, GetOptions, ObjectReader, Precondition, PutOptions, Region, Resealed};
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -66,13 +66,16 @@ impl Tally {
         } else {
             line(format!("{} objects, {bytes} bytes", objects - failed));
         }
-        if failed > 0 {
-            Err(Failure::Partly {
+        self.outcome()
+    }
+
+    fn outcome(&self) -> Result<(), Failure> {
+        match self.failed {
+            0 => Ok(()),
+            failed => Err(Failure::Partly {
                 failed,
-                total: objects,
-            })
-        } else {
-            Ok(())
+                total: self.objects,
+            }),
         }
     }
 }
@@ -212,6 +215,69 @@ pub(crate) async fn remove(
     }
     drop(removals);
     tally.finish(session)
+}
+
+/// Seals every object of a dataset again under the key of another.
+pub(crate) async fn reseal(
+    session: &Session,
+    region: &Region,
+    from: &DatasetName,
+    to: &DatasetName,
+    parallel: usize,
+) -> Result<(), Failure> {
+    if from == to {
+        let what = "the new dataset has to be another: a compromised key seals nothing any more";
+        return Err(Failure::Usage(what.to_owned()));
+    }
+    let purpose = GetOptions {
+        purpose: client::RESEAL.to_owned(),
+        ..GetOptions::default()
+    };
+    let old = &region.dataset_for(from, &purpose).await?;
+    let new = &region.dataset(to).await?;
+    let histories = old.histories("").await?;
+    let several = histories
+        .iter()
+        .any(|(_, versions)| versions.len() > 1 || versions.iter().any(|v| v.delete_marker));
+    if several && !region.dataset_info(to).await?.versioning {
+        return Err(Failure::Usage(format!(
+            "{from} holds versions: turn versioning on first (reduit dataset versioning {to} on)"
+        )));
+    }
+    let objects = histories.len();
+    let mut tally = Tally::new(session, objects);
+    let copies = futures::stream::iter(histories).map(|(key, versions)| async move {
+        let outcome = old.reseal(&key, &versions, new).await;
+        (key, outcome)
+    });
+    let mut copies = copies.buffer_unordered(parallel.max(1));
+    let mut done = Resealed::default();
+    while let Some((key, outcome)) = copies.next().await {
+        let outcome = outcome.map_err(Failure::from).map(|copied| {
+            done += copied;
+            copied.bytes
+        });
+        tally.count(key.as_str(), outcome);
+    }
+    drop(copies);
+    let (versions, already) = (done.versions, done.already);
+    if session.json {
+        tally.bar.finish_and_clear();
+        line(serde_json::json!({
+            "objects": objects,
+            "versions": versions,
+            "versions_before": already,
+            "bytes": done.bytes,
+            "failed": tally.failed,
+        }));
+    } else {
+        tally.bar.suspend(|| {
+            line(format!(
+                "{versions} versions sealed again in {to}, {already} were there already"
+            ));
+        });
+    }
+    tally.outcome()
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {

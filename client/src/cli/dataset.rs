@@ -1,4 +1,4 @@
-//! `reduit dataset`: create, ls, info, rm, versioning, hold.
+//! `reduit dataset`: create, ls, info, rm, versioning, reseal, hold.
 
 use clap::Subcommand;
 use client::CreateOptions;
@@ -7,6 +7,7 @@ use client::operator::Hold;
 
 use super::Session;
 use super::approvers::Approvers;
+use super::copy;
 use super::failure::Failure;
 use super::output::{self, line};
 
@@ -43,6 +44,23 @@ pub(crate) enum Command {
         #[arg(value_parser = ["on", "off"])]
         state: String,
     },
+    /// Seals every object and version of a dataset again under another dataset's key: what is done once a key is marked
+    /// compromised.
+    ///
+    /// Takes grants to list and read the old dataset for the purpose `reseal`, and to write the new one, which has to
+    /// exist. Versions keep their order, metadata and tags; each copy names the version it is of, and when that was
+    /// finished. Run again it goes on where it ended. Objects that somebody has put in the new dataset meanwhile are left
+    /// alone and reported. The old dataset stays as it is: destroy its key when everything is there.
+    #[command(after_help = RESEAL_EXAMPLE)]
+    Reseal {
+        /// The old dataset.
+        from: DatasetName,
+        /// The new one.
+        to: DatasetName,
+        /// Objects at once.
+        #[arg(long, default_value_t = copy::PARALLEL)]
+        parallel: usize,
+    },
     /// Keeps a dataset and its key: compliance retention, legal hold.
     ///
     /// While one lasts the dataset is not deleted and its key not destroyed; single objects are deleted and overwritten
@@ -64,6 +82,12 @@ pub(crate) enum Command {
         approvers: Approvers,
     },
 }
+
+const RESEAL_EXAMPLE: &str = "Example:
+  reduit key compromised cases
+  reduit dataset create cases-2 --versioning
+  reduit dataset reseal cases cases-2
+  reduit key destroy cases --days 7 --certificate b.pem --key b.key --certificate c.pem --key c.key";
 
 const HOLD_EXAMPLES: &str = "Examples:
   reduit dataset hold cases --legal
@@ -118,6 +142,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
                 let until = until.unwrap_or("none");
                 line(format!("{name}: legal hold {legal}, retention {until}"));
             }
+        }
+        Command::Reseal { from, to, parallel } => {
+            copy::reseal(session, &region, &from, &to, parallel).await?;
         }
         Command::Rm { name, force } => region.delete_dataset(&name, force).await?,
         Command::Versioning { name, state } => {

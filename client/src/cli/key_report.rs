@@ -8,6 +8,7 @@ use client::ids::DatasetName;
 use proto::v1;
 use serde_json::{Value, json};
 
+use super::key_name::KeyName;
 use super::output::time;
 
 /// A key's state as people write it.
@@ -68,7 +69,7 @@ pub(crate) fn hold(report: &v1::KeyImpactReply) -> String {
 
 /// An impact report for people.
 pub(crate) fn impact_lines(
-    name: &DatasetName,
+    name: &KeyName,
     report: &v1::KeyImpactReply,
     key: &v1::KekRecord,
 ) -> Vec<String> {
@@ -126,7 +127,7 @@ fn or_unknown(text: &str) -> &str {
 
 /// The same for machines.
 pub(crate) fn impact_json(
-    name: &DatasetName,
+    name: &KeyName,
     report: &v1::KeyImpactReply,
     key: &v1::KekRecord,
 ) -> Value {
@@ -164,7 +165,7 @@ pub(crate) fn impact_json(
     });
     let oldest = report.key.as_ref().map_or(0, |info| info.oldest_version);
     json!({
-        "dataset": name.as_str(),
+        "dataset": name.to_string(),
         "key": inventory_json(key, oldest, None),
         "under_it": dataset,
         "shard_not_asked": Some(&report.not_asked).filter(|why| !why.is_empty()),
@@ -215,6 +216,25 @@ pub(crate) fn rotation(key: &v1::KekRecord) -> Option<String> {
     }
 }
 
+/// What people call a key, and what they noted on it.
+pub(crate) fn labels(key: &v1::KekRecord) -> Vec<String> {
+    let aliases = key.aliases.iter().map(|alias| format!("alias/{alias}"));
+    let tags = key
+        .tags
+        .iter()
+        .map(|tag| format!("{}={}", tag.name, tag.value));
+    aliases.chain(tags).collect()
+}
+
+/// A key's tags for machines.
+pub(crate) fn tags_json(key: &v1::KekRecord) -> Value {
+    let tags = key
+        .tags
+        .iter()
+        .map(|tag| (tag.name.clone(), Value::from(tag.value.clone())));
+    Value::Object(tags.collect())
+}
+
 /// One key of the inventory.
 pub(crate) fn inventory_json(
     key: &v1::KekRecord,
@@ -243,6 +263,8 @@ pub(crate) fn inventory_json(
         "min_version": key.min_version,
         "oldest_version": oldest,
         "rotation": rotation_json(key),
+        "aliases": key.aliases,
+        "tags": tags_json(key),
         "versions": versions,
         "created": at(key.created_at_ms),
         "shard": key.shard,
@@ -253,7 +275,7 @@ pub(crate) fn inventory_json(
 
 /// The columns of the inventory as CSV (RFC 4180; no field of it takes quotes).
 pub(crate) const CSV_HEAD: &str = "dataset,dataset_id,kek_id,state,current_version,min_version,root_epochs,created,\
-                                   newest_version_created,destroyed_after";
+                                   newest_version_created,destroyed_after,aliases";
 
 /// One key as CSV.
 pub(crate) fn inventory_csv(key: &v1::KekRecord, name: Option<&DatasetName>) -> String {
@@ -270,6 +292,7 @@ pub(crate) fn inventory_csv(key: &v1::KekRecord, name: Option<&DatasetName>) -> 
         at(key.created_at_ms).unwrap_or_default(),
         at(newest).unwrap_or_default(),
         at(key.destroy_after_ms).unwrap_or_default(),
+        key.aliases.join(" "),
     ]
     .join(",")
 }
@@ -314,7 +337,7 @@ mod tests {
         }
     }
 
-    fn name() -> DatasetName {
+    fn name() -> KeyName {
         "cti".parse().expect("a name")
     }
 
@@ -370,7 +393,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_inventory_has_a_field_for_each_column() {
-        let line = inventory_csv(&key(), Some(&name()));
+        let name: DatasetName = "cti".parse().expect("a name");
+        let line = inventory_csv(&key(), Some(&name));
         assert_eq!(line.split(',').count(), CSV_HEAD.split(',').count());
         assert!(line.starts_with("cti,d5d5"), "{line}");
         assert!(line.contains(",pending-destruction,2,1,1 2,"), "{line}");

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use client::KeyChange;
-use client::ids::{DatasetId, DatasetName};
+use client::ids::DatasetId;
+use client::{KeyChange, KeyLabels};
 use proto::v1;
 use transport::LocalIdentity;
 
 use super::Session;
 use super::approvers::Approvers;
 use super::failure::{Failure, file};
+use super::key_name::KeyName;
 use super::key_report;
 use super::output::{line, time};
 
@@ -19,36 +20,36 @@ use super::output::{line, time};
 pub(crate) enum Command {
     /// State and versions.
     Info {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// A new version; what was sealed under older ones goes on opening.
     Rotate {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// No more opens and leases.
     Disable {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// Opens and leases again.
     Enable {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// Marks the key compromised: no more opens and leases, and no way back to enabled.
     Compromised {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// Plans when the region rotates the key by itself; without options by demand alone.
     #[command(
         after_help = "Examples:\n  reduit key plan cases --max-age-days 90\n  reduit key plan cases --max-uses 1000000\n  reduit key plan cases"
     )]
     Plan {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
         /// Rotates once the newest version is so old: 1 to 3650 days.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3650))]
         max_age_days: Option<u64>,
@@ -56,14 +57,35 @@ pub(crate) enum Command {
         #[arg(long, value_parser = clap::value_parser!(u64).range(256..=1 << 48))]
         max_uses: Option<u64>,
     },
+    /// Changes the key's aliases and tags; without options shows them.
+    ///
+    /// An alias names the key in every command here, as alias/NAME. It leads to one key: to move it, remove it from the
+    /// one first. Both are for people to read and are in the key's record, the inventory and the log's openings.
+    #[command(after_help = LABEL_EXAMPLE)]
+    Label {
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
+        /// A name that leads to the key from now on.
+        #[arg(long = "alias", value_name = "NAME")]
+        add_aliases: Vec<String>,
+        /// A name that no longer does.
+        #[arg(long = "remove-alias", value_name = "NAME")]
+        remove_aliases: Vec<String>,
+        /// A tag and its value.
+        #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag)]
+        set_tags: Vec<(String, String)>,
+        /// A tag that goes.
+        #[arg(long = "remove-tag", value_name = "NAME")]
+        remove_tags: Vec<String>,
+    },
     /// Wraps the dataset's lease tokens under the newest version, and ends commits under older ones.
     ///
     /// Objects are not touched, and opens go on. When it is done no token needs an older version. Back up the KMS before
     /// it (reduit kms backup): a backup older than the newest version has no key for what was rewrapped.
     #[command(after_help = "Example:\n  reduit key rotate cases\n  reduit key rewrap cases")]
     Rewrap {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// Ends versions of the key that no token needs: they are destroyed, and what was rewrapped opens as before.
     ///
@@ -71,8 +93,8 @@ pub(crate) enum Command {
     /// that needs one. Copies from before, as in backups, open with the shares of the root key of then.
     #[command(after_help = END_EXAMPLE)]
     EndVersions {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
         /// Versions below this one; without it, all that the shard takes no commit under.
         #[arg(long, value_parser = clap::value_parser!(u32).range(2..))]
         below: Option<u32>,
@@ -85,8 +107,8 @@ pub(crate) enum Command {
     /// does not reach.
     #[command(after_help = "Example:\n  reduit key impact cases --json")]
     Impact {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
     /// Every key of the region: metadata, never keys. For operators and auditors.
     #[command(
@@ -101,8 +123,8 @@ pub(crate) enum Command {
     /// under it opens never again. Prints the impact report first.
     #[command(after_help = DESTROY_EXAMPLE)]
     Destroy {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
         /// How long it can be cancelled.
         #[arg(long, value_parser = clap::value_parser!(u32).range(7..=30))]
         days: u32,
@@ -111,8 +133,8 @@ pub(crate) enum Command {
     },
     /// Cancels a scheduled destruction: the key is again what it was before.
     CancelDestruction {
-        /// The dataset.
-        dataset: DatasetName,
+        /// The dataset, or an alias of its key as alias/NAME.
+        dataset: KeyName,
     },
 }
 
@@ -127,9 +149,15 @@ const END_EXAMPLE: &str = "Example:
   reduit key rewrap cases
   reduit key end-versions cases --certificate b.pem --key b.key --certificate c.pem --key c.key";
 
+const LABEL_EXAMPLE: &str = "Example:
+  reduit key label cases --alias investigations --tag owner=cert --tag case=2026-117
+  reduit key info alias/investigations
+  reduit key label cases --remove-alias investigations --remove-tag case";
+
 /// What is done to a key.
 enum Asked {
     Nothing,
+    Label(KeyLabels),
     Change(KeyChange),
     Plan {
         max_age_ms: u64,
@@ -203,6 +231,27 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             };
             (dataset, plan)
         }
+        Command::Label {
+            dataset,
+            add_aliases,
+            remove_aliases,
+            set_tags,
+            remove_tags,
+        } => {
+            let labels = KeyLabels {
+                add_aliases,
+                remove_aliases,
+                set_tags,
+                remove_tags,
+            };
+            let nothing = labels == KeyLabels::default();
+            let asked = if nothing {
+                Asked::Nothing
+            } else {
+                Asked::Label(labels)
+            };
+            (dataset, asked)
+        }
         Command::Compromised { dataset } => (dataset, Asked::Change(KeyChange::Compromise)),
         Command::Destroy {
             dataset,
@@ -225,11 +274,12 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         }
     };
     let region = session.region().await?;
-    let id = region.dataset_info(&dataset).await?.id;
+    let id = dataset.find(&region).await?;
     let keys = region.keys();
     let info = match asked {
         Asked::Nothing => keys.key_info(id).await?,
         Asked::Change(change) => keys.change_key(id, change).await?,
+        Asked::Label(labels) => keys.label_key(id, labels).await?,
         Asked::Plan {
             max_age_ms,
             max_uses,
@@ -256,12 +306,14 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
     let destroyed_after = (key.destroy_after_ms > 0).then(|| time(key.destroy_after_ms));
     if session.json {
         line(serde_json::json!({
-            "dataset": dataset.as_str(),
+            "dataset": dataset.to_string(),
             "state": state,
             "version": key.current_version,
             "min_version": key.min_version,
             "oldest_version": oldest,
             "rotation": key_report::rotation_json(&key),
+            "aliases": key.aliases,
+            "tags": key_report::tags_json(&key),
             "confirmed_by_shard": shard_confirmed,
             "leases_until": until,
             "destroyed_after": destroyed_after,
@@ -272,6 +324,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         "{dataset}: {state}, version {}",
         key.current_version
     ));
+    key_report::labels(&key).iter().for_each(line);
     if let Some(plan) = key_report::rotation(&key) {
         line(plan);
     }
@@ -294,9 +347,16 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
     Ok(())
 }
 
-async fn impact(session: &Session, name: &DatasetName) -> Result<(), Failure> {
+/// A tag as it is given: its name, an equals sign, its value.
+fn tag(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = parts.ok_or("a tag is given as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+async fn impact(session: &Session, name: &KeyName) -> Result<(), Failure> {
     let region = session.region().await?;
-    let id = region.dataset_info(name).await?.id;
+    let id = name.find(&region).await?;
     let report = region.keys().key_impact(id).await?;
     let key = report.key.as_ref().and_then(|info| info.key.as_ref());
     let key = key.ok_or(client::Error::Protocol {
@@ -313,9 +373,9 @@ async fn impact(session: &Session, name: &DatasetName) -> Result<(), Failure> {
 
 /// Twice over all tokens: those of before, so that uploads under way finish, then those that came before the shard took
 /// no more of them.
-async fn rewrap(session: &Session, name: &DatasetName) -> Result<(), Failure> {
+async fn rewrap(session: &Session, name: &KeyName) -> Result<(), Failure> {
     let region = session.region().await?;
-    let id = region.dataset_info(name).await?.id;
+    let id = name.find(&region).await?;
     let keys = region.keys();
     let mut rewrapped = rewrap_all(session, name, keys, id).await?;
     let mut info = keys.key_info(id).await?;
@@ -329,7 +389,7 @@ async fn rewrap(session: &Session, name: &DatasetName) -> Result<(), Failure> {
     let newest = key.current_version;
     if session.json {
         line(serde_json::json!({
-            "dataset": name.as_str(),
+            "dataset": name.to_string(),
             "rewrapped": rewrapped,
             "version": newest,
             "min_version": key.min_version,
@@ -356,7 +416,7 @@ async fn rewrap(session: &Session, name: &DatasetName) -> Result<(), Failure> {
 
 async fn rewrap_all(
     session: &Session,
-    name: &DatasetName,
+    name: &KeyName,
     keys: &client::Keys,
     id: DatasetId,
 ) -> Result<u64, Failure> {

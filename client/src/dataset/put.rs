@@ -248,7 +248,7 @@ impl Dataset {
             tags: options.tags.clone(),
             checksums: BTreeMap::new(),
         };
-        let keys = self.keys().metadata_keys(self.0.id, None).await?;
+        let keys = self.keys().metadata_keys(self.0.id, None, "").await?;
         let metadata = keys.current()?;
         let sealed = metadata.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
         Ok(Sealing {

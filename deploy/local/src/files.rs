@@ -150,7 +150,7 @@ fn grants() -> Vec<v1::Grant> {
         grant(
             "role:client",
             &[Create, List, Read, Write],
-            &["service", "multipart"],
+            &["service", "multipart", client::RESEAL],
         ),
         grant("role:operator", &[List, Keys], &["service"]),
         grant("role:auditor", &[List], &["service"]),

@@ -1,5 +1,5 @@
-//! What people do with the `reduit` command: a policy text approved by files, an object opened for an investigation, and
-//! the versions of a key from plan to end.
+//! What people do with the `reduit` command: a policy text approved by files, an object opened for an investigation, the
+//! versions of a key from plan to end, and a dataset resealed whose key is compromised.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use client::{OutsideWitness, PutOptions};
+use client::{CreateOptions, Dataset, OutsideWitness, PutOptions, RESEALED_FROM};
 use common::{binaries, dataset, key, with_region};
 use local::files::{AUDITOR, CLIENTS, OPERATORS};
 use local::{Local, ceremony};
@@ -273,6 +273,153 @@ fn a_key_is_rotated_by_plan_and_demand_rewrapped_and_its_old_version_ended() {
             !said.contains("rotated every"),
             "the plan is taken back: {said}"
         );
+        Ok(())
+    });
+}
+
+const LARGE: usize = 3 << 20;
+
+/// A versioned dataset: an object with two versions and all that is sealed with one, a deleted one, one of two blocks.
+async fn dataset_with_histories(local: &Local) -> Result<Dataset> {
+    let region = local.federation.region("ch-zrh")?;
+    let app = ceremony::connect(region, CLIENTS[0]).await?;
+    let options = CreateOptions { versioning: true };
+    let dataset = app.create_dataset(&"cases".parse()?, &options).await?;
+    dataset
+        .put(&key("a"), "before", &PutOptions::default())
+        .await?;
+    let one = |name: &str, value: &str| [(name.to_owned(), value.to_owned())].into();
+    let described = PutOptions {
+        content_type: Some("text/plain".to_owned()),
+        metadata: one("source", "sensor-7"),
+        tags: one("tlp", "amber"),
+        ..PutOptions::default()
+    };
+    dataset.put(&key("a"), BODY, &described).await?;
+    for name in ["ab", "gone"] {
+        dataset
+            .put(&key(name), BODY, &PutOptions::default())
+            .await?;
+    }
+    dataset
+        .delete(&key("gone"), None, client::Precondition::Any)
+        .await?;
+    let large = vec![7_u8; LARGE];
+    dataset
+        .put(&key("large"), large, &PutOptions::default())
+        .await?;
+    Ok(dataset)
+}
+
+#[test]
+fn a_dataset_of_a_compromised_key_is_sealed_again_under_another_with_every_version() {
+    with_region(1, async |local| {
+        let reduit = Reduit::new(local)?;
+        let old = dataset_with_histories(local).await?;
+        dataset(local).await?;
+        let (operator, app) = (OPERATORS[0], CLIENTS[0]);
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let said = |who: &str, text: &str| {
+            let words = words(text);
+            reduit.said(who, &words.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let refused = |who: &str, text: &str, code| {
+            let words = words(text);
+            reduit.refused(
+                who,
+                &words.iter().map(String::as_str).collect::<Vec<_>>(),
+                code,
+            )
+        };
+        // A key goes by its aliases too.
+        said(operator, "key label cases --alias hot --tag owner=cert")?;
+        let info = said(operator, "key info alias/hot")?;
+        ensure!(info.contains("alias/hot\nowner=cert"), "its labels: {info}");
+        let taken = refused(operator, "key label test --alias hot", 1)?;
+        ensure!(taken.contains("another key's"), "{taken}");
+        refused(operator, "key info alias/cold", 1)?;
+        said(operator, "key compromised alias/hot")?;
+
+        ensure!(old.get_bytes(&key("a")).await.is_err(), "nothing opens");
+        refused(app, "dataset reseal cases cases-2", 3)?;
+        said(app, "dataset create cases-2")?;
+        let flat = refused(app, "dataset reseal cases cases-2", 2)?;
+        ensure!(flat.contains("turn versioning on"), "{flat}");
+        said(app, "dataset versioning cases-2 on")?;
+        // Somebody works in the new one already.
+        let region = local.federation.region("ch-zrh")?;
+        let new = ceremony::connect(region, app).await?;
+        let new = new.dataset(&"cases-2".parse()?).await?;
+        let own = new.put(&key("ab"), "new", &PutOptions::default()).await?;
+        let partly = refused(app, "dataset reseal cases cases-2", 1)?;
+        ensure!(
+            partly.contains("changed-meanwhile") || partly.contains("are left alone"),
+            "{partly}"
+        );
+        ensure!(
+            new.get_bytes(&key("ab")).await? == "new",
+            "it is left alone"
+        );
+        new.delete(&key("ab"), Some(own.version), client::Precondition::Any)
+            .await?;
+        let done = said(app, "dataset reseal cases cases-2 --json")?;
+        let done: serde_json::Value = serde_json::from_str(&done)?;
+        ensure!(
+            done["versions"] == 1 && done["versions_before"] == 5 && done["failed"] == 0,
+            "{done}"
+        );
+
+        let histories = new.histories("").await?;
+        let shape: Vec<_> = histories
+            .iter()
+            .map(|(key, versions)| {
+                let markers = versions.iter().map(|v| v.delete_marker).collect::<Vec<_>>();
+                (key.as_str(), markers)
+            })
+            .collect();
+        let expected = [
+            ("a", vec![false, false]),
+            ("ab", vec![false]),
+            ("gone", vec![false, true]),
+            ("large", vec![false]),
+        ];
+        ensure!(shape == expected, "{shape:?}");
+        let versions = &histories[0].1;
+        let first = client::GetOptions {
+            version: Some(versions[0].version),
+            ..Default::default()
+        };
+        let before = new.get(&key("a"), &first).await?.body.into_bytes().await?;
+        ensure!(before == "before", "the older version");
+        let now = new.head(&key("a"), None).await?;
+        let sealed = &now.metadata;
+        ensure!(
+            sealed.content_type == "text/plain" && sealed.tags["tlp"] == "amber",
+            "{now:?}"
+        );
+        ensure!(
+            sealed.user["source"] == "sensor-7" && sealed.user.contains_key(RESEALED_FROM),
+            "{now:?}"
+        );
+        for name in ["a", "ab"] {
+            ensure!(new.get_bytes(&key(name)).await? == BODY, "{name}");
+        }
+        let large = new.get_bytes(&key("large")).await?;
+        ensure!(
+            large.len() == LARGE && large.iter().all(|byte| *byte == 7),
+            "the large one"
+        );
+        // Nothing is done twice, and the old one stays closed.
+        let again = said(app, "dataset reseal cases cases-2")?;
+        ensure!(
+            again.contains("0 versions sealed again in cases-2, 6 were there"),
+            "{again}"
+        );
+        ensure!(old.get_bytes(&key("a")).await.is_err(), "nothing opens");
         Ok(())
     });
 }

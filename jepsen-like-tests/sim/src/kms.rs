@@ -8,6 +8,7 @@
 mod bend;
 mod compare;
 mod draw;
+mod labels;
 mod model;
 pub(crate) mod region;
 mod uses;
@@ -260,6 +261,7 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::PlanKeyRotation(_)) => "PlanKeyRotation",
         Some(Command::RaiseMinVersion(_)) => "RaiseMinVersion",
         Some(Command::EndKekVersions(_)) => "EndKekVersions",
+        Some(Command::LabelKey(_)) => "LabelKey",
         Some(Command::RecordUnseal(_)) => "RecordUnseal",
         Some(Command::ConfirmShard(_)) => "ConfirmShard",
         Some(Command::AllocateKmsId(_)) => "AllocateKmsId",

@@ -14,12 +14,12 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
-    backup, custody, destroy, keys, members, policy, read, records, restore, rotation, time,
-    witnesses,
+    backup, custody, destroy, keys, labels, members, policy, read, records, restore, rotation,
+    time, witnesses,
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 4 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 5 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -41,6 +41,12 @@ pub const LEVEL_POLICY: FeatureLevel = FeatureLevel(3);
 /// From this level on a leader may propose [`Command::PlanKeyRotation`], [`Command::RaiseMinVersion`] and
 /// [`Command::EndKekVersions`]: builds below stop at them.
 pub const LEVEL_ROTATION: FeatureLevel = FeatureLevel(4);
+
+/// From this level on a leader may propose [`Command::LabelKey`]: builds below stop at it.
+pub const LEVEL_LABELS: FeatureLevel = FeatureLevel(5);
+
+/// From this level on a compromised key gives metadata leases to reseal: builds below refuse them.
+pub const LEVEL_RESEAL: FeatureLevel = FeatureLevel(5);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -175,6 +181,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::DropSeal(drop) => custody::token::drop(applying, drop)?,
         Command::SendRoot(send) => custody::hold::send_root(applying, send)?,
         Command::PlanKeyRotation(plan) => rotation::plan(applying, plan)?,
+        Command::LabelKey(change) => labels::label(applying, change)?,
         Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,
         Command::EndKekVersions(end) => rotation::end(applying, end)?,
         Command::BeginBackup(begin) => backup::begin(applying, begin)?,

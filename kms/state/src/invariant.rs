@@ -13,6 +13,7 @@ use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
+use crate::labels::{ALIASES_MAX, TAGS_MAX, by_alias, is_alias, is_tag};
 use crate::rotation::{ROTATION_AGE_MS, ROTATION_USES, metadata_under, oldest_living};
 use crate::witnesses::WitnessRule;
 use crate::{custody, layout, read, requests};
@@ -233,6 +234,7 @@ pub fn invariant_dataset_chains_are_complete(state: &dyn Reader) -> Checked {
 pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
     const NAME: &str = "keys are in order";
     let rows = table(state, &[layout::KEKS]);
+    let mut aliases = 0;
     for (row, value) in &rows {
         let key = KekRecord::decode(&value[..]).map_err(|error| Broken {
             invariant: NAME,
@@ -285,6 +287,18 @@ pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
         hold(confirmed, NAME, || {
             format!("{dataset}: confirmed ahead of its state")
         })?;
+        let named = key.aliases.is_sorted_by(|a, b| a < b)
+            && key.tags.is_sorted_by(|a, b| a.name < b.name)
+            && key.aliases.len() <= ALIASES_MAX
+            && key.tags.len() <= TAGS_MAX
+            && key.aliases.iter().all(|alias| is_alias(alias))
+            && key.tags.iter().all(is_tag);
+        hold(named, NAME, || format!("{dataset}: its aliases and tags"))?;
+        for alias in &key.aliases {
+            let own = by_alias(state, alias) == Some(dataset);
+            hold(own, NAME, || format!("{dataset}: its alias {alias}"))?;
+        }
+        aliases += key.aliases.len();
         for owner in [layout::KEK_IDS, layout::PSEUDONYMS] {
             let id = if owner == layout::KEK_IDS {
                 &key.kek_id
@@ -298,6 +312,11 @@ pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
     }
     let indexed =
         table(state, &[layout::KEK_IDS]).len() + table(state, &[layout::PSEUDONYMS]).len();
+    hold(
+        aliases == table(state, &[layout::ALIASES]).len(),
+        NAME,
+        || "an alias without a key".into(),
+    )?;
     hold(indexed == 2 * rows.len(), NAME, || {
         "an index entry without a key".into()
     })

@@ -36,6 +36,8 @@ pub const KEKS: u8 = b'k';
 pub const PSEUDONYMS: u8 = b'p';
 /// Table of datasets by KEK id: 16 bytes of dataset id.
 pub const KEK_IDS: u8 = b'i';
+/// Table of datasets by their keys' aliases: 16 bytes of dataset id.
+pub const ALIASES: u8 = b'a';
 /// Table of live leases by dataset and lease ([`proto::v1::LeaseRecord`]).
 pub const LEASES: u8 = b'l';
 /// Queue of leases by expiry; no value.
@@ -81,6 +83,11 @@ pub fn pseudonym(pseudonym: &[u8; 16]) -> Vec<u8> {
 /// Key that finds a dataset by its KEK's id.
 pub fn kek_id(kek_id: &[u8; 16]) -> Vec<u8> {
     joined(KEK_IDS, &[kek_id])
+}
+
+/// Key that finds a dataset by an alias of its key.
+pub fn alias(alias: &str) -> Vec<u8> {
+    joined(ALIASES, &[alias.as_bytes()])
 }
 
 /// Key of a KEK version wrapped under the root key under way.

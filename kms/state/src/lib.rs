@@ -17,6 +17,7 @@ mod destroy;
 mod impact;
 pub mod invariant;
 mod keys;
+mod labels;
 pub mod layout;
 mod members;
 mod policy;
@@ -31,8 +32,9 @@ mod time;
 mod witnesses;
 
 pub use apply::{
-    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
-    LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_WITNESSES, UnknownCommand, apply,
+    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
+    LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_WITNESSES, UnknownCommand,
+    apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -44,6 +46,10 @@ pub use custody::token::{TOKEN_SEALS_MAX, token_seal, token_seals};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
 pub use impact::{last_use, live_leases};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
+pub use labels::{
+    ALIAS_BYTES_MAX, ALIASES_MAX, TAG_NAME_BYTES_MAX, TAG_VALUE_BYTES_MAX, TAGS_MAX, by_alias,
+    is_alias, is_tag,
+};
 pub use members::CHANGES_MAX;
 pub use policy::TEXT_BYTES_MAX;
 pub use read::{
@@ -51,7 +57,7 @@ pub use read::{
     key_info, keys, latest_lease_expiry, lease, leaves, member, pseudonym_owner, region,
     region_time, tree_head, witness_policy,
 };
-pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, USABLE_MS};
+pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, RESEAL, USABLE_MS};
 pub use refusal::Refusal;
 pub use requests::CHANGE_REMEMBERED_MS;
 pub use restore::{AUTHORITY_STEP, next_origin, restoring};

@@ -14,7 +14,7 @@ use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
     ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek,
     EndKekVersions, EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand,
-    KmsRegion, LeaseIssue, OpenedItem, Opens, PlanKeyRotation, RaiseMinVersion, Record,
+    KmsRegion, LabelKey, LeaseIssue, OpenedItem, Opens, PlanKeyRotation, RaiseMinVersion, Record,
     RecordBatch, RecordUnseal, RegisterShard, RewrappedMetadataKey, RotateKek, UnsealHow,
 };
 use tlog::Purpose;
@@ -23,6 +23,7 @@ use crate::append::purpose_of;
 use crate::authority::{Authority, Question, Verdict};
 use crate::keys::transition;
 use crate::read;
+use crate::records::RESEAL;
 use crate::refusal::Refusal;
 
 /// What a driver adds to a request.
@@ -196,6 +197,27 @@ pub fn plan_key_rotation(
     Ok(asked.command(verdict.authority_version, Command::PlanKeyRotation(plan)))
 }
 
+/// Changes a key's aliases and tags: `labels` says which; its other fields are filled in here.
+pub fn label_key(
+    state: &dyn Reader,
+    authority: &Authority,
+    asked: Asked,
+    change: KeyChange<'_>,
+    labels: LabelKey,
+) -> Result<KmsCommand, Refusal> {
+    let (dataset, claim) = (change.dataset, change.claim);
+    let verdict = allowed(authority, &asked.requester, dataset, Action::Keys, &claim)?;
+    let key = read::key(state, dataset).ok_or(Refusal::NoSuchKey)?;
+    let command = LabelKey {
+        dataset_id: (*dataset).into(),
+        state_version: key.state_version,
+        claim: Some(acting(claim, &asked.requester)),
+        request_id: Bytes::copy_from_slice(&change.request_id),
+        ..labels
+    };
+    Ok(asked.command(verdict.authority_version, Command::LabelKey(command)))
+}
+
 /// Has the shard refuse commits under versions below `min_version` from now on.
 pub fn raise_min_version(
     state: &dyn Reader,
@@ -309,7 +331,17 @@ pub fn metadata_lease(
         Action::List,
         &used.claim,
     )?;
-    let key = enabled(state, used.dataset)?;
+    let key = match enabled(state, used.dataset) {
+        // To seal everything again, and for nothing else.
+        Err(Refusal::KeyDisabled) if used.claim.purpose == RESEAL => {
+            let key = read::key(state, used.dataset).ok_or(Refusal::NoSuchKey)?;
+            if key.state() != KeyState::Compromised {
+                return Err(Refusal::KeyDisabled);
+            }
+            key
+        }
+        other => other?,
+    };
     let kind = Use::MetadataLease(issue(&new, &key));
     Ok((prepared(used, verdict, &key, kind), key))
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tlog::{Field, Hash, Kind, ObjectItem, Private, Purpose};
 
 use crate::append::{Applying, array, details, stated};
-use crate::apply::{LEVEL_QUEUE_HEADS, Stop};
+use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, Stop};
 use crate::authority::is_human_purpose;
 use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
@@ -39,7 +39,7 @@ pub const CLAIM_TEXT_MAX: usize = 1_024;
 /// Expired entries that a command forgets besides twice what it adds: bounded work, and the queues shrink.
 const FORGET_PER_COMMAND: usize = 64;
 /// Purpose under which a compromised key still opens: to seal everything again under another.
-const RESEAL: &str = "reseal";
+pub const RESEAL: &str = "reseal";
 
 pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<KmsAnswer, Stop> {
     if batch.records.len() > RECORDS_MAX {
@@ -191,11 +191,13 @@ fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Check
         .insert(Field::RequestId, hex::encode(request_id));
     let (kind, lease) = match record.kind.as_ref().ok_or(Refusal::Malformed("kind"))? {
         Use::Lease(issue) => {
-            let lease = check_lease(applying, &key, issue, false, &mut private)?;
+            let lease = check_lease(applying, &key, issue, Usable::Sealing, &mut private)?;
             (Kind::Lease, Some(lease))
         }
         Use::MetadataLease(issue) => {
-            let lease = check_lease(applying, &key, issue, true, &mut private)?;
+            let reseals = purpose.as_str() == RESEAL && applying.at.level >= LEVEL_RESEAL;
+            let usable = Usable::Metadata { reseals };
+            let lease = check_lease(applying, &key, issue, usable, &mut private)?;
             (Kind::MetadataLease, Some(lease))
         }
         Use::Opens(opens) => {
@@ -249,11 +251,21 @@ struct LeaseDetails {
     kek_version: u32,
 }
 
+/// What a lease is for, and so which states of the key give it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Usable {
+    Sealing,
+    /// Of a compromised key too, where that is to seal everything again.
+    Metadata {
+        reseals: bool,
+    },
+}
+
 fn check_lease(
     applying: &Applying<'_>,
     key: &KekRecord,
     issue: &LeaseIssue,
-    metadata: bool,
+    usable: Usable,
     private: &mut Private,
 ) -> Result<Lease, Refusal> {
     let malformed = Err(Refusal::Malformed("lease"));
@@ -263,8 +275,11 @@ fn check_lease(
     if issue.holder.len() != 32 {
         return malformed;
     }
-    if key.state() != KeyState::Enabled {
-        return Err(Refusal::KeyDisabled);
+    let reseals = usable == Usable::Metadata { reseals: true };
+    match key.state() {
+        KeyState::Enabled => {}
+        KeyState::Compromised if reseals => {}
+        _ => return Err(Refusal::KeyDisabled),
     }
     if issue.kek_version < key.current_version {
         return Err(Refusal::VersionTooOld);
@@ -291,7 +306,7 @@ fn check_lease(
         holder: issue.holder.clone(),
         expires_at_ms: expires,
         kek_version: issue.kek_version,
-        metadata,
+        metadata: usable != Usable::Sealing,
     };
     Ok(Lease { id, record })
 }

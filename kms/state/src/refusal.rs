@@ -132,6 +132,9 @@ pub enum Refusal {
     /// A token still gives its half.
     #[error("a token still holds its half of the epoch's root key")]
     SealNotDeleted,
+    /// An alias leads to one key.
+    #[error("an alias is another key's")]
+    AliasTaken,
 }
 
 impl Refusal {
@@ -174,6 +177,7 @@ impl Refusal {
             Self::NoSuchSeal => KmsRefusal::NoSuchSeal,
             Self::SealMissing => KmsRefusal::SealMissing,
             Self::SealNotDeleted => KmsRefusal::SealNotDeleted,
+            Self::AliasTaken => KmsRefusal::AliasTaken,
         }
     }
 

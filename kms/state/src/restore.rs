@@ -23,6 +23,7 @@ use crate::approvals::check_approvals;
 use crate::authority::Authority;
 use crate::backup::{self, BackupDetails};
 use crate::custody;
+use crate::labels::ALIAS_BYTES_MAX;
 use crate::layout;
 use crate::members::{own_member_id, store_authority};
 use crate::read;
@@ -104,6 +105,7 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         (layout::LEASE_QUEUE_HEAD | layout::REQUEST_QUEUE_HEAD, ..) => true,
         (_, layout::KEKS, 16) => KekRecord::decode(value).is_ok(),
         (_, layout::PSEUDONYMS | layout::KEK_IDS, 16) => DatasetId::try_from(value).is_ok(),
+        (_, layout::ALIASES, 1..=ALIAS_BYTES_MAX) => DatasetId::try_from(value).is_ok(),
         (_, layout::LEASES, 32) => LeaseRecord::decode(value).is_ok(),
         (_, layout::LEASE_QUEUE, 40) | (_, layout::REQUEST_QUEUE, 24) => value.is_empty(),
         (_, layout::REQUESTS, 16) => RequestMemory::decode(value).is_ok(),
@@ -123,6 +125,7 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             layout::KEKS
             | layout::PSEUDONYMS
             | layout::KEK_IDS
+            | layout::ALIASES
             | layout::LEASES
             | layout::LEASE_QUEUE
             | layout::REQUESTS

@@ -98,6 +98,7 @@ impl Storage {
             let mut kms = app.kms(at);
             let request = v1::FindKeyRequest {
                 dataset_id: Bytes::copy_from_slice(&DATASET),
+                ..Default::default()
             };
             async move { Ok(kms.find_key(request).await?.into_inner()) }
         });

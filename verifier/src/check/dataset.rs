@@ -187,6 +187,7 @@ fn of_key(shown: &Shown) -> bool {
             | Kind::KeyRotationPlanned
             | Kind::KeyVersionsRetired
             | Kind::KeyVersionsEnded
+            | Kind::KeyLabelled
             | Kind::KeyEnabled
             | Kind::KeyDisabled
             | Kind::KeyCompromised

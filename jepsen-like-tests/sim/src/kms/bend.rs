@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Asked;
-use proto::v1::{Claim, KekVersionRecord, KmsCommand, LeaseIssue, Record};
+use proto::v1::{Claim, KekVersionRecord, KeyTag, KmsCommand, LeaseIssue, Record};
 use rand::Rng;
 
 use super::draw::Draw;
@@ -125,6 +125,13 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             3 => plan.max_age_ms = 1,
             4 => plan.request_id = short,
             _ => claim(draw, &mut plan.claim),
+        },
+        Some(Command::LabelKey(label)) => match dice {
+            0 | 1 => label.state_version = label.state_version.wrapping_sub(1),
+            2 => label.add_aliases.push("Not An Alias".to_owned()),
+            3 => label.set_tags.push(KeyTag::default()),
+            4 => label.request_id = short,
+            _ => claim(draw, &mut label.claim),
         },
         Some(Command::RaiseMinVersion(raise)) => match dice {
             0 | 1 => raise.state_version = raise.state_version.wrapping_sub(1),

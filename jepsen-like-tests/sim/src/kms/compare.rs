@@ -105,6 +105,18 @@ fn same_key(held: &KekRecord, key: &Key) -> Result<(), Broken> {
         is == should && held.kek_id == key.kek_id && held.pseudonym == key.pseudonym,
         "a key is {is:?}, the model's {should:?}"
     );
+    let tags = held
+        .tags
+        .iter()
+        .map(|tag| (tag.name.clone(), tag.value.clone()));
+    hold!(
+        held.aliases.iter().eq(&key.aliases) && tags.eq(key.tags.clone()),
+        "a key has aliases {:?} and tags {:?}, the model's {:?} and {:?}",
+        held.aliases,
+        held.tags,
+        key.aliases,
+        key.tags
+    );
     let destroyed = key.state == KeyState::Destroyed;
     let there = |number: u32| !destroyed && number >= key.living;
     let versions_ok = (1..).zip(&held.versions).all(|(number, version)| {

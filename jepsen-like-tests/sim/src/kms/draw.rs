@@ -8,8 +8,8 @@ use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
     Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy, ChangeWitnesses, Claim,
-    Enrolment, EnrolmentSet, Grant, KeyState, KmsCommand, OpenedItem, Record, RewrappedMetadataKey,
-    UnsealHow,
+    Enrolment, EnrolmentSet, Grant, KeyState, KeyTag, KmsCommand, LabelKey, OpenedItem, Record,
+    RewrappedMetadataKey, UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -147,7 +147,8 @@ impl Draw {
             }
             58..65 => Some(self.time(state)),
             65..71 => self.again(),
-            71..77 => self.plan(state, &authority),
+            71..76 => self.plan(state, &authority),
+            76..77 => self.label(state, &authority),
             _ => Some(prepare::init(self.asked(&["kms/r1"]), region(), &genesis())),
         }
     }
@@ -262,6 +263,30 @@ impl Draw {
         let age = *[0, HOUR, 30 * 24 * HOUR, 5].choose(&mut self.rng)?;
         let uses = *[0, 256, 1 << 20, 5].choose(&mut self.rng)?;
         prepare::plan_key_rotation(state, authority, asked, change, age, uses).ok()
+    }
+
+    /// Names of few: they are taken, given up and taken by another key.
+    fn label(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
+        let dataset = self.dataset();
+        let asked = self.asked(&["operator/o1"]);
+        let change = self.key_change(&dataset);
+        let mut some = |of: &[&str]| {
+            let mut all = of.iter().map(ToString::to_string).collect::<Vec<_>>();
+            all.retain(|_| self.rng.random_ratio(1, 3));
+            all
+        };
+        let tag = |name| KeyTag {
+            name,
+            value: "held".to_owned(),
+        };
+        let labels = LabelKey {
+            add_aliases: some(&["cases", "cases.old", "siem"]),
+            remove_aliases: some(&["cases", "cases.old", "siem"]),
+            set_tags: some(&["owner", "case"]).into_iter().map(tag).collect(),
+            remove_tags: some(&["owner", "case"]),
+            ..LabelKey::default()
+        };
+        prepare::label_key(state, authority, asked, change, labels).ok()
     }
 
     fn change_state(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {

@@ -72,6 +72,8 @@ pub(super) struct Key {
     pub(super) metadata_under: Vec<u32>,
     /// At most how old, at most how often used, and used since.
     pub(super) plan: Option<(u64, u64, u64)>,
+    pub(super) aliases: BTreeSet<String>,
+    pub(super) tags: BTreeMap<String, String>,
     before_destruction: KeyState,
     created_by: Bytes,
     created_leaf: u64,
@@ -217,6 +219,7 @@ impl Judging<'_> {
                 self.destroy(&destroy.dataset_id, destroy.state_version)
             }
             Command::PlanKeyRotation(plan) => self.plan_rotation(plan),
+            Command::LabelKey(change) => self.label(change),
             Command::RaiseMinVersion(raise) => self.raise_oldest(raise),
             Command::EndKekVersions(end) => self.end_versions(end),
             Command::AllocateKmsId(allocate) => self.allocate(&allocate.identity),
@@ -338,6 +341,8 @@ impl Judging<'_> {
             living: 1,
             metadata_under: vec![1],
             plan: None,
+            aliases: BTreeSet::new(),
+            tags: BTreeMap::new(),
             before_destruction: KeyState::Unspecified,
             created_by: create.request_id.clone(),
             created_leaf: 0,
@@ -772,7 +777,7 @@ impl Judging<'_> {
     }
 
     /// Purpose and actor of a request about a key, made in the requester's own name.
-    fn asked_for(&self, claim: Option<&Claim>) -> Ruled<(Purpose, String)> {
+    pub(super) fn asked_for(&self, claim: Option<&Claim>) -> Ruled<(Purpose, String)> {
         let (actor, purpose) = stated(claim)?;
         let requester = self.enrolled_requester()?;
         if requester == actor {
@@ -876,7 +881,7 @@ impl Judging<'_> {
         }
     }
 
-    fn of_key(&self, dataset: &DatasetId, leaf_index: u64) -> KmsDone {
+    pub(super) fn of_key(&self, dataset: &DatasetId, leaf_index: u64) -> KmsDone {
         let key = self.model.keys.get(dataset);
         let Some(key) = key else {
             return self.done(leaf_index);

@@ -217,8 +217,11 @@ impl Judging<'_> {
             return Err(moved(KmsRefusal::KeyStateMoved, key.state_version));
         }
         let (kind, lease) = match record.kind.as_ref().ok_or(Stop::Unknown)? {
-            Asked::Lease(issue) => (Kind::Lease, Some(self.lease(&key, issue)?)),
-            Asked::MetadataLease(issue) => (Kind::MetadataLease, Some(self.lease(&key, issue)?)),
+            Asked::Lease(issue) => (Kind::Lease, Some(self.lease(&key, issue, false)?)),
+            Asked::MetadataLease(issue) => {
+                let reseals = purpose.as_str() == "reseal";
+                (Kind::MetadataLease, Some(self.lease(&key, issue, reseals)?))
+            }
             Asked::Opens(opens) => {
                 let usable = match key.state {
                     KeyState::Enabled => true,
@@ -258,12 +261,14 @@ impl Judging<'_> {
         })
     }
 
-    fn lease(&self, key: &Key, issue: &LeaseIssue) -> Ruled<(LeaseId, u64)> {
+    fn lease(&self, key: &Key, issue: &LeaseIssue, reseals: bool) -> Ruled<(LeaseId, u64)> {
         let id = LeaseId::try_from(&issue.lease_id[..]).map_err(|_| KmsRefusal::Malformed)?;
         if issue.holder.len() != 32 {
             return Err(KmsRefusal::Malformed.into());
         }
-        if key.state != KeyState::Enabled {
+        let gives =
+            key.state == KeyState::Enabled || (key.state == KeyState::Compromised && reseals);
+        if !gives {
             return Err(KmsRefusal::KeyDisabled.into());
         }
         if issue.kek_version < key.versions {

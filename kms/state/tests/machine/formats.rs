@@ -6,8 +6,8 @@ use prost::Message;
 use proto::ids::{DatasetId, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    KekRecord, KekVersionRecord, KeyRotation, KeyState, KmsCommand, LeaseRecord, RequestMemory,
-    UnsealRecord,
+    KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag, KmsCommand, LeaseRecord,
+    RequestMemory, UnsealRecord,
 };
 use tlog::StoredAt;
 
@@ -138,10 +138,16 @@ fn golden_bytes_of_records() {
             max_uses: 2,
             uses: 3,
         }),
+        aliases: vec!["a".into()],
+        tags: vec![KeyTag {
+            name: "b".into(),
+            value: "c".into(),
+        }],
     };
     let golden = "0801 120102 1a0103 220104 2802 3006 3807 4008 \
                   4a0e08011002 1a0103 220104 2805 3006 500a 5a010b 600c 680d 700e 7a010f \
-                  800110 880103 900112 9a0106 0801 1002 1803"
+                  800110 880103 900112 9a0106 0801 1002 1803 \
+                  a2010161 aa0106 0a0162 120163"
         .replace(' ', "");
     assert_eq!(hex::encode(key.encode_to_vec()), golden);
 }

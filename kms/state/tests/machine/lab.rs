@@ -416,8 +416,17 @@ impl Lab {
     }
 
     pub(crate) fn metadata_lease(&self, request: u8, lease: u8) -> Result<Record, Refusal> {
+        self.metadata_lease_for("", request, lease)
+    }
+
+    pub(crate) fn metadata_lease_for(
+        &self,
+        purpose: &str,
+        request: u8,
+        lease: u8,
+    ) -> Result<Record, Refusal> {
         let caller = id("gateway/g1");
-        let used = self.used(&caller, request, "");
+        let used = self.used(&caller, request, purpose);
         let new = self.new_lease(lease);
         let (prepared, _) = prepare::metadata_lease(&self.state, &self.authority(), used, new)?;
         Ok(prepared.record)

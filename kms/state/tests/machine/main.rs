@@ -6,6 +6,7 @@ mod dual_control;
 mod formats;
 mod key_states;
 mod lab;
+mod labels;
 mod log;
 mod membership;
 mod policy;

@@ -257,6 +257,18 @@ fn a_compromised_key_opens_to_reseal_and_for_nothing_else() {
     assert_eq!(reason(&lab.record(reseal.record)), KmsRefusal::Unspecified);
     let service = lab.open_as("gateway/g1", 2, "", items()).expect("granted");
     assert_eq!(reason(&lab.record(service.record)), KmsRefusal::KeyDisabled);
+    // What is sealed beside the content as well, and a lease that would seal never.
+    let metadata = lab.metadata_lease_for("reseal", 3, 3).expect("granted");
+    assert_eq!(
+        reason(&lab.record(metadata.clone())),
+        KmsRefusal::Unspecified
+    );
+    let mut sealing = metadata;
+    sealing.request_id = vec![4; 16].into();
+    if let Some(Use::MetadataLease(issue)) = sealing.kind.take() {
+        sealing.kind = Some(Use::Lease(issue));
+    }
+    assert_eq!(reason(&lab.record(sealing)), KmsRefusal::KeyDisabled);
 }
 
 fn open_bent(bend: impl FnOnce(&mut Record)) -> KmsRefusal {

@@ -1,0 +1,279 @@
+//! Resealing: every version of a dataset whose key is held to be known to others, sealed again under the key of another.
+//!
+//! Owns the order of versions, and what makes a second run go on where the first one ended: each copy names, in its
+//! sealed metadata, the version it is of. Refuses to cover what somebody else has put in the new dataset meanwhile, and
+//! to end an object early: a read that fails fails the put.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::stream;
+use proto::ids::{ObjectKey, ObjectVersionId};
+use tokio_util::io::StreamReader;
+
+use crate::body::Body;
+use crate::dataset::{Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
+use crate::download::ObjectReader;
+use crate::error::Error;
+
+/// The purpose under which a compromised key still opens, and under which its metadata keys are still leased.
+pub const RESEAL: &str = "reseal";
+/// Names the version that a copy is of, in the copy's user metadata.
+pub const RESEALED_FROM: &str = "reduit-resealed-from";
+/// When that version was finished, in milliseconds since 1970 UTC, there too.
+pub const RESEALED_FINISHED_AT: &str = "reduit-resealed-finished-at-ms";
+/// Objects up to this are held in memory, so that their puts are tried again.
+const IN_MEMORY_MAX: u64 = 1 << 20;
+/// Versions of one page of a listing.
+const PAGE: u32 = 500;
+
+/// What became of one object's versions, or of many objects'.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resealed {
+    /// Versions and delete markers that were sealed again now.
+    pub versions: u64,
+    /// Plaintext bytes of those.
+    pub bytes: u64,
+    /// Versions and delete markers that an earlier run had sealed again.
+    pub already: u64,
+}
+
+impl std::ops::AddAssign for Resealed {
+    fn add_assign(&mut self, other: Self) {
+        self.versions += other.versions;
+        self.bytes += other.bytes;
+        self.already += other.already;
+    }
+}
+
+impl Dataset {
+    /// Every object and its versions, oldest first, delete markers among them.
+    pub async fn histories(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(ObjectKey, Vec<ObjectInfo>)>, Error> {
+        let mut all: Vec<(ObjectKey, Vec<ObjectInfo>)> = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.list_versions(prefix, after, PAGE).await?;
+            for info in page.versions {
+                match all.last_mut() {
+                    Some((key, versions)) if *key == info.key => versions.push(info),
+                    _ => all.push((info.key.clone(), vec![info])),
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        for (_, versions) in &mut all {
+            versions.reverse();
+        }
+        Ok(all)
+    }
+
+    /// One object's versions, oldest first, delete markers among them.
+    async fn history(&self, key: &ObjectKey) -> Result<Vec<ObjectInfo>, Error> {
+        let (mut versions, mut after) = (Vec::new(), None);
+        loop {
+            // A key stands before every other that begins with it.
+            let page = self.list_versions(key.as_str(), after, PAGE).await?;
+            let found = page.versions.len();
+            let of_key = page
+                .versions
+                .into_iter()
+                .take_while(|info| info.key == *key);
+            let before = versions.len();
+            versions.extend(of_key);
+            match page.next {
+                Some(next) if versions.len() - before == found => after = Some(next),
+                _ => break,
+            }
+        }
+        versions.reverse();
+        Ok(versions)
+    }
+
+    /// Seals an object's versions, oldest first, again under the key of `to`. Called again it goes on. Refused where `to`
+    /// holds a version of this object that is no such copy: nothing of it is covered.
+    pub async fn reseal(
+        &self,
+        key: &ObjectKey,
+        versions: &[ObjectInfo],
+        to: &Dataset,
+    ) -> Result<Resealed, Error> {
+        let there = to.history(key).await?;
+        let done = copied(versions, &there).ok_or_else(changed_meanwhile)?;
+        let mut outcome = Resealed {
+            already: done as u64,
+            ..Resealed::default()
+        };
+        let current = there.last().filter(|last| !last.delete_marker);
+        let mut precondition =
+            current.map_or(Precondition::Absent, |last| Precondition::Is(last.version));
+        for version in &versions[done..] {
+            precondition = if version.delete_marker {
+                to.delete(key, None, precondition).await?;
+                Precondition::Absent
+            } else {
+                Precondition::Is(self.reseal_version(key, version, to, precondition).await?)
+            };
+            outcome.versions += 1;
+            outcome.bytes += version.bytes;
+        }
+        Ok(outcome)
+    }
+
+    async fn reseal_version(
+        &self,
+        key: &ObjectKey,
+        version: &ObjectInfo,
+        to: &Dataset,
+        precondition: Precondition,
+    ) -> Result<ObjectVersionId, Error> {
+        let options = GetOptions {
+            version: Some(version.version),
+            purpose: RESEAL.to_owned(),
+            ..GetOptions::default()
+        };
+        let object = self.get(key, &options).await?;
+        let put = PutOptions {
+            precondition,
+            ..carried(&object.info)
+        };
+        let body = if version.bytes <= IN_MEMORY_MAX {
+            Body::Bytes(object.body.into_bytes().await?)
+        } else {
+            streamed(object.body)
+        };
+        let outcome = match to.put(key, body, &put).await {
+            Err(error) if error.reason() == "precondition-failed" => {
+                return Err(changed_meanwhile());
+            }
+            other => other?,
+        };
+        if outcome.bytes != version.bytes {
+            return Err(Error::Protocol {
+                what: "a copy of another length than what it is of",
+            });
+        }
+        Ok(outcome.version)
+    }
+}
+
+/// How many of `versions` stand in `there` already; `None` where something else stands in their place.
+fn copied(versions: &[ObjectInfo], there: &[ObjectInfo]) -> Option<usize> {
+    let is_copy = |(of, copy): (&ObjectInfo, &ObjectInfo)| {
+        let from = copy.metadata.user.get(RESEALED_FROM);
+        match of.delete_marker {
+            true => copy.delete_marker,
+            false => from.is_some_and(|from| *from == of.version.to_string()),
+        }
+    };
+    // What comes after all of them is somebody's who works with the copies.
+    let all = versions.iter().zip(there).all(is_copy);
+    all.then_some(there.len().min(versions.len()))
+}
+
+/// What is sealed with an object goes along, and says what it is of.
+fn carried(info: &ObjectInfo) -> PutOptions {
+    let sealed = &info.metadata;
+    let mut metadata: BTreeMap<String, String> = sealed.user.clone().into_iter().collect();
+    metadata.insert(RESEALED_FROM.to_owned(), info.version.to_string());
+    let finished_at = info.finished_at.0.to_string();
+    metadata.insert(RESEALED_FINISHED_AT.to_owned(), finished_at);
+    PutOptions {
+        content_type: Some(sealed.content_type.clone()).filter(|kind| !kind.is_empty()),
+        metadata,
+        tags: sealed.tags.clone().into_iter().collect(),
+        ..PutOptions::default()
+    }
+}
+
+/// The object as it opens: what fails to open is an error of the stream, never its end.
+fn streamed(reader: ObjectReader) -> Body {
+    let chunks = stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        match reader.chunk().await {
+            Ok(Some(chunk)) => Some((Ok::<Bytes, std::io::Error>(chunk), Some(reader))),
+            Ok(None) => None,
+            Err(error) => Some((Err(std::io::Error::other(error)), None)),
+        }
+    });
+    Body::stream(StreamReader::new(Box::pin(chunks)))
+}
+
+/// Says which object by saying nothing: errors name no objects.
+fn changed_meanwhile() -> Error {
+    Error::Caller {
+        reason: "changed-meanwhile".to_owned(),
+        message: "the new dataset holds versions of the object that are no copies of the old one's: both are left alone"
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::ids::UnixMs;
+    use proto::v1;
+
+    use super::*;
+
+    fn version(number: u8, delete_marker: bool, from: Option<u8>) -> ObjectInfo {
+        let mut metadata = v1::UserMetadata::default();
+        if let Some(from) = from {
+            let id = ObjectVersionId([from; 16]).to_string();
+            metadata.user.insert(RESEALED_FROM.to_owned(), id);
+        }
+        ObjectInfo {
+            key: "k".parse().expect("a key"),
+            version: ObjectVersionId([number; 16]),
+            bytes: 1,
+            finished_at: UnixMs(7),
+            delete_marker,
+            is_current: false,
+            metadata,
+        }
+    }
+
+    #[test]
+    fn a_second_run_goes_on_after_copies_and_after_nothing_else() {
+        let old = [
+            version(1, false, None),
+            version(2, true, None),
+            version(3, false, None),
+        ];
+        let (first, marker) = (version(11, false, Some(1)), version(12, true, None));
+        assert_eq!(copied(&old, &[]), Some(0));
+        assert_eq!(copied(&old, std::slice::from_ref(&first)), Some(1));
+        assert_eq!(copied(&old, &[first.clone(), marker.clone()]), Some(2));
+        let third = version(13, false, Some(3));
+        let whole = [first.clone(), marker.clone(), third.clone()];
+        assert_eq!(copied(&old, &whole), Some(3));
+        // Put after all of them, by who works with the copies.
+        let more = [whole.as_slice(), &[version(16, false, None)]].concat();
+        assert_eq!(copied(&old, &more), Some(3));
+        // Somebody's own version, or another order.
+        assert_eq!(copied(&old, &[version(14, false, None)]), None);
+        assert_eq!(copied(&old, &[marker, first.clone()]), None);
+        assert_eq!(
+            copied(&old, &[first.clone(), version(15, false, None)]),
+            None
+        );
+    }
+
+    #[test]
+    fn what_was_sealed_with_an_object_goes_along() {
+        let mut info = version(1, false, None);
+        info.metadata.content_type = "text/plain".to_owned();
+        info.metadata.user.insert("a".to_owned(), "b".to_owned());
+        info.metadata.tags.insert("t".to_owned(), "v".to_owned());
+        let put = carried(&info);
+        assert_eq!(put.content_type.as_deref(), Some("text/plain"));
+        assert_eq!(put.metadata["a"], "b");
+        assert_eq!(put.metadata[RESEALED_FROM], info.version.to_string());
+        assert_eq!(put.metadata[RESEALED_FINISHED_AT], "7");
+        assert_eq!(put.tags["t"], "v");
+    }
+}
