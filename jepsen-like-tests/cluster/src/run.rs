@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use checker::{F, Op, Outcome, Workload};
 use client::{CreateOptions, PutOptions, Region, Tuning};
 use local::files::CLIENTS;
@@ -25,6 +25,8 @@ use crate::world::{World, WorldPlan};
 
 /// Load before the first fault, so that there is something to lose.
 const WARM_UP: Duration = Duration::from_secs(3);
+/// Of disk, as an hour of everything takes.
+const ROOM_A_SECOND: u64 = 15 << 20;
 /// How long a fault lasts, by chance between these.
 const LASTS_MS: std::ops::Range<u64> = 1_500..6_000;
 /// Between faults.
@@ -65,12 +67,32 @@ pub struct Plan {
     pub replay: String,
 }
 
+/// Says so before a run that a full disk would break off: what members that left had on theirs is kept to be searched.
+fn enough_room(folder: &Path, load: Duration) -> Result<()> {
+    let stat = rustix::fs::statvfs(folder)?;
+    let free = stat.f_bavail * stat.f_frsize;
+    // Nodes refuse puts where a tenth of the disk is left.
+    let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+    let needed = load.as_secs() * ROOM_A_SECOND + (used + free) / 10;
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    ensure!(
+        free >= needed,
+        "{} has {:.1} GiB free, and a run of {} s takes {:.1}: make room, set TMPDIR to a larger disk, or run fewer minutes",
+        folder.parent().unwrap_or(folder).display(),
+        gib(free),
+        load.as_secs(),
+        gib(needed)
+    );
+    Ok(())
+}
+
 /// Runs it. An error is about the harness; what the product did is in the report.
 pub async fn run(plan: &Plan) -> Result<Report> {
     std::fs::create_dir_all(&plan.out)?;
     let folder = tempfile::Builder::new()
         .prefix("reduit-jepsen-")
         .tempdir()?;
+    enough_room(folder.path(), plan.load)?;
     let mut world = WorldPlan::clone(&plan.world);
     if let Some(danger) = &plan.danger {
         let switch = ("REDUIT_DANGER".to_owned(), danger.clone());
