@@ -242,12 +242,12 @@ impl Local {
     pub async fn enrol(&mut self, region_id: &str, kind: Kind) -> Result<String> {
         let region = self.federation.region(region_id)?.clone();
         let prefix = prefix(kind);
-        let taken = region
-            .services
-            .iter()
-            .filter(|service| service.kind == kind)
-            .count();
-        let short = format!("{prefix}{}", taken + 1);
+        // One that was begun and whose outcome nobody heard of may be enrolled: its name and key are not used again.
+        let identities = region.dir.join("identities");
+        let short = (1..)
+            .map(|number| format!("{prefix}{number}"))
+            .find(|short| !identities.join(format!("{short}.pem")).exists())
+            .context("a name that is free")?;
         let role = if kind == Kind::Node {
             Role::Node
         } else {

@@ -70,7 +70,7 @@ fn weakest(world: &World, members: &[Service], rng: &mut StdRng) -> Option<Servi
 
 async fn add_one(world: &mut World, kind: Kind, rng: &mut StdRng) -> Result<Done> {
     let region = world.home()?.region.to_string();
-    let fresh = world.local.enrol(&region, kind).await?;
+    let fresh = enrol(world, &region, kind, CHANGE_AMID_MAX).await?;
     // Known before it is admitted: whatever fails from here, somebody leaves and the number is right again.
     world.leaving = Some(fresh.clone());
     if let Err(error) = admit(world, &fresh, CHANGE_AMID_MAX).await {
@@ -220,7 +220,7 @@ async fn put_right(world: &mut World, within: Duration) -> Result<Vec<String>> {
             None => {
                 let region = world.home()?.region.to_string();
                 let kind = world.local.federation.service(&name)?.kind;
-                let fresh = world.local.enrol(&region, kind).await?;
+                let fresh = enrol(world, &region, kind, within).await?;
                 progress(world, &name, |lost| lost.fresh = Some(fresh.clone()));
                 fresh
             }
@@ -243,6 +243,13 @@ fn progress(world: &mut World, name: &str, change: impl FnOnce(&mut Lost)) {
     if let Some(lost) = world.lost.get_mut(name) {
         change(lost);
     }
+}
+
+/// A new member, known and not started. An operator waits for minutes where the KMS is sealed or without a majority; here
+/// that may be the other fault's doing, and is healed after this.
+async fn enrol(world: &mut World, region: &str, kind: Kind, within: Duration) -> Result<String> {
+    let enrolled = tokio::time::timeout(within, world.local.enrol(region, kind)).await;
+    enrolled.unwrap_or_else(|_| bail!("nobody enrolled within {within:?}"))
 }
 
 async fn admit(world: &mut World, name: &str, within: Duration) -> Result<()> {

@@ -4,13 +4,13 @@
 //! comes twice, or late, stands in the wrong place: in the list of versions, or, on keys that hold one version, in place
 //! of what replaced it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use checker::{F, Workload};
+use checker::{F, Op, Workload};
 use client::ids::{ObjectKey, ObjectVersionId};
 use client::{Dataset, Precondition, Prepared};
 use local::files::CLIENTS;
@@ -211,10 +211,21 @@ async fn send(request: &Request, client: &mut Client) -> bool {
     answered
 }
 
+/// Keys to look at in the end: of every request, whatever its sends were answered. A refusal that is not kept under the
+/// request's id leaves a copy free that is under way, as the judge sees it.
+fn looked_at(ops: &[Op]) -> BTreeSet<String> {
+    let written = touched(ops, |op| !matches!(op.f, F::Versions | F::Read));
+    let sent = ops.iter().filter(|op| op.f == F::Send);
+    written
+        .into_iter()
+        .chain(sent.map(|op| op.key.clone()))
+        .collect()
+}
+
 pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
     let ops = recorder.recall(Workload::Retry)?;
     let plain = |key: &str| key.starts_with("u/");
-    let keys = touched(&ops, |op| !matches!(op.f, F::Versions | F::Read));
+    let keys = looked_at(&ops);
     let (plain, versioned): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| plain(key));
     let region = access.last_connect(CLIENTS[0]).await?;
     let mut client = recorder.client(Workload::Retry);
@@ -231,4 +242,29 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_whose_requests_were_all_refused_for_now_is_looked_at_all_the_same() {
+        let line = |client: u32, f: &str, key: &str, kind: &str| {
+            format!(
+                r#"{{"client":{client},"workload":"retry","key":"{key}","f":"{f}","old":1,"call":1,"ret":2,"type":"{kind}","error":"disk-full"}}"#
+            )
+        };
+        let lines = [
+            line(1, "send", "t/1", "fail"),
+            line(2, "append", "t/2", "fail"),
+            line(3, "versions", "t/3", "ok"),
+            line(4, "append", "t/4", "ok"),
+        ];
+        let lines = lines.join("\n");
+        let ops: Result<Vec<Op>, _> = checker::Reader::new(lines.as_bytes()).collect();
+        let ops = ops.expect("a history");
+        let keys: Vec<_> = looked_at(&ops).into_iter().collect();
+        assert_eq!(keys, ["t/1", "t/4"]);
+    }
 }
