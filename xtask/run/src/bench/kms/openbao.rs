@@ -152,19 +152,13 @@ impl Caller {
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-        let length: usize = match length {
-            Some(length) => length,
-            None if head.contains(" 204 ") => 0,
+        self.buffer.drain(..head_end);
+        let body = match length {
+            Some(length) => self.take(length).await?,
+            None if head.contains(" 204 ") => Vec::new(),
+            None if head.contains("transfer-encoding: chunked") => self.chunks().await?,
             None => bail!("an answer of unknown length: {head}"),
         };
-        while self.buffer.len() < head_end + length {
-            self.fill().await?;
-        }
-        let body: Vec<u8> = self
-            .buffer
-            .drain(..head_end + length)
-            .skip(head_end)
-            .collect();
         let status = head.split(' ').nth(1).unwrap_or_default();
         ensure!(
             status.starts_with('2'),
@@ -174,6 +168,35 @@ impl Caller {
         match body.is_empty() {
             true => Ok(Value::Null),
             false => Ok(serde_json::from_slice(&body)?),
+        }
+    }
+
+    /// Takes so many bytes of an answer.
+    async fn take(&mut self, length: usize) -> Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            self.fill().await?;
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// The chunked coding (RFC 9112 section 7.1), without trailers.
+    async fn chunks(&mut self) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line_end = loop {
+                match self.buffer.windows(2).position(|two| two == b"\r\n") {
+                    Some(end) => break end,
+                    None => self.fill().await?,
+                }
+            };
+            let size = std::str::from_utf8(&self.buffer[..line_end])?;
+            let size = usize::from_str_radix(size.trim(), 16).context("a chunk's size")?;
+            self.buffer.drain(..line_end + 2);
+            body.extend(self.take(size).await?);
+            self.take(2).await?;
+            if size == 0 {
+                return Ok(body);
+            }
         }
     }
 
