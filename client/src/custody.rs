@@ -145,9 +145,8 @@ impl Region {
             let reply = KmsClient::new(channel).fetch_enrolments(request).await?;
             Ok(reply.into_inner())
         };
-        let patient = self.0.tuning.patient();
-        let pool = self.keys().pool();
-        let signed = pool.on_leader(GroupId::KMS, &patient, fetch).await?;
+        let (pool, tuning) = (self.keys().pool(), &self.0.tuning);
+        let signed = pool.on_leader(GroupId::KMS, tuning, fetch).await?;
         let set = v1::EnrolmentSet::decode(signed.set).map_err(|_| Error::Protocol {
             what: "an enrolment set that does not decode",
         })?;
@@ -169,9 +168,8 @@ impl Region {
         let plain = custodian.opened(self.id().as_str(), &own)?;
         let set_id = ShareName::of(custodian.share)?.set_id;
         let (own, plain, set_id) = (&own, &plain, &set_id);
-        let patient = self.0.tuning.patient();
-        let pool = self.keys().pool();
-        pool.on_leader(GroupId::KMS, &patient, |member, channel| async move {
+        let (pool, tuning) = (self.keys().pool(), &self.0.tuning);
+        pool.on_leader(GroupId::KMS, tuning, |member, channel| async move {
             let (reply, session) =
                 session::open_with_reply(self.id(), &self.0.local, &member, channel.clone())
                     .await?;

@@ -449,10 +449,9 @@ impl Region {
         F: Fn(KmsOperateClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,
     {
-        let patient = self.0.tuning.patient();
         self.keys()
             .pool()
-            .on_leader(GroupId::KMS, &patient, |_, channel| {
+            .on_leader_at_work(GroupId::KMS, &self.0.tuning, |_, channel| {
                 call(KmsOperateClient::new(channel))
             })
             .await
@@ -463,10 +462,9 @@ impl Region {
         F: Fn(NodeOperateClient<Channel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,
     {
-        let patient = self.0.tuning.patient();
         self.0
             .nodes
-            .on_leader(GroupId::CATALOG, &patient, |_, channel| {
+            .on_leader_at_work(GroupId::CATALOG, &self.0.tuning, |_, channel| {
                 call(NodeOperateClient::new(channel))
             })
             .await

@@ -25,6 +25,9 @@ const BACKOFF_MAX: Duration = Duration::from_millis(400);
 /// After a leader hint that named the member just asked: it does not lead yet.
 const HINT_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a member may work on one try of what waits for data to move: a day, as terabytes take.
+const WORK_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// A member of the region.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
@@ -174,7 +177,24 @@ impl Pool {
         F: Fn(Member, Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let answer = self.ask(group, tuning, call).await;
+        let answer = self.ask(group, tuning, None, call).await;
+        answer.map_err(|unanswered| unanswered.last)
+    }
+
+    /// As [`Self::on_leader`], for what waits for data to move: a member may work on one try for as long as it needs, and
+    /// one that is gone is noticed by its connection. What is refused is tried again within the deadline all the same,
+    /// of which the time that a member worked is no part.
+    pub(crate) async fn on_leader_at_work<T, F, Fut>(
+        &self,
+        group: GroupId,
+        tuning: &Tuning,
+        call: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(Member, Channel) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        let answer = self.ask(group, tuning, Some(WORK_MAX), call).await;
         answer.map_err(|unanswered| unanswered.last)
     }
 
@@ -190,7 +210,7 @@ impl Pool {
         F: Fn(Member, Channel) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
-        let answer = self.ask(group, tuning, call).await;
+        let answer = self.ask(group, tuning, None, call).await;
         answer.map_err(Unanswered::of_change)
     }
 
@@ -198,6 +218,7 @@ impl Pool {
         &self,
         group: GroupId,
         tuning: &Tuning,
+        work_max: Option<Duration>,
         call: F,
     ) -> Result<T, Unanswered>
     where
@@ -205,7 +226,7 @@ impl Pool {
         Fut: Future<Output = Result<T, Status>>,
     {
         let mut maybe = false;
-        let deadline = Instant::now() + tuning.deadline;
+        let mut deadline = Instant::now() + tuning.deadline;
         let mut backoff = BACKOFF_FIRST;
         let mut avoid = None;
         loop {
@@ -220,9 +241,9 @@ impl Pool {
             let id = member.id;
             let channel = self.channel(&member, Lane::Control, 0);
             let channel = channel.map_err(|error| unanswered(maybe, error))?;
-            let limit = tuning
-                .try_timeout
-                .min(deadline.saturating_duration_since(Instant::now()));
+            let asked = Instant::now();
+            let left = deadline.saturating_duration_since(asked);
+            let limit = work_max.unwrap_or(tuning.try_timeout.min(left));
             let status = match tokio::time::timeout(limit, call(member, channel)).await {
                 Ok(Ok(answer)) => {
                     self.leaders.lock().insert(group, id);
@@ -231,6 +252,9 @@ impl Pool {
                 Ok(Err(status)) => status,
                 Err(_) => Status::deadline_exceeded("no answer from this member in time"),
             };
+            if work_max.is_some() {
+                deadline += asked.elapsed();
+            }
             avoid = Some(id);
             let fault = Fault::of(&status);
             let hint = transport::fault::leader_hint(&status);

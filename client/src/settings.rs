@@ -145,18 +145,6 @@ pub struct Tuning {
     pub data_channels: usize,
 }
 
-impl Tuning {
-    /// For operations that wait for data to move, such as membership changes.
-    pub(crate) fn patient(&self) -> Self {
-        const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
-        Self {
-            deadline: PATIENCE,
-            try_timeout: PATIENCE,
-            ..self.clone()
-        }
-    }
-}
-
 impl Default for Tuning {
     fn default() -> Self {
         Self {

@@ -20,6 +20,9 @@ mod common;
 
 use common::{binaries, contains, dataset, find, key, region_as, with_region};
 
+/// A call with a deadline of two seconds has an answer by then.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
 /// P4: what customers store, and what they say of it, is on no disk of the region.
 #[test]
 fn no_disk_of_a_region_holds_plaintext() {
@@ -353,6 +356,15 @@ fn a_sealed_kms_says_so_and_refuses() {
             error.to_string().contains("sealed") || matches!(error, Error::Unavailable { .. }),
             "{error}"
         );
+        // Who runs the region is told within the deadline too, and does not wait for somebody to unseal it.
+        let short = region_as(local, files::OPERATORS[0], Duration::from_secs(2)).await?;
+        let fresh = Identity::new(region.region.clone(), Role::Kms, "k9")?;
+        let allocated = tokio::time::timeout(ANSWER_MAX, short.allocate_kms_id(&fresh)).await;
+        let error = allocated
+            .context("an operator waits for a sealed kms")?
+            .err()
+            .context("a sealed kms enrols")?;
+        ensure!(matches!(error, Error::Unavailable { .. }), "{error}");
         ceremony::unseal(&region).await?;
         ensure!(
             dataset.get_bytes(&key("a")).await? == "b",

@@ -245,8 +245,8 @@ fn progress(world: &mut World, name: &str, change: impl FnOnce(&mut Lost)) {
     }
 }
 
-/// A new member, known and not started. An operator waits for minutes where the KMS is sealed or without a majority; here
-/// that may be the other fault's doing, and is healed after this.
+/// A new member, known and not started. Where the KMS is sealed or without a majority that may be the other fault's doing,
+/// which is healed after this: no step of it waits for longer than the others do.
 async fn enrol(world: &mut World, region: &str, kind: Kind, within: Duration) -> Result<String> {
     let enrolled = tokio::time::timeout(within, world.local.enrol(region, kind)).await;
     enrolled.unwrap_or_else(|_| bail!("nobody enrolled within {within:?}"))
