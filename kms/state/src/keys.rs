@@ -4,12 +4,11 @@
 //! destruction without dual control or before its time, and anything in a wrapped key's place that is too short
 //! to be wrapped.
 
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use prost::Message;
 use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, Role};
-use proto::v1::kms_command::Command;
 use proto::v1::{
     ChangeKeyState, Claim, ConfirmShard, CreateKek, KekRecord, KekVersionRecord, KeyState, KmsDone,
     RegisterShard, RotateKek,
@@ -19,6 +18,7 @@ use tlog::{Field, Kind, Private, Purpose};
 
 use crate::append::{Appended, Applying, array, details, stated};
 use crate::apply::Stop;
+use crate::changing::{Changing, begin};
 use crate::custody::rewrap;
 use crate::destroy;
 use crate::layout;
@@ -106,17 +106,11 @@ pub(crate) fn create(applying: &mut Applying<'_>, command: &CreateKek) -> Result
 }
 
 pub(crate) fn rotate(applying: &mut Applying<'_>, command: &RotateKek) -> Result<KmsDone, Stop> {
-    let bound = Command::RotateKek(RotateKek {
-        state_version: 0,
-        version: None,
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = requested(applying, command.claim.as_ref())?;
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let key = &mut changing.key;
     if !matches!(key.state(), KeyState::Enabled | KeyState::Compromised) {
         return Err(Refusal::KeyDisabled.into());
     }
@@ -130,15 +124,7 @@ pub(crate) fn rotate(applying: &mut Applying<'_>, command: &RotateKek) -> Result
     if let Some(rotation) = &mut key.rotation {
         rotation.uses = 0;
     }
-    key.state_version += 1;
-    if let Some(request) = &request {
-        request.name_in(&mut private);
-    }
-    let leaf = append(applying, Kind::KeyRotated, purpose, &mut key, private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, Kind::KeyRotated, KeyDetails::of))
 }
 
 pub(crate) fn change_state(
@@ -148,17 +134,12 @@ pub(crate) fn change_state(
     let Ok(target) = KeyState::try_from(command.state) else {
         return Err(Stop::Unknown("a key state this build does not know"));
     };
-    let bound = Command::ChangeKeyState(ChangeKeyState {
-        state_version: 0,
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = requested(applying, command.claim.as_ref())?;
-    let kind = transition(&key, target).ok_or(Refusal::WrongState)?;
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let Changing { key, private, .. } = &mut changing;
+    let kind = transition(key, target).ok_or(Refusal::WrongState)?;
     let days = command.destruction_days;
     let destroys = matches!(target, KeyState::PendingDestruction | KeyState::Destroyed);
     let days_ok = if target == KeyState::PendingDestruction {
@@ -175,7 +156,7 @@ pub(crate) fn change_state(
     if destroys {
         let authority = applying.authority()?;
         let approved = applying.approvals(&authority, authority.approvals_min())?;
-        applying.use_approvals(&approved, &mut private);
+        applying.use_approvals(&approved, private);
     }
     match target {
         KeyState::PendingDestruction => {
@@ -185,18 +166,10 @@ pub(crate) fn change_state(
         _ => key.destroy_after_ms = 0,
     }
     if target == KeyState::Destroyed {
-        destroy::purge(&mut key);
+        destroy::purge(key);
     }
     key.set_state(target);
-    key.state_version += 1;
-    if let Some(request) = &request {
-        request.name_in(&mut private);
-    }
-    let leaf = append(applying, kind, purpose, &mut key, private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, kind, KeyDetails::of))
 }
 
 /// Which kind of event leads from a key's state to `target`, where any does.

@@ -4,20 +4,20 @@
 //! from that one first, so that no name ever leads to two keys, and each step is on record.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use proto::ids::DatasetId;
 use proto::store::Reader;
-use proto::v1::kms_command::Command;
 use proto::v1::{KekRecord, KeyTag, KmsDone, LabelKey};
 use serde::Serialize;
 use tlog::Kind;
 
-use crate::append::{Applying, details};
+use crate::append::Applying;
 use crate::apply::Stop;
-use crate::keys::{self, KeyDetails};
+use crate::changing::begin;
+use crate::keys::KeyDetails;
 use crate::layout;
 use crate::refusal::Refusal;
-use crate::requests::ChangeRequest;
 
 /// Aliases of one key.
 pub const ALIASES_MAX: usize = 16;
@@ -31,11 +31,11 @@ pub const TAG_NAME_BYTES_MAX: usize = 64;
 pub const TAG_VALUE_BYTES_MAX: usize = 256;
 
 #[derive(Serialize)]
-struct LabelDetails<'a> {
+struct LabelDetails {
     #[serde(flatten)]
     key: KeyDetails,
-    aliases: &'a [String],
-    tags: BTreeMap<&'a str, &'a str>,
+    aliases: Vec<String>,
+    tags: BTreeMap<String, String>,
 }
 
 /// Whether text may be an alias: 1 to 64 of `a-z 0-9 - _ .`, the first a letter or digit.
@@ -65,49 +65,41 @@ pub fn by_alias(state: &dyn Reader, alias: &str) -> Option<DatasetId> {
 }
 
 pub(crate) fn label(applying: &mut Applying<'_>, command: &LabelKey) -> Result<KmsDone, Stop> {
-    let bound = Command::LabelKey(LabelKey {
-        state_version: 0,
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = keys::done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = keys::moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = keys::requested(applying, command.claim.as_ref())?;
-    let (aliases, tags) = labelled(&key, command)?;
-    let of_another =
-        |alias: &&String| by_alias(&*applying.state, alias).is_some_and(|owner| owner != dataset);
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let (aliases, tags) = labelled(&changing.key, command)?;
+    let of_another = |alias: &&String| {
+        by_alias(&*applying.state, alias).is_some_and(|owner| owner != changing.dataset)
+    };
     if aliases.iter().any(|alias| of_another(&alias)) {
         return Err(Refusal::AliasTaken.into());
     }
-    for alias in key.aliases.iter().filter(|held| !aliases.contains(held)) {
+    for alias in changing
+        .key
+        .aliases
+        .iter()
+        .filter(|held| !aliases.contains(held))
+    {
         applying.state.delete(&layout::alias(alias));
     }
     for alias in &aliases {
-        applying.state.put(&layout::alias(alias), &dataset.0);
+        applying
+            .state
+            .put(&layout::alias(alias), &changing.dataset.0);
     }
-    key.aliases = aliases;
-    key.tags = tags;
-    key.state_version += 1;
-    let said = LabelDetails {
-        key: KeyDetails::of(&key),
-        aliases: &key.aliases,
+    (changing.key.aliases, changing.key.tags) = (aliases, tags);
+    let said = |key: &KekRecord| LabelDetails {
+        key: KeyDetails::of(key),
+        aliases: key.aliases.clone(),
         tags: key
             .tags
             .iter()
-            .map(|tag| (tag.name.as_str(), tag.value.as_str()))
+            .map(|tag| (tag.name.clone(), tag.value.clone()))
             .collect(),
     };
-    details(&mut private, &said);
-    if let Some(request) = &request {
-        request.name_in(&mut private);
-    }
-    let leaf = applying.append(Kind::KeyLabelled, purpose, Some(&mut key), private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(keys::store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, Kind::KeyLabelled, said))
 }
 
 /// Aliases and tags as they are after a change, each in order. What is removed goes first; a name that is not there is

@@ -12,6 +12,7 @@ mod apply;
 mod approvals;
 mod authority;
 mod backup;
+mod changing;
 mod custody;
 mod destroy;
 mod impact;

@@ -5,22 +5,21 @@
 //! version back, and to end a version before the shard has confirmed that it takes no commit under it. Uses are counted
 //! for keys with a plan alone, so that a log from before plans applies as it did.
 
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use proto::ids::UnixMs;
-use proto::v1::kms_command::Command;
 use proto::v1::{
     EndKekVersions, KekRecord, KekVersionRecord, KeyRotation, KeyState, KmsDone, PlanKeyRotation,
     RaiseMinVersion,
 };
 use serde::Serialize;
-use tlog::{Kind, Private};
+use tlog::Kind;
 
-use crate::append::{Applying, details};
+use crate::append::Applying;
 use crate::apply::Stop;
-use crate::keys::{self, KEK_VERSIONS_MAX, KeyDetails, WRAPPED_BYTES};
+use crate::changing::{Changing, begin};
+use crate::keys::{KEK_VERSIONS_MAX, KeyDetails, WRAPPED_BYTES};
 use crate::refusal::Refusal;
-use crate::requests::ChangeRequest;
 
 /// Milliseconds of age at which a plan may rotate: an hour to ten years.
 pub const ROTATION_AGE_MS: RangeInclusive<u64> = 3_600_000..=10 * 365 * 24 * 3_600_000;
@@ -102,21 +101,16 @@ pub(crate) fn plan(
     applying: &mut Applying<'_>,
     command: &PlanKeyRotation,
 ) -> Result<KmsDone, Stop> {
-    let bound = Command::PlanKeyRotation(PlanKeyRotation {
-        state_version: 0,
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = keys::done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = keys::moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = keys::requested(applying, command.claim.as_ref())?;
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let key = &mut changing.key;
     let within = |asked: u64, bounds: RangeInclusive<u64>| asked == 0 || bounds.contains(&asked);
     if !within(command.max_age_ms, ROTATION_AGE_MS) || !within(command.max_uses, ROTATION_USES) {
         return Err(Refusal::Malformed("a plan of rotation is out of its bounds").into());
     }
-    if ends(&key) {
+    if ends(key) {
         return Err(Refusal::WrongState.into());
     }
     key.rotation = Some(KeyRotation {
@@ -124,74 +118,49 @@ pub(crate) fn plan(
         max_uses: command.max_uses,
         uses: key.rotation.unwrap_or_default().uses,
     });
-    key.state_version += 1;
-    let said = PlanDetails {
-        key: KeyDetails::of(&key),
+    let said = |key: &KekRecord| PlanDetails {
+        key: KeyDetails::of(key),
         max_age_ms: command.max_age_ms,
         max_uses: command.max_uses,
     };
-    let kind = Kind::KeyRotationPlanned;
-    name(request.as_ref(), &mut private, &said);
-    let leaf = applying.append(kind, purpose, Some(&mut key), private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(keys::store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, Kind::KeyRotationPlanned, said))
 }
 
 pub(crate) fn raise_min(
     applying: &mut Applying<'_>,
     command: &RaiseMinVersion,
 ) -> Result<KmsDone, Stop> {
-    let bound = Command::RaiseMinVersion(RaiseMinVersion {
-        state_version: 0,
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = keys::done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = keys::moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = keys::requested(applying, command.claim.as_ref())?;
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let key = &mut changing.key;
     let rises = key.min_version < command.min_version && command.min_version <= key.current_version;
-    if !rises || ends(&key) {
+    if !rises || ends(key) {
         return Err(Refusal::WrongState.into());
     }
     key.min_version = command.min_version;
-    key.state_version += 1;
-    let said = RetiredDetails {
-        key: KeyDetails::of(&key),
+    let said = |key: &KekRecord| RetiredDetails {
+        key: KeyDetails::of(key),
         min_version: key.min_version,
     };
-    let kind = Kind::KeyVersionsRetired;
-    name(request.as_ref(), &mut private, &said);
-    let leaf = applying.append(kind, purpose, Some(&mut key), private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(keys::store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, Kind::KeyVersionsRetired, said))
 }
 
 pub(crate) fn end(applying: &mut Applying<'_>, command: &EndKekVersions) -> Result<KmsDone, Stop> {
-    let bound = Command::EndKekVersions(EndKekVersions {
-        state_version: 0,
-        metadata_keys: Vec::new(),
-        ..command.clone()
-    });
-    let request = ChangeRequest::of(applying, &command.request_id, bound)?;
-    if let Some(done) = keys::done_before(applying, &command.dataset_id, request.as_ref())? {
-        return Ok(done);
-    }
-    let (dataset, mut key) = keys::moved_by(applying, &command.dataset_id, command.state_version)?;
-    let (purpose, mut private) = keys::requested(applying, command.claim.as_ref())?;
+    let mut changing = match begin(applying, command)? {
+        ControlFlow::Break(done) => return Ok(done),
+        ControlFlow::Continue(changing) => changing,
+    };
+    let Changing { key, private, .. } = &mut changing;
     let below = command.below_version;
     // What the shard said of its tokens holds from where it takes no more of them.
     let confirmed = key.confirmed_state_version == key.state_version;
-    let some = oldest_living(&key) < below && below <= key.min_version;
-    if !some || !confirmed || ends(&key) {
+    let some = oldest_living(key) < below && below <= key.min_version;
+    if !some || !confirmed || ends(key) {
         return Err(Refusal::WrongState.into());
     }
-    let asked = metadata_below(&key, below).map(|version| version.version);
+    let asked = metadata_below(key, below).map(|version| version.version);
     let given = command.metadata_keys.iter();
     if !asked.eq(given.clone().map(|given| given.version)) {
         return Err(
@@ -205,7 +174,7 @@ pub(crate) fn end(applying: &mut Applying<'_>, command: &EndKekVersions) -> Resu
     }
     let authority = applying.authority()?;
     let approved = applying.approvals(&authority, authority.approvals_min())?;
-    applying.use_approvals(&approved, &mut private);
+    applying.use_approvals(&approved, private);
     let newest = key.current_version;
     let mut ended = 0;
     for version in &mut key.versions {
@@ -219,19 +188,12 @@ pub(crate) fn end(applying: &mut Applying<'_>, command: &EndKekVersions) -> Resu
             version.metadata_kek_version = newest;
         }
     }
-    key.state_version += 1;
-    let said = EndedDetails {
-        key: KeyDetails::of(&key),
+    let said = |key: &KekRecord| EndedDetails {
+        key: KeyDetails::of(key),
         below_version: below,
         ended,
     };
-    let kind = Kind::KeyVersionsEnded;
-    name(request.as_ref(), &mut private, &said);
-    let leaf = applying.append(kind, purpose, Some(&mut key), private);
-    if let Some(request) = &request {
-        request.remember(applying, &leaf);
-    }
-    Ok(keys::store(applying, &dataset, &key, &leaf))
+    Ok(changing.finish(applying, Kind::KeyVersionsEnded, said))
 }
 
 /// Its versions are past changing.
@@ -240,11 +202,4 @@ fn ends(key: &KekRecord) -> bool {
         key.state(),
         KeyState::PendingDestruction | KeyState::Destroyed
     )
-}
-
-fn name(request: Option<&ChangeRequest>, private: &mut Private, said: &impl Serialize) {
-    details(private, said);
-    if let Some(request) = request {
-        request.name_in(private);
-    }
 }
