@@ -98,29 +98,19 @@ impl Core {
             });
         }
         let stated = claim(request.claim, &peer.identity);
-        self.ledger
-            .command::<KeyError>(&peer.identity, self.deadline(), |state| {
-                let policy = self.ledger.policy();
-                let authority_version = policy
-                    .may(state, &peer.identity, dataset, v1::Action::Keys, &stated)
-                    .map_err(CommitError::Denied)?;
-                let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-                let plan = v1::PlanKeyRotation {
-                    dataset_id: dataset.into(),
-                    state_version: key.state_version,
-                    max_age_ms: request.max_age_ms,
-                    max_uses: request.max_uses,
-                    claim: Some(stated.clone()),
-                    request_id: Bytes::copy_from_slice(&request_id),
-                };
-                Ok(Command {
-                    authority_version,
-                    approvals: Vec::new(),
-                    what: v1::kms_command::Command::PlanKeyRotation(plan),
-                })
-            })
-            .await
-            .map_err(|error| self.explained(error, dataset, "enabled, disabled or compromised"))?;
+        let takes = "enabled, disabled or compromised";
+        self.change_as_stated(peer, dataset, &stated, takes, |_, key| {
+            let plan = v1::PlanKeyRotation {
+                dataset_id: dataset.into(),
+                state_version: key.state_version,
+                max_age_ms: request.max_age_ms,
+                max_uses: request.max_uses,
+                claim: Some(stated.clone()),
+                request_id: Bytes::copy_from_slice(&request_id),
+            };
+            Ok(v1::kms_command::Command::PlanKeyRotation(plan))
+        })
+        .await?;
         self.confirm_shard(dataset).await;
         self.key_info(dataset)
     }

@@ -213,35 +213,44 @@ impl Core {
             claim: claim(request.claim, &peer.identity),
             now: self.now(),
         };
-        self.ledger
-            .command::<KeyError>(&peer.identity, self.deadline(), |state| {
-                let authority_version = self
-                    .ledger
-                    .policy()
-                    .may(
-                        state,
-                        &peer.identity,
-                        dataset,
-                        v1::Action::Keys,
-                        &asked.claim,
-                    )
-                    .map_err(CommitError::Denied)?;
-                let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-                let root_epoch = in_force(state);
-                let what = self.key_command(state, &key, change, &asked, root_epoch)?;
-                Ok(Command {
-                    authority_version,
-                    approvals: Vec::new(),
-                    what,
-                })
-            })
-            .await
-            .map_err(|error| self.explained(error, dataset, change.takes()))?;
+        self.change_as_stated(peer, dataset, &asked.claim, change.takes(), |state, key| {
+            self.key_command(state, key, change, &asked, in_force(state))
+        })
+        .await?;
         // Unwrapped copies are unfindable from now on; this frees their slots at once.
         self.custody.clear();
         // One try within the request, so that the common answer is `confirmed`; the driver goes on with the rest.
         self.confirm_shard(dataset).await;
         self.key_info(dataset)
+    }
+
+    /// Commits a change of a key that the caller alone may make, made anew for every try.
+    pub(crate) async fn change_as_stated(
+        &self,
+        peer: &Peer,
+        dataset: DatasetId,
+        stated: &v1::Claim,
+        takes: &'static str,
+        what: impl Fn(&dyn Reader, &v1::KekRecord) -> Result<v1::kms_command::Command, KeyError>,
+    ) -> Result<(), KeyError> {
+        let actor = &peer.identity;
+        let build = |state: &dyn Reader| {
+            let policy = self.ledger.policy();
+            let authority_version = policy
+                .may(state, actor, dataset, v1::Action::Keys, stated)
+                .map_err(CommitError::Denied)?;
+            let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
+            Ok(Command {
+                authority_version,
+                approvals: Vec::new(),
+                what: what(state, &key)?,
+            })
+        };
+        self.ledger
+            .command::<KeyError>(actor, self.deadline(), build)
+            .await
+            .map(drop)
+            .map_err(|error| self.explained(error, dataset, takes))
     }
 
     /// Commits a change of a key that two besides who asks approved, made anew for every try.

@@ -5,12 +5,12 @@
 
 use bytes::Bytes;
 use proto::ids::DatasetId;
+use proto::store::Reader;
 use proto::v1;
 use transport::Peer;
 
 use crate::core::Core;
-use crate::keys::{KeyError, claim, named};
-use crate::ledger::{Command, CommitError};
+use crate::keys::{KeyError, claim, dataset, named};
 
 impl Core {
     /// Changes the aliases and tags of a key. A retry has effect once.
@@ -34,30 +34,20 @@ impl Core {
             });
         }
         let stated = claim(request.claim, &peer.identity);
-        self.ledger
-            .command::<KeyError>(&peer.identity, self.deadline(), |state| {
-                let policy = self.ledger.policy();
-                let authority_version = policy
-                    .may(state, &peer.identity, dataset, v1::Action::Keys, &stated)
-                    .map_err(CommitError::Denied)?;
-                let key = kms_state::key(state, &dataset).ok_or(KeyError::NoSuchKey { dataset })?;
-                let label = v1::LabelKey {
-                    dataset_id: dataset.into(),
-                    state_version: key.state_version,
-                    add_aliases: request.add_aliases.clone(),
-                    remove_aliases: request.remove_aliases.clone(),
-                    set_tags: request.set_tags.clone(),
-                    remove_tags: request.remove_tags.clone(),
-                    claim: Some(stated.clone()),
-                    request_id: Bytes::copy_from_slice(&request_id),
-                };
-                Ok(Command {
-                    authority_version,
-                    approvals: Vec::new(),
-                    what: v1::kms_command::Command::LabelKey(label),
-                })
-            })
-            .await?;
+        self.change_as_stated(peer, dataset, &stated, "of any state", |_, key| {
+            let label = v1::LabelKey {
+                dataset_id: dataset.into(),
+                state_version: key.state_version,
+                add_aliases: request.add_aliases.clone(),
+                remove_aliases: request.remove_aliases.clone(),
+                set_tags: request.set_tags.clone(),
+                remove_tags: request.remove_tags.clone(),
+                claim: Some(stated.clone()),
+                request_id: Bytes::copy_from_slice(&request_id),
+            };
+            Ok(v1::kms_command::Command::LabelKey(label))
+        })
+        .await?;
         self.confirm_shard(dataset).await;
         self.key_info(dataset)
     }
@@ -65,11 +55,11 @@ impl Core {
     /// The dataset of a request that names a key by its dataset or by an alias.
     pub(crate) fn dataset_or_alias(
         &self,
-        state: &dyn proto::store::Reader,
+        state: &dyn Reader,
         request: &v1::FindKeyRequest,
     ) -> Result<DatasetId, KeyError> {
         if request.alias.is_empty() {
-            return crate::keys::dataset(&request.dataset_id);
+            return dataset(&request.dataset_id);
         }
         if !request.dataset_id.is_empty() {
             return Err(KeyError::Malformed {
