@@ -31,6 +31,10 @@ const DATASETS_PAGE: u32 = 1_000;
 /// Between two looks at who the members are.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
+/// How old what is known of the members may get while no call asks any of them. Who is idle while one after the other is
+/// replaced would in the end know none that lives.
+const FOLLOW_EVERY: Duration = Duration::from_secs(30);
+
 /// A connection to a region. Cheap to clone.
 #[derive(Clone)]
 pub struct Region(pub(crate) Arc<Inner>);
@@ -54,15 +58,30 @@ impl Drop for Inner {
     }
 }
 
-/// Learns the members anew whenever a call has met one that is not known, or none that answers.
+/// Learns the members anew whenever a call has met one that is not known, or none that answers, and every now and then.
 async fn follow(region: Weak<Inner>, stale: Arc<Notify>) {
+    let learn = || {
+        let region = region.upgrade().map(Region);
+        async move {
+            let Some(region) = region else {
+                return false;
+            };
+            if let Err(error) = region.refresh().await {
+                tracing::debug!(%error, "the members could not be learnt anew");
+            }
+            true
+        }
+    };
+    keep_learning(&stale, learn).await;
+}
+
+/// Until there is nothing more to learn for.
+async fn keep_learning<Fut: Future<Output = bool>>(stale: &Notify, mut learn: impl FnMut() -> Fut) {
     loop {
-        stale.notified().await;
-        let Some(inner) = region.upgrade() else {
+        // That it has been a while is as good a reason.
+        let _ = tokio::time::timeout(FOLLOW_EVERY, stale.notified()).await;
+        if !learn().await {
             return;
-        };
-        if let Err(error) = Region(inner).refresh().await {
-            tracing::debug!(%error, "the members could not be learnt anew");
         }
         tokio::time::sleep(FOLLOW_PAUSE).await;
     }
@@ -398,4 +417,23 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
 /// 16 random bytes as a message field.
 pub(crate) fn random_id() -> Result<Bytes, Error> {
     random::<16>().map(|id| Bytes::copy_from_slice(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seed 20261125 of the soak: a client that nobody used for ten minutes knew only members that had been replaced.
+    #[tokio::test(start_paused = true)]
+    async fn the_members_are_learnt_anew_though_nobody_asks_any_of_them() {
+        let (stale, mut learnt) = (Notify::new(), 0);
+        let began = tokio::time::Instant::now();
+        let learn = || {
+            learnt += 1;
+            let goes_on = learnt < 3;
+            async move { goes_on }
+        };
+        keep_learning(&stale, learn).await;
+        assert!(began.elapsed() < 4 * FOLLOW_EVERY, "{:?}", began.elapsed());
+    }
 }
