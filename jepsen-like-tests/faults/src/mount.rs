@@ -48,7 +48,11 @@ impl Mounted {
             .arg(lives_max.as_secs().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| {
+                let message = format!("{} does not start: {error}", faultfs.display());
+                io::Error::new(error.kind(), message)
+            })?;
         let answers = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut server = Server {
             child,
