@@ -43,7 +43,9 @@ macro_rules! random_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+                let mut digits = [0; 32];
+                hex::encode_to_slice(self.0, &mut digits).expect("16 bytes are 32 digits");
+                f.write_str(std::str::from_utf8(&digits).expect("digits are ASCII"))
             }
         }
 

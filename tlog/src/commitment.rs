@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 
 use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::hash::{HASH_BYTES, Hash, sha256};
+use crate::hash::{Base64, HASH_BYTES, Hash, sha256};
 use crate::leaf::{Leaf, LeafError, Public, SCHEMA};
 
+/// About what an opening is in JSON besides its value.
+const OPENING_JSON_BYTES: usize = 96;
 const COMMITMENT_LABEL: &[u8] = b"reduit/v1/leaf-commitment\n";
 const SALT_LABEL: &[u8] = b"reduit/v1/leaf-salt\n";
 
@@ -73,8 +73,8 @@ impl Field {
 }
 
 /// What hides one value: 32 bytes no one can guess. Kept in the opening; erasing it hides the value for good.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Salt([u8; HASH_BYTES]);
 
 impl TryFrom<String> for Salt {
@@ -84,9 +84,9 @@ impl TryFrom<String> for Salt {
     }
 }
 
-impl From<Salt> for String {
-    fn from(salt: Salt) -> Self {
-        STANDARD.encode(salt.0)
+impl Serialize for Salt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Base64::of(&self.0).as_str())
     }
 }
 
@@ -265,7 +265,13 @@ impl Openings {
 
     /// JSON with a fixed field order.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("no map key and no value here can fail")
+        let values = self.fields.values().chain(self.objects.iter().flatten());
+        let bytes: usize = values
+            .map(|opening| opening.value.len() + OPENING_JSON_BYTES)
+            .sum();
+        let mut json = Vec::with_capacity(bytes);
+        serde_json::to_writer(&mut json, self).expect("no map key and no value here can fail");
+        json
     }
 
     /// The opening of one field.

@@ -8,14 +8,14 @@ use std::str::FromStr;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Bytes of a SHA-256 hash.
 pub const HASH_BYTES: usize = 32;
 
 /// A SHA-256 hash. Its text form is standard base64 with padding, as in C2SP checkpoints and proofs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Hash(pub [u8; HASH_BYTES]);
 
 /// Text or bytes that are not a hash.
@@ -66,6 +66,31 @@ impl TryFrom<String> for Hash {
     }
 }
 
+impl Serialize for Hash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(Base64::of(&self.0).as_str())
+    }
+}
+
+/// 32 bytes in standard base64 with padding, without a heap: a leaf has dozens of them.
+pub(crate) struct Base64([u8; Self::BYTES]);
+
+impl Base64 {
+    const BYTES: usize = HASH_BYTES.div_ceil(3) * 4;
+
+    pub(crate) fn of(bytes: &[u8; HASH_BYTES]) -> Self {
+        let mut text = [0; Self::BYTES];
+        STANDARD
+            .encode_slice(bytes, &mut text)
+            .expect("32 bytes are 44 characters");
+        Self(text)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("base64 is ASCII")
+    }
+}
+
 impl From<Hash> for String {
     fn from(hash: Hash) -> Self {
         hash.to_string()
@@ -74,7 +99,7 @@ impl From<Hash> for String {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&STANDARD.encode(self.0))
+        f.write_str(Base64::of(&self.0).as_str())
     }
 }
 

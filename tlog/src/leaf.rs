@@ -12,12 +12,16 @@ use proto::ids::{LeaseId, ObjectVersionId, UnixMs};
 use serde::{Deserialize, Serialize};
 
 use crate::commitment::Field;
-use crate::hash::{Hash, leaf_hash};
+use crate::hash::{Base64, Hash, leaf_hash};
 
 /// Version of the leaf's schema that this build writes and reads.
 pub const SCHEMA: u32 = 1;
 /// Bytes a leaf may have.
 pub const LEAF_BYTES_MAX: usize = 65_535;
+
+/// About what a leaf is in JSON without commitments, and what each of them is.
+const LEAF_JSON_BYTES: usize = 320;
+const COMMITMENT_JSON_BYTES: usize = 64;
 
 /// What happened. A kind this build does not know fails to parse: a verifier that skipped it could miss a release.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -288,7 +292,9 @@ impl Leaf {
 
     /// The leaf's bytes: what is hashed into the tree.
     pub fn encode(&self) -> Result<Vec<u8>, LeafError> {
-        let bytes = serde_json::to_vec(self).expect("no map key and no value here can fail");
+        let committed = self.commitments.len() + self.objects.len();
+        let mut bytes = Vec::with_capacity(LEAF_JSON_BYTES + committed * COMMITMENT_JSON_BYTES);
+        serde_json::to_writer(&mut bytes, self).expect("no map key and no value here can fail");
         if bytes.len() > LEAF_BYTES_MAX {
             Err(LeafError::TooLarge(bytes.len()))
         } else {
@@ -369,6 +375,28 @@ impl ObjectItem {
     /// The value that is committed to: JSON in this field order.
     pub fn to_value(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always encode")
+    }
+
+    /// As [`Self::new`] and then [`Self::to_value`], in one go: an open has up to hundreds of them on every replica.
+    pub fn value_of(version: ObjectVersionId, name: Hash, lease: LeaseId, bytes: u64) -> String {
+        let mut hexadecimal = [[0; 32]; 2];
+        for (text, id) in hexadecimal.iter_mut().zip([version.0, lease.0]) {
+            hex::encode_to_slice(id, text).expect("16 bytes are 32 digits");
+        }
+        let [version, lease] = &hexadecimal;
+        let text = |digits| std::str::from_utf8(digits).expect("digits are ASCII");
+        [
+            r#"{"version":""#,
+            text(version),
+            r#"","name":""#,
+            Base64::of(&name.0).as_str(),
+            r#"","lease":""#,
+            text(lease),
+            r#"","bytes":"#,
+            &bytes.to_string(),
+            "}",
+        ]
+        .concat()
     }
 }
 

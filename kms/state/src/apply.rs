@@ -86,7 +86,9 @@ impl From<Refusal> for Stop {
 /// Applies one command and answers with an encoded [`KmsAnswer`]. A refused command leaves the state as it was,
 /// to the byte; so does an unknown one.
 pub fn apply(at: At, command: &[u8], state: &mut dyn Writer) -> Result<Bytes, UnknownCommand> {
-    let decoded = KmsCommand::decode(command).map_err(|_| UnknownCommand {
+    // In one piece: fields then share it, and a batch has thousands of them.
+    let shared = Bytes::copy_from_slice(command);
+    let decoded = KmsCommand::decode(shared).map_err(|_| UnknownCommand {
         what: "it does not decode",
     })?;
     // Protobuf drops what it does not know: a newer build's field would be lost here and honoured there.

@@ -253,7 +253,7 @@ pub(crate) fn done_before(
     let Some(request) = request else {
         return Ok(None);
     };
-    let Some(memory) = request.known(applying)? else {
+    let Some(memory) = request.known(applying.now)? else {
         return Ok(None);
     };
     let dataset = dataset_id(dataset)?;

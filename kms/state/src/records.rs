@@ -23,7 +23,7 @@ use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
-use crate::requests;
+use crate::requests::Request;
 
 /// Records that one command may carry.
 pub const RECORDS_MAX: usize = 1_024;
@@ -52,28 +52,64 @@ pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<
         .ok_or(Refusal::NotInitialised)?
         .region;
     let alone = batch.records.len() == 1;
+    let mut key = HeldKey::default();
     let answers = batch
         .records
         .iter()
-        .map(|record| match one(applying, record, &region, alone) {
-            Ok(answer) => answer,
-            Err(refusal) => RecordAnswer {
-                refused: refusal.reason().into(),
-                ..RecordAnswer::default()
+        .map(
+            |record| match one(applying, &mut key, record, &region, alone) {
+                Ok(answer) => answer,
+                Err(refusal) => RecordAnswer {
+                    refused: refusal.reason().into(),
+                    ..RecordAnswer::default()
+                },
             },
-        })
+        )
         .collect();
+    key.put_back(applying.state);
     Ok(KmsAnswer {
         answer: Some(kms_answer::Answer::Records(RecordAnswers { answers })),
     })
 }
 
+/// The key that the records before this one were of: what uses one dataset comes together, and its record moves on with
+/// every leaf.
+#[derive(Default)]
+struct HeldKey {
+    held: Option<(DatasetId, KekRecord)>,
+    changed: bool,
+}
+
+impl HeldKey {
+    fn of(&mut self, state: &mut dyn Writer, dataset: &DatasetId) -> Result<&KekRecord, Refusal> {
+        if self.held.as_ref().is_none_or(|(of, _)| of != dataset) {
+            self.put_back(state);
+            self.held = read::key(&*state, dataset).map(|key| (*dataset, key));
+        }
+        let held = self.held.as_ref().ok_or(Refusal::NoSuchKey)?;
+        Ok(&held.1)
+    }
+
+    /// The one that [`Self::of`] found last, to be changed.
+    fn change(&mut self) -> &mut KekRecord {
+        self.changed = true;
+        let held = self.held.as_mut();
+        &mut held.expect("a record's key is found before its leaf").1
+    }
+
+    fn put_back(&mut self, state: &mut dyn Writer) {
+        if let Some((dataset, key)) = self.held.take()
+            && std::mem::take(&mut self.changed)
+        {
+            state.put(&layout::kek(&dataset), &key.encode_to_vec());
+        }
+    }
+}
+
 /// A record that was checked in every respect but its retry.
 struct Checked {
-    request_id: [u8; 16],
-    request_hash: Hash,
+    request: Request,
     dataset: DatasetId,
-    key: KekRecord,
     purpose: Purpose,
     private: Private,
     lease: Option<Lease>,
@@ -89,19 +125,20 @@ struct Lease {
 
 fn one(
     applying: &mut Applying<'_>,
+    key: &mut HeldKey,
     record: &Record,
     region: &str,
     alone: bool,
 ) -> Result<RecordAnswer, Refusal> {
-    let mut checked = check(applying, record, region)?;
-    if let Some(memory) = requests::known(applying, &checked.request_id, &checked.request_hash)? {
+    let mut checked = check(applying, key, record, region)?;
+    if let Some(memory) = checked.request.known(applying.now)? {
         // A lease key is kept nowhere, so a retry that the leader answers with a new one is a new lease.
         let same_lease = match &checked.lease {
             None => true,
             Some(lease) => memory.lease_id == lease.id.0.as_slice(),
         };
         if same_lease {
-            return Ok(answer_of(&memory, true));
+            return Ok(answer_of(memory, true));
         }
     }
     if let Some(lease) = &checked.lease
@@ -126,15 +163,13 @@ fn one(
         let approved = applying.approvals(&authority, authority.approvals_min())?;
         applying.use_approvals(&approved, &mut checked.private);
     }
-    Ok(commit(applying, checked))
+    Ok(commit(applying, key.change(), checked))
 }
 
-fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
+fn commit(applying: &mut Applying<'_>, key: &mut KekRecord, checked: Checked) -> RecordAnswer {
     let Checked {
-        request_id,
-        request_hash,
+        request,
         dataset,
-        mut key,
         purpose,
         private,
         lease,
@@ -144,16 +179,13 @@ fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
     if let Some(rotation) = &mut key.rotation {
         rotation.uses = rotation.uses.saturating_add(uses);
     }
-    let leaf = applying.append(kind, purpose, Some(&mut key), private);
-    applying
-        .state
-        .put(&layout::kek(&dataset), &key.encode_to_vec());
+    let leaf = applying.append(kind, purpose, Some(key), private);
     let memory = RequestMemory {
         lease_id: lease
             .as_ref()
             .map(|lease| lease.id.into())
             .unwrap_or_default(),
-        ..requests::memory_of(&request_hash, &leaf, applying.now)
+        ..request.memory_of(&leaf, applying.now)
     };
     if let Some(lease) = lease {
         let expires = UnixMs(lease.record.expires_at_ms);
@@ -165,7 +197,7 @@ fn commit(applying: &mut Applying<'_>, checked: Checked) -> RecordAnswer {
             .state
             .put(&layout::lease_queue(expires, &dataset, &lease.id), &[]);
     }
-    requests::remember(applying.state, &request_id, &memory);
+    request.remember(applying.state, &memory);
     answer_of(&memory, false)
 }
 
@@ -179,29 +211,34 @@ fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
     }
 }
 
-fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Checked, Refusal> {
+fn check(
+    applying: &mut Applying<'_>,
+    key: &mut HeldKey,
+    record: &Record,
+    region: &str,
+) -> Result<Checked, Refusal> {
     let request_id = array::<16>(&record.request_id).ok_or(Refusal::Malformed("request id"))?;
     let dataset = dataset_id(&record.dataset_id)?;
     let (actor, purpose, mut private) = stated(record.claim.as_ref())?;
     check_actor(&actor, &purpose, region)?;
-    let key = read::key(&*applying.state, &dataset).ok_or(Refusal::NoSuchKey)?;
-    check_state_version(&key, record.state_version)?;
+    let key = key.of(applying.state, &dataset)?;
+    check_state_version(key, record.state_version)?;
     private
         .fields
         .insert(Field::RequestId, hex::encode(request_id));
     let (kind, lease) = match record.kind.as_ref().ok_or(Refusal::Malformed("kind"))? {
         Use::Lease(issue) => {
-            let lease = check_lease(applying, &key, issue, Usable::Sealing, &mut private)?;
+            let lease = check_lease(applying, key, issue, Usable::Sealing, &mut private)?;
             (Kind::Lease, Some(lease))
         }
         Use::MetadataLease(issue) => {
             let reseals = purpose.as_str() == RESEAL && applying.at.level >= LEVEL_RESEAL;
             let usable = Usable::Metadata { reseals };
-            let lease = check_lease(applying, &key, issue, usable, &mut private)?;
+            let lease = check_lease(applying, key, issue, usable, &mut private)?;
             (Kind::MetadataLease, Some(lease))
         }
         Use::Opens(opens) => {
-            check_opens(&key, opens, region, &purpose, &mut private)?;
+            check_opens(key, opens, region, &purpose, &mut private)?;
             (Kind::Open, None)
         }
     };
@@ -209,12 +246,9 @@ fn check(applying: &Applying<'_>, record: &Record, region: &str) -> Result<Check
         Some(Use::Opens(opens)) => opens.items.len() as u64,
         _ => 1,
     };
-    let request_hash = request_hash(record);
     Ok(Checked {
-        request_id,
-        request_hash,
+        request: Request::look(applying, request_id, request_hash(record)),
         dataset,
-        key,
         purpose,
         private,
         lease,
@@ -349,7 +383,7 @@ fn check_opens(
         bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
         private
             .objects
-            .push(ObjectItem::new(version, name, lease, item.bytes).to_value());
+            .push(ObjectItem::value_of(version, name, lease, item.bytes));
     }
     private
         .fields

@@ -21,39 +21,55 @@ use crate::refusal::Refusal;
 pub const CHANGE_REMEMBERED_MS: u64 = 3_600_000;
 const _: () = assert!(CHANGE_REMEMBERED_MS > USABLE_MS);
 
-/// What the id was used for, if that is still remembered.
-pub(crate) fn known(
-    applying: &Applying<'_>,
-    id: &[u8; 16],
-    hash: &Hash,
-) -> Result<Option<RequestMemory>, Refusal> {
-    let memory = read::request(&*applying.state, id)
-        .filter(|memory| queued_at(memory).0.saturating_add(USABLE_MS) > applying.now.0)
-        .filter(|_| !broken(Switch::RetryTwice));
-    match memory {
-        Some(memory) if memory.request_hash != hash.0.as_slice() => Err(Refusal::RequestIdReused),
-        memory => Ok(memory),
-    }
+/// A request id, and what state holds of it.
+pub(crate) struct Request {
+    id: [u8; 16],
+    hash: Hash,
+    /// Whether or not it still counts.
+    stored: Option<RequestMemory>,
 }
 
-/// Remembers what the id was used for, and queues it to be forgotten.
-pub(crate) fn remember(state: &mut dyn Writer, id: &[u8; 16], memory: &RequestMemory) {
-    // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
-    if let Some(old) = read::request(&*state, id) {
-        state.delete(&layout::request_queue(queued_at(&old), id));
+impl Request {
+    /// `hash` is of what the id is bound to.
+    pub(crate) fn look(applying: &Applying<'_>, id: [u8; 16], hash: Hash) -> Self {
+        let stored = read::request(&*applying.state, &id);
+        Self { id, hash, stored }
     }
-    state.put(&layout::request(id), &memory.encode_to_vec());
-    state.put(&layout::request_queue(queued_at(memory), id), &[]);
-}
 
-/// The memory of what a leaf says.
-pub(crate) fn memory_of(hash: &Hash, leaf: &Appended, now: UnixMs) -> RequestMemory {
-    RequestMemory {
-        request_hash: bytes::Bytes::copy_from_slice(&hash.0),
-        leaf_index: leaf.index.0,
-        leaf_hash: bytes::Bytes::copy_from_slice(&leaf.hash.0),
-        time_ms: now.0,
-        ..RequestMemory::default()
+    /// What the id was used for, if that is still remembered.
+    pub(crate) fn known(&self, now: UnixMs) -> Result<Option<&RequestMemory>, Refusal> {
+        let memory = self
+            .stored
+            .as_ref()
+            .filter(|memory| queued_at(memory).0.saturating_add(USABLE_MS) > now.0)
+            .filter(|_| !broken(Switch::RetryTwice));
+        match memory {
+            Some(memory) if memory.request_hash != self.hash.0.as_slice() => {
+                Err(Refusal::RequestIdReused)
+            }
+            memory => Ok(memory),
+        }
+    }
+
+    /// The memory of what a leaf says.
+    pub(crate) fn memory_of(&self, leaf: &Appended, now: UnixMs) -> RequestMemory {
+        RequestMemory {
+            request_hash: bytes::Bytes::copy_from_slice(&self.hash.0),
+            leaf_index: leaf.index.0,
+            leaf_hash: bytes::Bytes::copy_from_slice(&leaf.hash.0),
+            time_ms: now.0,
+            ..RequestMemory::default()
+        }
+    }
+
+    /// Remembers what the id was used for, and queues it to be forgotten.
+    pub(crate) fn remember(&self, state: &mut dyn Writer, memory: &RequestMemory) {
+        // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
+        if let Some(old) = &self.stored {
+            state.delete(&layout::request_queue(queued_at(old), &self.id));
+        }
+        state.put(&layout::request(&self.id), &memory.encode_to_vec());
+        state.put(&layout::request_queue(queued_at(memory), &self.id), &[]);
     }
 }
 
@@ -63,10 +79,7 @@ pub(crate) fn queued_at(memory: &RequestMemory) -> UnixMs {
 }
 
 /// The request of a change of a key, by which a retry is known.
-pub(crate) struct ChangeRequest {
-    id: [u8; 16],
-    hash: Hash,
-}
+pub(crate) struct ChangeRequest(Request);
 
 impl ChangeRequest {
     /// `bound` is the change without what the leader adds anew for each attempt. None where it has no id: entries
@@ -86,25 +99,25 @@ impl ChangeRequest {
             ..KmsCommand::default()
         };
         let hash = tlog::sha256(&[b"reduit/v1/kms-key-change\n", &bound.encode_to_vec()]);
-        Ok(Some(Self { id, hash }))
+        Ok(Some(Self(Request::look(applying, id, hash))))
     }
 
-    pub(crate) fn known(&self, applying: &Applying<'_>) -> Result<Option<RequestMemory>, Refusal> {
-        known(applying, &self.id, &self.hash)
+    pub(crate) fn known(&self, now: UnixMs) -> Result<Option<&RequestMemory>, Refusal> {
+        self.0.known(now)
     }
 
     /// Names the request in its leaf.
     pub(crate) fn name_in(&self, private: &mut Private) {
         private
             .fields
-            .insert(Field::RequestId, hex::encode(self.id));
+            .insert(Field::RequestId, hex::encode(self.0.id));
     }
 
     pub(crate) fn remember(&self, applying: &mut Applying<'_>, leaf: &Appended) {
         let memory = RequestMemory {
             kept_ms: CHANGE_REMEMBERED_MS - USABLE_MS,
-            ..memory_of(&self.hash, leaf, applying.now)
+            ..self.0.memory_of(leaf, applying.now)
         };
-        remember(applying.state, &self.id, &memory);
+        self.0.remember(applying.state, &memory);
     }
 }

@@ -32,17 +32,15 @@ fn sample() -> SaltedLeaf {
             previous: Some(leaf_hash(b"previous")),
         }),
     };
-    let item = ObjectItem::new(
-        ObjectVersionId([1; 16]),
-        leaf_hash(b"name"),
-        LeaseId([2; 16]),
-        4096,
-    );
+    let (version, lease) = (ObjectVersionId([1; 16]), LeaseId([2; 16]));
+    let item = ObjectItem::value_of(version, leaf_hash(b"name"), lease, 4096);
+    let parsed: ObjectItem = serde_json::from_str(&item).expect("JSON");
+    assert_eq!(parsed.to_value(), item);
     let private = Private {
         fields: [(Field::Actor, "spiffe://ch-zrh/gateway/g1".to_owned())]
             .into_iter()
             .collect(),
-        objects: vec![item.to_value()],
+        objects: vec![item],
     };
     SaltedLeaf::build(public, private, &SaltSeed::new(&[7; 32]), 0).expect("small")
 }
