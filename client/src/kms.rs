@@ -16,6 +16,7 @@ use transport::{Lane, LocalIdentity};
 
 use crate::error::Error;
 use crate::lease::{MetadataKeys, SealLease};
+use crate::opens::line::Line;
 use crate::operator::{approve, request_hash};
 use crate::region::random_id;
 use crate::route::{Member, Pool};
@@ -36,6 +37,7 @@ pub struct Keys {
     pool: Arc<Pool>,
     pub(crate) tuning: Tuning,
     sessions: Mutex<HashMap<NodeId, Arc<Session>>>,
+    lines: Mutex<HashMap<NodeId, Arc<Line>>>,
     making: tokio::sync::Mutex<()>,
     leases: tokio::sync::Mutex<HashMap<DatasetId, Arc<SealLease>>>,
     metadata: tokio::sync::Mutex<HashMap<DatasetId, Arc<MetadataKeys>>>,
@@ -74,6 +76,7 @@ impl Keys {
             pool,
             tuning,
             sessions: Mutex::default(),
+            lines: Mutex::default(),
             making: tokio::sync::Mutex::default(),
             leases: tokio::sync::Mutex::default(),
             metadata: tokio::sync::Mutex::default(),
@@ -103,13 +106,32 @@ impl Keys {
         F: Fn(KmsClient<Channel>, Arc<Session>) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
+        self.in_session(|_, channel, session| call(KmsClient::new(channel), session))
+            .await
+    }
+
+    /// As [`Self::call_in_session`], on the stream of opens to the leader.
+    pub(crate) async fn open_in_session<T, F, Fut>(&self, open: F) -> Result<T, Error>
+    where
+        F: Fn(Arc<Line>, Arc<Session>) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
+        self.in_session(|replica, channel, session| open(self.line(replica, channel), session))
+            .await
+    }
+
+    async fn in_session<T, F, Fut>(&self, call: F) -> Result<T, Error>
+    where
+        F: Fn(NodeId, Channel, Arc<Session>) -> Fut,
+        Fut: Future<Output = Result<T, Status>>,
+    {
         let call = &call;
         self.pool
             .on_leader(GroupId::KMS, &self.tuning, |replica, channel| async move {
                 let mut made = 0;
                 loop {
                     let session = self.session(&replica, channel.clone()).await?;
-                    match call(KmsClient::new(channel.clone()), session).await {
+                    match call(replica.id, channel.clone(), session).await {
                         Err(status)
                             if transport::fault::reason(&status) == Some("no-such-session")
                                 && made < SESSIONS_PER_CALL =>
@@ -122,6 +144,17 @@ impl Keys {
                 }
             })
             .await
+    }
+
+    fn line(&self, replica: NodeId, channel: Channel) -> Arc<Line> {
+        let mut lines = self.lines.lock();
+        if let Some(line) = lines.get(&replica).filter(|line| line.is_open()) {
+            return line.clone();
+        }
+        lines.retain(|_, line| line.is_open());
+        let line = Arc::new(Line::start(KmsClient::new(channel)));
+        lines.insert(replica, line.clone());
+        line
     }
 
     async fn session(&self, replica: &Member, channel: Channel) -> Result<Arc<Session>, Status> {

@@ -3,6 +3,8 @@
 //! Owns the queue of one dataset and claim. One leaf may hold many opens of one principal, purpose and case
 //! (DESIGN section 7), so tasks that read at once share a record and a round trip.
 
+pub(crate) mod line;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -161,12 +163,12 @@ pub(crate) async fn send(
     let asked = now();
     let (reply, session) = region
         .keys
-        .call_in_session(|mut kms, session| {
+        .open_in_session(|line, session| {
             let request = v1::OpenRequest {
                 session_id: session.id.clone(),
                 ..request.clone()
             };
-            async move { Ok((kms.open(request).await?.into_inner(), session)) }
+            async move { Ok((line.ask(request).await?, session)) }
         })
         .await?;
     if reply.keys.len() != asks.len() {

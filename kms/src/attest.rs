@@ -74,7 +74,7 @@ impl Header {
             bytes: 0,
         };
         Ok(Self {
-            item: OpenItem::parse(item, dataset, region).map_err(AttestError::Item)?,
+            item: OpenItem::parse(&item, dataset, region).map_err(AttestError::Item)?,
             salt: StreamSalt(salt),
         })
     }

@@ -49,6 +49,14 @@ pub(crate) struct Held {
 }
 
 impl Held {
+    /// What every member is to have: the newest one, and the newest that was witnessed, where that is another.
+    pub(crate) fn to_hand_out(&self) -> impl Iterator<Item = &Arc<Finished>> {
+        let newest = self.newest.as_ref();
+        let witnessed = self.witnessed.as_ref().map(|witnessed| &witnessed.finished);
+        let other = |one: &&Arc<Finished>| newest.is_none_or(|newest| !Arc::ptr_eq(newest, one));
+        witnessed.filter(other).into_iter().chain(newest)
+    }
+
     /// The newest one that the policy's quorum has cosigned. One made under another policy counts for nothing.
     pub(crate) fn witnessed_under(&self, rule: &Rule) -> Option<&Witnessed> {
         self.witnessed

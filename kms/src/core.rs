@@ -270,6 +270,7 @@ impl Core {
     /// Brings into line whether this replica may lead, and gives leadership away while it cannot serve.
     pub(crate) async fn sweep(&self) {
         self.sessions.expire(self.now());
+        self.ledger.let_go();
         let leads = self.group.status().role == GroupRole::Leader;
         if leads && self.serving().is_ok() {
             self.custody.expire();

@@ -263,8 +263,20 @@ impl Custody {
         ) = recorded.into_parts();
         let aad = session.aad();
         let mut keys = Vec::with_capacity(open.items.len());
+        // Items of one lease come together.
+        let mut unwrapped: Option<(&OpenItem, Arc<LeaseKey>)> = None;
         for item in &open.items {
-            let sealed = match self.dek(&open, &record, item, &session.sender, &aad) {
+            let same = unwrapped.take().filter(|(of, _)| item.same_token(of));
+            let lease = match same {
+                Some((_, lease)) => self.seal.root().map(|_| lease).map_err(Into::into),
+                None => self.lease(&record, item.lease, item.kek_version, &item.wrapped),
+            };
+            let sealed = lease.and_then(|lease| {
+                let sealed = self.dek(&open, item, &lease, &session.sender, &aad);
+                unwrapped = Some((item, lease));
+                sealed
+            });
+            let sealed = match sealed {
                 Ok(sealed) => sealed,
                 Err(CustodyError::Sealed(sealed)) => return Err(sealed.into()),
                 Err(error) => {
@@ -289,12 +301,11 @@ impl Custody {
     fn dek(
         &self,
         open: &OpenObjects,
-        record: &v1::KekRecord,
         item: &OpenItem,
+        lease: &LeaseKey,
         sender: &SessionSender,
         aad: &[u8],
     ) -> Result<Vec<u8>, CustodyError> {
-        let lease = self.lease(record, item.lease, item.kek_version, &item.wrapped)?;
         let context = self.context(open.dataset, item);
         let dek = lease
             .open_dek(&DekSalt(item.dek_salt), &context)

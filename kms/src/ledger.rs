@@ -7,6 +7,7 @@
 
 mod batch;
 mod clocks;
+mod views;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,7 @@ use crate::policy::{Denied, Permit, Policy, Verdict};
 use crate::random;
 use batch::{Outcome, Waiting};
 use clocks::Clocks;
+use views::Views;
 
 /// Records waiting for a place in an entry; beyond, requests are refused as overload.
 pub(crate) const QUEUE_MAX: usize = 8192;
@@ -193,6 +195,7 @@ pub(crate) struct Ledger {
     clocks: Clocks,
     policy: Arc<Policy>,
     gate: Gate,
+    views: Views,
     queue: mpsc::Sender<Waiting>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -227,9 +230,15 @@ impl Ledger {
             clocks,
             policy,
             gate,
+            views: Views::default(),
             queue,
             writer: Mutex::new(Some(writer)),
         }
+    }
+
+    /// Lets go of the state that was last looked at: held for long, it holds what was overwritten since.
+    pub(crate) fn let_go(&self) {
+        self.views.clear();
     }
 
     /// Ends the task that writes: what waits is of unknown outcome, and the group is let go.
@@ -240,6 +249,7 @@ impl Ledger {
             // An error is the abort itself.
             let _ = writer.await;
         }
+        self.views.clear();
     }
 
     /// Judges, records, and answers with the proof. Retries a verdict that moved until `deadline`.
@@ -251,14 +261,15 @@ impl Ledger {
         loop {
             self.leading()?;
             let permit = {
-                let state = self.group.reader().map_err(|_| CommitError::State)?;
+                let state = self.views.of(&self.group).map_err(|_| CommitError::State)?;
+                let state = &**state;
                 let permit = self
                     .policy
-                    .permit(&*state, &request)
+                    .permit(state, &request)
                     .map_err(CommitError::Denied)?;
                 let purpose = request.claim().purpose.as_str();
                 self.gate
-                    .may_release(&*state, purpose)
+                    .may_release(state, purpose)
                     .map_err(CommitError::Unwitnessed)?;
                 permit
             };
@@ -268,11 +279,7 @@ impl Ledger {
                 // The promise, broken: the key leaves on the strength of the verdict alone.
                 let (queue, authority) = (self.queue.clone(), verdict.authority_version);
                 let (answer, _nobody) = oneshot::channel();
-                drop(queue.try_send(Waiting {
-                    record,
-                    authority,
-                    answer,
-                }));
+                drop(queue.try_send(Waiting::new(record, authority, answer)));
                 let key = permit.into_key();
                 let leaf = Leaf {
                     index: LeafIndex(0),
@@ -364,9 +371,13 @@ impl Ledger {
         leaf: Leaf,
         deadline: Instant,
     ) -> Result<(), CommitError> {
-        let state = self.group.reader().map_err(|_| CommitError::Unknown)?;
-        let rule = self.gate.rule_of(&*state, &request.claim().purpose);
-        drop(state);
+        let rule = {
+            let state = self
+                .views
+                .of(&self.group)
+                .map_err(|_| CommitError::Unknown)?;
+            self.gate.rule_of(&**state, &request.claim().purpose)
+        };
         self.gate
             .covered(rule, leaf.index, deadline)
             .await
@@ -525,11 +536,7 @@ impl Ledger {
     ) -> Result<Outcome, CommitError> {
         let (answer, outcome) = oneshot::channel();
         self.queue
-            .try_send(Waiting {
-                record,
-                authority,
-                answer,
-            })
+            .try_send(Waiting::new(record, authority, answer))
             .map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => CommitError::Busy,
                 mpsc::error::TrySendError::Closed(_) => CommitError::Stopped,

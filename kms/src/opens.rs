@@ -111,11 +111,18 @@ impl OpenObjects {
         } else {
             Purpose::Read
         };
-        let items = request
-            .items
-            .into_iter()
-            .map(|item| OpenItem::parse(item, dataset, region))
-            .collect::<Result<_, _>>()?;
+        let mut items: Vec<OpenItem> = Vec::with_capacity(request.items.len());
+        let mut last = None;
+        for item in request.items {
+            let token = item.token.clone();
+            // Items of one lease come together, with the same token.
+            let parsed = match last.take() {
+                Some((of, parsed)) if of == token => parsed,
+                _ => Token::parse(&token, dataset, region)?,
+            };
+            items.push(OpenItem::of(&item, &parsed)?);
+            last = Some((token, parsed));
+        }
         Ok(Self {
             actor: actor.clone(),
             request_id: request_id(&request.request_id).ok_or(malformed("request id"))?,
@@ -141,14 +148,17 @@ fn approved(actor: &Identity, request: &v1::OpenRequest) -> Option<Approved> {
     })
 }
 
-impl OpenItem {
-    pub(crate) fn parse(
-        item: v1::OpenItem,
-        dataset: DatasetId,
-        region: &str,
-    ) -> Result<Self, OpenError> {
+/// What an open needs of a lease's token. Its signature is for the shard.
+struct Token {
+    lease: LeaseId,
+    kek_version: u32,
+    wrapped: Bytes,
+}
+
+impl Token {
+    fn parse(token: &Bytes, dataset: DatasetId, region: &str) -> Result<Self, OpenError> {
         let malformed = |field| OpenError::Malformed { field };
-        let token = v1::LeaseToken::decode(item.token).map_err(|_| malformed("token"))?;
+        let token = v1::LeaseToken::decode(token.clone()).map_err(|_| malformed("token"))?;
         let header =
             v1::LeaseHeader::decode(token.header).map_err(|_| malformed("token header"))?;
         // A wrong dataset would not unwrap; said here, it costs no record.
@@ -160,12 +170,38 @@ impl OpenItem {
                 "token: it is of another dataset, region or format",
             ));
         }
-        let array = |bytes: &[u8], field| bytes.try_into().map_err(|_| malformed(field));
         Ok(Self {
             lease: LeaseId::try_from(header.lease_id.as_ref())
                 .map_err(|_| malformed("lease id"))?,
             kek_version: header.kek_version,
             wrapped: token.wrapped,
+        })
+    }
+}
+
+impl OpenItem {
+    pub(crate) fn parse(
+        item: &v1::OpenItem,
+        dataset: DatasetId,
+        region: &str,
+    ) -> Result<Self, OpenError> {
+        Self::of(item, &Token::parse(&item.token, dataset, region)?)
+    }
+
+    /// Whether it is of the same token as another, so of the same lease key.
+    pub(crate) fn same_token(&self, other: &Self) -> bool {
+        self.lease == other.lease
+            && self.kek_version == other.kek_version
+            && self.wrapped == other.wrapped
+    }
+
+    fn of(item: &v1::OpenItem, token: &Token) -> Result<Self, OpenError> {
+        let malformed = |field| OpenError::Malformed { field };
+        let array = |bytes: &[u8], field| bytes.try_into().map_err(|_| malformed(field));
+        Ok(Self {
+            lease: token.lease,
+            kek_version: token.kek_version,
+            wrapped: token.wrapped.clone(),
             version: ObjectVersionId::try_from(item.version_id.as_ref())
                 .map_err(|_| malformed("version id"))?,
             dek_salt: array(&item.dek_salt, "DEK salt")?,

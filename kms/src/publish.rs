@@ -4,12 +4,14 @@
 //! Owns the rounds on the leader and this replica's answers to them. Only sizes that are applied, so committed, are
 //! signed, by a key that only unsealed replicas have; a checkpoint is finished with the cosignatures of a majority of
 //! the voters, so that one stolen log key forks nothing by itself. A round that fails is made again: nothing waits for
-//! it but receipts and purposes that need a witness.
+//! it but receipts and purposes that need a witness. A replica that is slow to take a checkpoint holds no round up: it
+//! gets the newest there is, and the newest witnessed one, when it is done with the last.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kms_state::StateHashes;
@@ -20,22 +22,24 @@ use tlog::{
     Checkpoint, KeyName, Note, OriginLine, OwnTree, Signature, SignatureType, UnixSeconds,
     VerifierKey,
 };
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use tonic::Request;
 
+use crate::checkpoints::Finished;
 use crate::core::{Core, StaleError};
 use crate::cosigner::CosignError;
 use crate::keys::in_force;
 use crate::seal::Sealed;
 
 /// Between rounds, while the tree grows.
-const ROUND_EVERY: Duration = Duration::from_millis(100);
+const ROUND_EVERY: Duration = Duration::from_millis(50);
 /// A tree that does not grow is stated anew: at least once a minute, with room for a round that fails.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
 /// How long a round waits for a majority of the replicas.
 const COSIGN_MAX: Duration = Duration::from_secs(2);
 /// How long it waits for the rest of them once it has a majority.
-const COSIGN_REST: Duration = Duration::from_millis(100);
+const COSIGN_REST: Duration = Duration::from_millis(20);
 /// How long one replica may take to take the finished checkpoint.
 const TAKE_MAX: Duration = Duration::from_secs(1);
 /// How long a replica that is asked waits for its own state to catch up with the checkpoint.
@@ -112,6 +116,11 @@ impl Core {
 
     /// Makes checkpoints while this replica leads and is unsealed, for as long as it runs.
     pub(crate) async fn publish_checkpoints(self: Arc<Self>) {
+        let (made, finished) = watch::channel(());
+        tokio::join!(self.make_checkpoints(made), self.hand_out(finished));
+    }
+
+    async fn make_checkpoints(self: &Arc<Self>, made: watch::Sender<()>) {
         let mut rounds = tokio::time::interval(ROUND_EVERY);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -120,7 +129,8 @@ impl Core {
                 continue;
             }
             match self.publish_round().await {
-                Ok(()) => {}
+                Ok(false) => {}
+                Ok(true) => made.send_replace(()),
                 Err(error) => {
                     metrics::counter!("reduit_kms_checkpoint_rounds_failed").increment(1);
                     tracing::debug!(error = %transport::fault::Chain(&error), "no checkpoint this round");
@@ -129,9 +139,10 @@ impl Core {
         }
     }
 
-    async fn publish_round(self: &Arc<Self>) -> Result<(), RoundError> {
+    /// Makes a checkpoint and takes it here; answers whether one was due.
+    async fn publish_round(self: &Arc<Self>) -> Result<bool, RoundError> {
         let Some(checkpoint) = self.checkpoint_due()? else {
-            return Ok(());
+            return Ok(false);
         };
         let text = checkpoint.to_string();
         let own = self
@@ -147,8 +158,7 @@ impl Core {
         let bytes = note.to_string().into_bytes();
         self.take_checkpoint(&bytes).map_err(RoundError::Take)?;
         metrics::counter!("reduit_kms_checkpoints").increment(1);
-        self.hand_out(bytes.into()).await;
-        Ok(())
+        Ok(true)
     }
 
     /// The checkpoint to make now, if one is due.
@@ -301,7 +311,23 @@ impl Core {
         cosignature_in(&reply, text, &name).ok_or_else(|| "not its cosignature".to_owned())
     }
 
-    async fn hand_out(&self, note: bytes::Bytes) {
+    /// Gives every other member what there is after each checkpoint that was made, until nobody makes any.
+    async fn hand_out(&self, mut finished: watch::Receiver<()>) {
+        let mut given: Vec<Arc<Finished>> = Vec::new();
+        while finished.changed().await.is_ok() {
+            let held = self.checkpoints.now();
+            let due: Vec<_> = held.to_hand_out().cloned().collect();
+            for one in &due {
+                if !given.iter().any(|given| Arc::ptr_eq(given, one)) {
+                    let note = one.note.to_string().into_bytes();
+                    self.hand_out_one(note.into()).await;
+                }
+            }
+            given = due;
+        }
+    }
+
+    async fn hand_out_one(&self, note: Bytes) {
         let me = self.group.node_id();
         let members = self.group.status();
         let members: Vec<_> = members

@@ -15,6 +15,7 @@ use proto::ids::{GroupId, Role};
 use replica::disk::RealDisk;
 use replica::host::{Admission, Host, HostFailure, HostOptions, OpenError, Tuning, check_resumes};
 use replica::net::TonicDialer;
+use replica::state::StateOptions;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -56,6 +57,9 @@ const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long requests that were cut may take to notice.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+/// A leaf and its openings are written once and hardly ever again: compaction has no business with them. A key's record
+/// is rewritten with every use, and stays below while it has one version and few labels.
+const BLOB_BYTES_MIN: u64 = 512;
 const ENROLMENTS_FILE: &str = "enrolments";
 
 /// Why a replica did not start.
@@ -308,7 +312,7 @@ impl Replica {
     }
 
     fn serve(&mut self, acceptor: Acceptor, listener: TcpListener, stopped: watch::Receiver<bool>) {
-        let services = Services(self.core.clone());
+        let services = Services(self.core.clone(), stopped.clone());
         let routes = Routes::new(self.host.service().server())
             .add_service(services.kms())
             .add_service(services.operate())
@@ -510,7 +514,10 @@ fn open_host(
         disk: Arc::new(RealDisk),
         dialer: Arc::new(dialer),
         log: Default::default(),
-        state: Default::default(),
+        state: StateOptions {
+            blob_bytes_min: BLOB_BYTES_MIN,
+            ..StateOptions::default()
+        },
         tuning: tuning.unwrap_or_default(),
     };
     Host::open(options).map_err(|error| StartError::Host(error.into()))
@@ -537,7 +544,7 @@ async fn sweep(core: Arc<Core>) {
     }
 }
 
-async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     // The sender lives as long as the replica; if it is gone, so is the replica.
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }

@@ -12,6 +12,7 @@ use proto::v1;
 use proto::v1::kms_operate_server::{KmsOperate, KmsOperateServer};
 use proto::v1::kms_peer_server::{KmsPeer, KmsPeerServer};
 use proto::v1::kms_server::{Kms, KmsServer};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use transport::fault::{Chain, status_of};
@@ -21,21 +22,18 @@ use crate::core::Core;
 use crate::keys::Change;
 use crate::membership::Steps;
 use crate::opens::OpenError;
+use crate::server::until_stopped;
 
 /// Requests of one stream served at once; further ones wait in the connection's window.
 const STREAM_REQUESTS_MAX: usize = 128;
 
-/// Bytes of a client's request: the most items an open may have, each with a token of its own, and room. In memory
-/// empty items are many times what they are on the wire.
-const MESSAGE_BYTES_MAX: usize = 512 << 10;
-
-/// The services of one replica.
+/// The services of one replica, and whether it stops.
 #[derive(Clone)]
-pub(crate) struct Services(pub(crate) Arc<Core>);
+pub(crate) struct Services(pub(crate) Arc<Core>, pub(crate) watch::Receiver<bool>);
 
 impl Services {
     pub(crate) fn kms(&self) -> KmsServer<Self> {
-        KmsServer::new(self.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+        KmsServer::new(self.clone()).max_decoding_message_size(proto::KMS_REQUEST_BYTES_MAX)
     }
 
     pub(crate) fn operate(&self) -> KmsOperateServer<Self> {
@@ -139,8 +137,10 @@ impl Kms for Services {
             .cloned();
         transport::peer_in(connection.as_ref()).map_err(|error| status_of(&error))?;
         let core = self.0.clone();
+        // A stream has no end of its own: a replica that stops takes no more of it and answers what it has taken.
         let replies = request
             .into_inner()
+            .take_until(until_stopped(self.1.clone()))
             .map(move |request| {
                 let (core, connection) = (core.clone(), connection.clone());
                 async move {
@@ -370,6 +370,7 @@ async fn streamed(core: &Arc<Core>, peer: &Peer, request: v1::OpenRequest) -> v1
                     message: Chain(&error).to_string(),
                     leader,
                     maybe_recorded,
+                    code: i32::from(error.fault().code()).unsigned_abs(),
                 }),
                 ..Default::default()
             }

@@ -10,6 +10,10 @@ pub mod store;
 pub mod time;
 pub mod transcript;
 
+/// Bytes of a client's request to the KMS: the most items an open may have, each with a token of its own, and room. In
+/// memory empty items are many times what they are on the wire.
+pub const KMS_REQUEST_BYTES_MAX: usize = 512 << 10;
+
 /// Messages and, with feature `grpc`, services of package `reduit.v1`.
 pub mod v1 {
     #![allow(

@@ -156,6 +156,31 @@ pub fn status(fault: Fault, reason: &'static str, message: impl fmt::Display) ->
     Status::with_metadata(fault.code(), message.to_string(), metadata)
 }
 
+/// The status of an error that travelled within an answer: of one request among the many of a stream. A code that no
+/// fault has is of unknown outcome.
+pub fn status_within(code: u32, reason: &str, message: &str, leader: Option<NodeId>) -> Status {
+    let known = Fault::ALL.into_iter().map(Fault::code);
+    let code = known
+        .into_iter()
+        .find(|known| u32::try_from(i32::from(*known)) == Ok(code))
+        .unwrap_or(Code::Unknown);
+    let mut metadata = MetadataMap::new();
+    if let Ok(reason) = AsciiMetadataValue::try_from(reason) {
+        metadata.insert(REASON, reason);
+    }
+    let status = Status::with_metadata(code, message, metadata);
+    match leader {
+        Some(id) => with_leader(
+            status,
+            &LeaderHint {
+                id,
+                endpoint: String::new(),
+            },
+        ),
+        None => status,
+    }
+}
+
 /// Adds who leads. An endpoint that is no header text is left out: the id is enough to find it.
 pub fn with_leader(mut status: Status, hint: &LeaderHint) -> Status {
     let metadata = status.metadata_mut();
@@ -246,6 +271,22 @@ mod tests {
         );
         let never = Status::from_error(Box::new(tonic::ConnectError("refused".into())));
         assert_eq!(Fault::of(&never), Fault::Unavailable);
+    }
+
+    #[test]
+    fn an_error_within_an_answer_comes_back_as_its_fault() {
+        for fault in Fault::ALL {
+            let code = u32::try_from(i32::from(fault.code())).expect("codes are small");
+            let told = status_within(code, "test-reason", "message", Some(NodeId(7)));
+            assert_eq!(Fault::of(&told), fault);
+            assert_eq!(reason(&told), Some("test-reason"));
+            assert_eq!(leader_hint(&told).map(|hint| hint.id), Some(NodeId(7)));
+        }
+        for code in [0, 17, u32::MAX] {
+            let told = status_within(code, "test-reason", "message", None);
+            assert_eq!(Fault::of(&told), Fault::Unknown);
+            assert_eq!(leader_hint(&told), None);
+        }
     }
 
     #[test]

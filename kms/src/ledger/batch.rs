@@ -1,7 +1,8 @@
 //! One task puts waiting records into entries: what waits together is recorded together.
 //!
-//! Owns the order of the queue and the bounds of an entry. Adds no delay: a record that finds room in flight goes at
-//! once, and what arrives while [`IN_FLIGHT_MAX`] entries are on their way shares the next one. Refuses to put two
+//! Owns the order of the queue and the bounds of an entry. A record that finds no entry on its way goes at once; what
+//! arrives meanwhile shares the next one, which goes when the last has come back or when it is worth one of its own: an
+//! entry costs every replica as much as several records do. Refuses to put two
 //! verdicts of different authority versions into one entry, because an entry states one.
 
 use std::collections::VecDeque;
@@ -22,6 +23,8 @@ use crate::random;
 
 /// Entries on their way at once. More would only make smaller entries.
 const IN_FLIGHT_MAX: usize = 4;
+/// Records for which another entry goes while one is on its way; so do fewer that fill one.
+const WORTH_AN_ENTRY: usize = 32;
 /// Records in one entry.
 const RECORDS_MAX: usize = 256;
 /// Bytes of records in one entry: half of what an entry may have.
@@ -29,10 +32,28 @@ const BYTES_MAX: usize = 512 * 1024;
 
 /// A record that waits for its place.
 pub(super) struct Waiting {
-    pub(super) record: v1::Record,
+    record: v1::Record,
+    /// Of the record, encoded.
+    bytes: usize,
     /// The authority version its verdict was reached under.
-    pub(super) authority: u64,
-    pub(super) answer: oneshot::Sender<Outcome>,
+    authority: u64,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Waiting {
+    pub(super) fn new(
+        record: v1::Record,
+        authority: u64,
+        answer: oneshot::Sender<Outcome>,
+    ) -> Self {
+        let bytes = record.encoded_len();
+        Self {
+            record,
+            bytes,
+            authority,
+            answer,
+        }
+    }
 }
 
 /// What became of a record.
@@ -62,6 +83,9 @@ pub(super) async fn write(group: Group, clock: SharedClock, mut waiting: mpsc::R
     loop {
         while in_flight.len() < IN_FLIGHT_MAX {
             fill(&mut taken, &mut waiting);
+            if !in_flight.is_empty() && !worth_an_entry(&taken) {
+                break;
+            }
             let batch = cut(&mut taken);
             if batch.is_empty() {
                 break;
@@ -74,12 +98,16 @@ pub(super) async fn write(group: Group, clock: SharedClock, mut waiting: mpsc::R
         tokio::select! {
             biased;
             Some(()) = in_flight.next(), if !in_flight.is_empty() => {}
-            first = waiting.recv(), if open && taken.is_empty() => match first {
-                Some(first) => taken.push_back(first),
+            next = waiting.recv(), if open && !worth_an_entry(&taken) => match next {
+                Some(next) => taken.push_back(next),
                 None => open = false,
             },
         }
     }
+}
+
+fn worth_an_entry(taken: &VecDeque<Waiting>) -> bool {
+    taken.len() >= WORTH_AN_ENTRY || taken.iter().map(|w| w.bytes).sum::<usize>() >= BYTES_MAX
 }
 
 /// Takes what waits, up to one entry's number: the rest waits in the bounded queue.
@@ -102,7 +130,7 @@ fn cut(taken: &mut VecDeque<Waiting>) -> Vec<Waiting> {
             taken.pop_front();
             continue;
         }
-        bytes += next.record.encoded_len();
+        bytes += next.bytes;
         let fits = batch.first().is_none_or(|first| {
             first.authority == next.authority && bytes <= BYTES_MAX && batch.len() < RECORDS_MAX
         });
@@ -199,14 +227,7 @@ mod tests {
             claim: Some(claim),
             ..Default::default()
         };
-        (
-            Waiting {
-                record,
-                authority,
-                answer,
-            },
-            outcome,
-        )
+        (Waiting::new(record, authority, answer), outcome)
     }
 
     #[test]

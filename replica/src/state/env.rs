@@ -134,6 +134,9 @@ impl StateEnv {
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_enable_blob_files(blobs);
         if blobs {
+            // Most keys that are looked up are new: what is not there is not searched for.
+            options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
+            options.set_memtable_whole_key_filtering(true);
             options.set_min_blob_size(self.options.blob_bytes_min);
             options.set_blob_file_size(BLOB_FILE_BYTES);
             // Sealed content does not compress.
@@ -186,6 +189,8 @@ const BACKGROUND_JOBS: i32 = 2;
 const OPEN_FILES_MAX: i32 = 128;
 const ENGINE_LOG_BYTES: usize = 1 << 20;
 const BLOOM_BITS: f64 = 10.0;
+/// Of a write buffer, for the filter of what is in it.
+const MEMTABLE_BLOOM_RATIO: f64 = 0.01;
 const METADATA_BLOCK_BYTES: usize = 4 << 10;
 const TABLE_FORMAT: i32 = 5;
 const ARENA_BYTES: usize = 64 << 10;

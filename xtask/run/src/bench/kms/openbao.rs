@@ -22,6 +22,7 @@ const PLAINTEXT: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 
 /// A running server, unsealed, with a key.
 pub(super) struct OpenBao {
+    audit: PathBuf,
     serving: Child,
     port: u16,
     token: String,
@@ -67,6 +68,7 @@ impl OpenBao {
             .spawn()
             .context("OpenBao does not start")?;
         let mut server = Self {
+            audit: dir.join("audit.log"),
             serving,
             port,
             token: String::new(),
@@ -98,6 +100,11 @@ impl OpenBao {
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
+    }
+
+    /// Bytes of its audit file.
+    pub(super) fn audited(&self) -> Result<u64> {
+        Ok(std::fs::metadata(&self.audit)?.len())
     }
 
     pub(super) fn pid(&self) -> u32 {

@@ -1,7 +1,9 @@
-//! Our KMS as a gateway uses it: one connection, one session, one lease; opens one by one, in a stream, in batches.
+//! Our KMS as the SDK uses it: one connection, one session, one lease, and one stream of opens; one by one, many at
+//! once, in batches.
 //!
 //! Owns one caller. Every answer is looked at: an open without its key counts for nothing.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,6 +16,7 @@ use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
 use rand::RngCore as _;
+use tokio::sync::mpsc;
 use tonic::transport::Channel;
 use transport::{Connector, Expect, KeyExchange, Lane, LocalIdentity, RegionTrust};
 
@@ -22,10 +25,11 @@ use super::super::measure::Latency;
 /// Opens of one stream that are not answered yet, as many as a replica serves at once.
 const PIPELINED: usize = 128;
 
-/// One connection to the leader.
-#[derive(Clone)]
+/// One connection to the leader, and the stream on it.
 pub(super) struct Caller {
     kms: KmsClient<Channel>,
+    requests: mpsc::Sender<v1::OpenRequest>,
+    replies: tonic::Streaming<v1::OpenReply>,
     session: Bytes,
     token: Bytes,
     dataset: Bytes,
@@ -92,8 +96,15 @@ impl Caller {
             ..Default::default()
         };
         let lease = kms.issue_lease(lease).await?.into_inner();
+        let (requests, queued) = mpsc::channel(PIPELINED);
+        let queued = futures::stream::unfold(queued, |mut queued| async move {
+            Some((queued.recv().await?, queued))
+        });
+        let replies = kms.open_stream(queued).await?.into_inner();
         Ok(Self {
             kms,
+            requests,
+            replies,
             session: opened.session_id,
             token: lease.token,
             dataset: dataset.clone(),
@@ -119,9 +130,24 @@ impl Caller {
 
     /// Opens so many items under one leaf; answers its index.
     pub(super) async fn open(&mut self, items: usize) -> Result<u64> {
-        let reply = self.kms.open(self.request(items)).await?.into_inner();
-        opened(&reply, items)?;
+        let request = self.request(items);
+        let asked = request.request_id.clone();
+        self.send(request).await?;
+        let reply = self.reply(items).await?;
+        ensure!(reply.request_id == asked, "an unasked reply");
         Ok(reply.leaf_index)
+    }
+
+    async fn send(&self, request: v1::OpenRequest) -> Result<()> {
+        let sent = self.requests.send(request).await;
+        sent.map_err(|_| anyhow::anyhow!("the stream has ended"))
+    }
+
+    async fn reply(&mut self, items: usize) -> Result<v1::OpenReply> {
+        let reply = self.replies.message().await?;
+        let reply = reply.context("the stream has ended")?;
+        opened(&reply, items)?;
+        Ok(reply)
     }
 
     /// From an open's start until somebody can keep proof that it is on record.
@@ -134,32 +160,21 @@ impl Caller {
         Ok(began.elapsed())
     }
 
-    /// Opens one by one on one stream until `until`, [`PIPELINED`] of them unanswered at any time.
+    /// Opens one by one until `until`, [`PIPELINED`] of them unanswered at any time.
     pub(super) async fn pipelined(&mut self, until: Instant) -> Result<Latency> {
-        let (sender, requests) = tokio::sync::mpsc::channel(PIPELINED);
-        let requests = futures::stream::unfold(requests, |mut requests| async move {
-            Some((requests.recv().await?, requests))
-        });
-        let mut began = std::collections::HashMap::with_capacity(PIPELINED);
-        let send = async |began: &mut std::collections::HashMap<Bytes, Instant>| {
-            let request = self.request(1);
-            began.insert(request.request_id.clone(), Instant::now());
-            sender.send(request).await.context("the stream has ended")
-        };
-        for _ in 0..PIPELINED {
-            send(&mut began).await?;
-        }
-        let mut kms = self.kms.clone();
-        let mut replies = kms.open_stream(requests).await?.into_inner();
+        let mut began = HashMap::with_capacity(PIPELINED);
         let mut latency = Latency::new();
         while Instant::now() < until {
-            let reply = replies.message().await?.context("the stream has ended")?;
-            opened(&reply, 1)?;
+            while began.len() < PIPELINED {
+                let request = self.request(1);
+                began.insert(request.request_id.clone(), Instant::now());
+                self.send(request).await?;
+            }
+            let reply = self.reply(1).await?;
             let sent = began
                 .remove(&reply.request_id)
                 .context("an unasked reply")?;
             latency.record(sent.elapsed());
-            send(&mut began).await?;
         }
         Ok(latency)
     }
