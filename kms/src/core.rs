@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use proto::ids::{FeatureLevel, Identity, NodeId, Role, UnixMs};
 use proto::store::Reader;
 use proto::v1;
-use replica::host::{Group, GroupRole, HostFailure, ReadError};
+use replica::host::{Group, GroupRole, ReadError};
 use replica::state::StateError;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -84,8 +84,8 @@ pub(crate) struct Core {
     pub(crate) backing_up: Arc<tokio::sync::Mutex<()>>,
     /// Held while the state is being flushed.
     pub(crate) flushing: Arc<tokio::sync::Mutex<()>>,
-    /// Why the engine has ended, once it has.
-    pub(crate) failure: Mutex<Option<HostFailure>>,
+    /// Why the process has to exit, once it has.
+    pub(crate) failure: Mutex<Option<crate::server::Failure>>,
 }
 
 impl Core {
@@ -150,7 +150,7 @@ impl Core {
             .map_err(StaleError::Read)
     }
 
-    /// Why the engine has ended.
+    /// Why the process is about to exit.
     pub(crate) fn engine_failure(&self) -> Option<String> {
         self.failure.lock().as_ref().map(ToString::to_string)
     }

@@ -2,18 +2,21 @@
 //!
 //! Owns both files in the data folder, mode 0600. The key is made here, never leaves and is in no backup; the newest
 //! checkpoint it cosigned is durable before the cosignature exists. Refuses to start with a key and no memory: such a
-//! replica could cosign a smaller tree than before. What it decides by is [`tlog::decide_on_own_tree`].
+//! replica could cosign a smaller tree than before. What it decides by is [`tlog::decide_on_own_tree`]. A disk that fails
+//! to sync what was cosigned ends the process, as one that fails to sync the Raft log does.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tlog::{
     Checkpoint, CheckpointError, Hash, KeyName, OriginLine, OwnTree, OwnTreeRefused, SignError,
     Signature, SignatureType, SignerKey, UnixSeconds, VerifierKey, decide_on_own_tree,
 };
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::random;
@@ -72,10 +75,30 @@ pub(crate) enum CosignError {
     Refused(#[from] OwnTreeRefused),
     /// It could not be remembered.
     #[error("what is cosigned could not be made durable")]
-    NotDurable(#[source] io::Error),
+    NotDurable(#[source] NotInPlace),
     /// No signature.
     #[error("signing failed")]
     Sign(#[source] SignError),
+}
+
+/// Why a file is not in its place.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotInPlace {
+    /// It could not be written: a disk may be full, and have room again.
+    #[error("it could not be written")]
+    Unwritten(#[from] io::Error),
+    /// The disk does not keep what it took.
+    #[error("the disk did not sync it")]
+    Unsynced(#[source] Arc<io::Error>),
+}
+
+impl NotInPlace {
+    fn into_io(self) -> io::Error {
+        match self {
+            Self::Unwritten(error) => error,
+            Self::Unsynced(error) => io::Error::new(error.kind(), error),
+        }
+    }
 }
 
 /// The cosigner of one replica.
@@ -83,7 +106,12 @@ pub(crate) struct Cosigner {
     key: SignerKey,
     folder: PathBuf,
     last: Mutex<Checkpoint>,
+    unsynced: watch::Sender<Option<Arc<io::Error>>>,
+    sync: SyncFile,
 }
+
+/// How a file is made durable: [`File::sync_all`], except where a test has a disk fail.
+type SyncFile = fn(&File) -> io::Result<()>;
 
 impl Cosigner {
     /// Opens the cosigner of the folder, or makes one where there is none yet.
@@ -102,7 +130,17 @@ impl Cosigner {
             key,
             folder: folder.to_owned(),
             last: Mutex::new(last),
+            unsynced: watch::Sender::new(None),
+            sync: File::sync_all,
         })
+    }
+
+    /// Waits until the disk has failed to sync what was cosigned; the process has to exit then.
+    pub(crate) async fn failed(&self) -> Arc<io::Error> {
+        let mut unsynced = self.unsynced.subscribe();
+        let failed = unsynced.wait_for(Option::is_some).await;
+        let failed = failed.expect("the sender lives as long as this");
+        failed.clone().expect("waited for")
     }
 
     /// The public half.
@@ -123,9 +161,14 @@ impl Cosigner {
         let accepted = decide_on_own_tree(asked, seen, tree)?;
         let persisted = accepted
             .persist(|checkpoint| {
-                write_last(&self.folder, checkpoint)?;
+                write_last(&self.folder, checkpoint, self.sync)?;
                 *last = checkpoint.clone();
                 Ok(())
+            })
+            .inspect_err(|error| {
+                if let NotInPlace::Unsynced(error) = error {
+                    self.unsynced.send_replace(Some(error.clone()));
+                }
             })
             .map_err(CosignError::NotDurable)?;
         persisted.cosign(&self.key, time).map_err(CosignError::Sign)
@@ -166,11 +209,14 @@ fn read_key(path: &Path, name: &KeyName) -> Result<Option<SignerKey>, CosignerEr
 fn make(folder: &Path, name: &KeyName, origin: &OriginLine) -> Result<SignerKey, CosignerError> {
     let of_file = |name: &str| {
         let path = folder.join(name);
-        move |source| CosignerError::File { path, source }
+        move |error: NotInPlace| CosignerError::File {
+            path,
+            source: error.into_io(),
+        }
     };
     let nothing = Checkpoint::new(origin.clone(), 0, Hash::empty_root())
         .expect("the empty tree has the empty root");
-    write_last(folder, &nothing).map_err(of_file(LAST_FILE))?;
+    write_last(folder, &nothing, File::sync_all).map_err(of_file(LAST_FILE))?;
     let kind = SignatureType::Ed25519Cosignature;
     let seed = Zeroizing::new(random::<{ tlog::SEED_BYTES }>());
     let key = SignerKey::from_seed(name.clone(), kind, &seed)
@@ -181,11 +227,12 @@ fn make(folder: &Path, name: &KeyName, origin: &OriginLine) -> Result<SignerKey,
     // A file left by a start that was cut off holds a key that nobody ever saw.
     match std::fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(of_file(KEY_FILE)(error));
+            return Err(of_file(KEY_FILE)(error.into()));
         }
         _ => {}
     }
-    replace(&beside, &folder.join(KEY_FILE), text.as_bytes()).map_err(of_file(KEY_FILE))?;
+    let path = folder.join(KEY_FILE);
+    replace(&beside, &path, text.as_bytes(), File::sync_all).map_err(of_file(KEY_FILE))?;
     Ok(key)
 }
 
@@ -209,14 +256,15 @@ fn read_last(path: &Path) -> Result<Checkpoint, CosignerError> {
     text.parse().map_err(|error| forgotten(Some(error)))
 }
 
-fn write_last(folder: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+fn write_last(folder: &Path, checkpoint: &Checkpoint, sync: SyncFile) -> Result<(), NotInPlace> {
     let path = folder.join(LAST_FILE);
     let beside = path.with_extension("new");
-    replace(&beside, &path, checkpoint.to_string().as_bytes())
+    replace(&beside, &path, checkpoint.to_string().as_bytes(), sync)
 }
 
 /// Puts a file in its place; when this returns, a power cut leaves the new one.
-fn replace(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(beside: &Path, path: &Path, bytes: &[u8], sync: SyncFile) -> Result<(), NotInPlace> {
+    let durable = |file: &File| sync(file).map_err(|error| NotInPlace::Unsynced(Arc::new(error)));
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -224,13 +272,13 @@ fn replace(beside: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(beside)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    durable(&file)?;
     std::fs::rename(beside, path)?;
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    File::open(folder)?.sync_all()
+    durable(&File::open(folder)?)
 }
 
 #[cfg(test)]

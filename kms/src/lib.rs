@@ -61,7 +61,7 @@ pub use config::{
 };
 pub use cosigner::CosignerError;
 pub use opens::OPEN_ITEMS_MAX;
-pub use server::{Parts, Replica, StartError};
+pub use server::{Failure, Parts, Replica, StartError};
 
 /// Random bytes from the operating system's generator.
 pub(crate) fn random<const N: usize>() -> [u8; N] {

@@ -58,6 +58,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             _ = terminated.recv() => tracing::info!("terminated, draining"),
             _ = interrupted.recv() => tracing::info!("interrupted, draining"),
             failure = replica.failed() => {
+                let failure = transport::fault::Chain(&failure);
                 tracing::error!(%failure, "the engine has ended: exiting to start over from the disk");
                 replica.abandon().await;
                 return Ok(ExitCode::from(2));

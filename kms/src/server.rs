@@ -150,6 +150,17 @@ pub struct Parts {
     pub metrics: Option<PrometheusHandle>,
 }
 
+/// Why the process has to exit.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failure {
+    /// The consensus engine has ended by itself.
+    #[error(transparent)]
+    Engine(HostFailure),
+    /// The disk fails to sync: what else is on it cannot be relied on either.
+    #[error("the disk does not sync what this replica cosigned")]
+    Cosigner(#[source] Arc<std::io::Error>),
+}
+
 impl Replica {
     /// Starts a replica and returns once it answers.
     pub async fn start(config: Config, parts: Parts) -> Result<Self, StartError> {
@@ -346,7 +357,7 @@ impl Replica {
         self.drivers.spawn(sweep(core.clone()));
         let (failing, host) = (core.clone(), self.host.clone());
         self.drivers.spawn(async move {
-            let failure = host.failed().await;
+            let failure = failure(&host, &failing).await;
             *failing.failure.lock() = Some(failure);
         });
     }
@@ -376,9 +387,9 @@ impl Replica {
         self.core.not_ready()
     }
 
-    /// Waits until the engine ends by itself; the process has to exit then.
-    pub async fn failed(&self) -> HostFailure {
-        self.host.failed().await
+    /// Waits until the engine ends by itself or the disk proves unfit; the process has to exit then.
+    pub async fn failed(&self) -> Failure {
+        failure(&self.host, &self.core).await
     }
 
     /// Drains: hands leadership over, lets requests end, drops every key, closes the log.
@@ -541,6 +552,13 @@ async fn sweep(core: Arc<Core>) {
         if matches!(changed, Ok(Err(_))) {
             return;
         }
+    }
+}
+
+async fn failure(host: &Host, core: &Core) -> Failure {
+    tokio::select! {
+        failure = host.failed() => Failure::Engine(failure),
+        error = core.cosigner.failed() => Failure::Cosigner(error),
     }
 }
 

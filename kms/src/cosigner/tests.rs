@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use tlog::{Frontier, HashReader, Note, StoredAt, leaf_hash};
 
 use super::*;
@@ -140,4 +141,26 @@ fn nothing_is_cosigned_that_could_not_be_remembered() {
     let tree = Tree::of(3);
     let refused = cosign(&cosigner, &tree, &tree).expect_err("no disk");
     assert!(matches!(refused, CosignError::NotDurable(_)));
+    assert!(
+        cosigner.failed().now_or_never().is_none(),
+        "no reason to end"
+    );
+}
+
+/// Seed 20261125 of the soak: a replica whose disk failed a sync ran on.
+#[test]
+fn a_disk_that_fails_to_sync_what_is_cosigned_is_a_reason_to_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut cosigner = open(folder.path()).expect("made");
+    let tree = Tree::of(3);
+    cosign(&cosigner, &tree, &tree).expect("cosigned");
+    cosigner.sync = |_| Err(std::io::Error::from_raw_os_error(5));
+    let larger = Tree::of(4);
+    let refused = cosign(&cosigner, &larger, &larger).expect_err("not synced");
+    assert!(matches!(
+        refused,
+        CosignError::NotDurable(NotInPlace::Unsynced(_))
+    ));
+    let why = cosigner.failed().now_or_never().expect("a reason to end");
+    assert_eq!(why.raw_os_error(), Some(5));
 }
