@@ -25,7 +25,7 @@ const BATCH: usize = 100;
 const BATCH_CLIENTS: usize = 16;
 /// Streams that fill the log, with 128 opens under way in each: more would only wait longer for their turn, and the
 /// receipts behind them.
-const STREAMS: usize = 4;
+const STREAMS: usize = 2;
 const OPENS_FLOOR: f64 = 2.0;
 const OPENS_AIM: f64 = 3.0;
 const PIPELINED_FLOOR: f64 = 5.0;
