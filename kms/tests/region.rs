@@ -512,9 +512,8 @@ async fn a_region_that_lost_all_its_processes_is_unsealed_by_k_custodians_and_ke
     let mut region = Region::initialised(Begin::default()).await;
     let app = region.caller("app");
     let sealed = sealed_object(&app).await;
-    for at in 0..REPLICAS {
-        region.kill(at).await;
-    }
+    region.level().await;
+    region.kill_all().await;
     for at in 0..REPLICAS {
         region.restart(at).await;
     }

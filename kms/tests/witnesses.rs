@@ -284,9 +284,8 @@ async fn after_a_cold_unseal_the_witnesses_speak_first() {
     app.create_key(DATASET).await.expect("a key");
     let size = region.status(region.leader().await).await.tree_size;
     witness.has_seen(size).await;
-    for at in 0..REPLICAS {
-        region.kill(at).await;
-    }
+    region.level().await;
+    region.kill_all().await;
     witness.silence(true);
     for at in 0..REPLICAS {
         region.restart(at).await;

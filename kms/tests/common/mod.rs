@@ -397,6 +397,28 @@ impl Region {
         replica.abandon().await;
     }
 
+    /// Ends every replica at once: between one and the next nobody has the time to lead the others on.
+    pub(crate) async fn kill_all(&mut self) {
+        let replicas = self
+            .places
+            .iter_mut()
+            .filter_map(|place| place.replica.take());
+        futures::future::join_all(replicas.map(Replica::abandon)).await;
+    }
+
+    /// Waits until every replica has applied the same.
+    pub(crate) async fn level(&self) {
+        loop {
+            let statuses = (0..self.places.len()).map(|at| self.status(at));
+            let statuses = futures::future::join_all(statuses).await;
+            let applied = |at: usize| statuses[at].applied_index;
+            if (1..statuses.len()).all(|at| applied(at) == applied(0)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Starts a replica in its place again: sealed.
     pub(crate) async fn restart(&mut self, at: usize) {
         let parts = self.parts();
