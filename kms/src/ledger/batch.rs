@@ -2,8 +2,8 @@
 //!
 //! Owns the order of the queue and the bounds of an entry. A record that finds no entry on its way goes at once; what
 //! arrives meanwhile shares the next one, which goes when the last has come back or when it is worth one of its own: an
-//! entry costs every replica as much as several records do. Refuses to put two
-//! verdicts of different authority versions into one entry, because an entry states one.
+//! entry costs every replica as much as several records do. Refuses to put two verdicts of different authority versions
+//! into one entry, because an entry states one.
 
 use std::collections::VecDeque;
 
