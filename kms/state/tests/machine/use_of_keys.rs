@@ -3,12 +3,12 @@
 use kms_state::{
     CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, Refusal, USABLE_MS, prepare,
 };
-use proto::ids::{LeaseId, UnixMs};
+use proto::ids::{DatasetId, LeaseId, UnixMs};
 use proto::v1::record::Kind as Use;
 use proto::v1::{KeyState, KmsRefusal, LeaseIssue, Record};
 use tlog::{Field, Kind};
 
-use crate::lab::{DATASET, HOUR, Lab, START, id, item, reason};
+use crate::lab::{DATASET, HOUR, Lab, OTHER, START, id, item, reason};
 
 #[test]
 fn an_open_is_one_leaf_that_names_every_object_and_who() {
@@ -32,6 +32,37 @@ fn an_open_is_one_leaf_that_names_every_object_and_who() {
     assert_eq!(shown.fields[&Field::Details], r#"{"usable_ms":60000}"#);
     let second = shown.objects[1].as_ref().expect("shown");
     assert!(second.contains(&"02".repeat(16)) && second.ends_with("\"bytes\":32}"));
+}
+
+#[test]
+fn uses_of_several_keys_in_one_command_each_join_the_chain_of_their_own() {
+    let mut lab = Lab::with_key();
+    let create = lab.create(OTHER, 2).expect("granted");
+    lab.done(&create);
+    let of = |lab: &Lab, request: u8, dataset: DatasetId| {
+        let key = kms_state::key(&lab.state, &dataset).expect("created");
+        Record {
+            dataset_id: dataset.into(),
+            state_version: key.state_version,
+            ..lab.open(request).expect("granted")
+        }
+    };
+    let order = [DATASET, OTHER, DATASET, DATASET, OTHER];
+    let records = (10..).zip(order).map(|(n, dataset)| of(&lab, n, dataset));
+    let answers = lab.records(records.collect());
+    let sequences: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            assert_eq!(reason(answer), KmsRefusal::Unspecified);
+            let (leaf, _) = lab.leaf(answer.leaf_index);
+            leaf.dataset().expect("of a dataset").sequence
+        })
+        .collect();
+    assert_eq!(sequences, [1, 1, 2, 3, 2]);
+    for (dataset, leaves) in [(DATASET, 4), (OTHER, 3)] {
+        let key = kms_state::key(&lab.state, &dataset).expect("created");
+        assert_eq!(key.leaf_sequence, leaves);
+    }
 }
 
 #[test]
