@@ -36,6 +36,7 @@ use crate::raft::types::Raft;
 use crate::state::{RocksState, StateEnv, StateError, StateStore};
 
 pub(crate) mod core;
+mod erase;
 pub(crate) mod failover;
 pub mod failure;
 pub mod folder;
@@ -47,6 +48,7 @@ pub mod propose;
 pub mod reads;
 
 pub use self::core::{GroupRole, GroupView};
+pub use erase::EraseError;
 pub use failure::HostFailure;
 pub use folder::{FolderError, check_resumes, is_taken};
 pub use group::{FoundError, Group, HandOverError, RaiseError};

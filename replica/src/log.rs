@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::ids::{GroupId, LogIndex, Term};
@@ -207,6 +208,18 @@ impl RaftLog {
     /// with [`LogError::Closed`]. *Blocks.*
     pub fn close(&self) -> Result<(), Arc<LogError>> {
         self.threads.close(&self.shared)
+    }
+
+    /// Goes on in a new segment, moves what is held out of those before it, and gives those up. With
+    /// [`Retired::Zero`] no file holds what was purged or truncated before the call once [`Self::turned_over`] says
+    /// so; readers may hold a file that is gone. Refused where there is no room for a segment. *Blocks.*
+    pub fn turn_over(&self) -> Result<(), Arc<LogError>> {
+        self.shared.turn_over()
+    }
+
+    /// Waits, blocking, until that is done. Answers whether it was in its time.
+    pub fn turned_over(&self, within: Duration) -> bool {
+        self.shared.turned_over(within)
     }
 
     /// With [`Driver::Manual`]: does one step of work and says whether there was any. One step is one batch with its

@@ -78,12 +78,20 @@ pub trait StateStore: Send + Sync {
         bring_in_line: BringInLine<'_>,
     ) -> Result<(), StateError>;
 
+    /// Has no file hold a value of the replicated keys in `ranges` that was replaced or deleted at `through` or before,
+    /// where those values are too short for files of their own ([`StateOptions::blob_bytes_min`]). Answers `false`
+    /// while a view is held that may see one: try again. *Blocks.*
+    fn erase_replaced(&self, through: LogIndex, ranges: &[KeyRange]) -> Result<bool, StateError>;
+
     /// A digest over the replicated keys and values, in order, at one index. *Blocks*, reads everything.
     fn digest(&self) -> Result<StateDigest, StateError>;
 
     /// The error that ended this store, if one did.
     fn failed(&self) -> Option<Arc<StateError>>;
 }
+
+/// Keys from one on to one that is not in it.
+pub type KeyRange = std::ops::Range<Vec<u8>>;
 
 /// One consistent state.
 pub struct View {

@@ -127,6 +127,10 @@ pub(super) struct State {
     pub(super) supply: Supply,
     /// Segments without live entries, oldest first, still under their names.
     pub(super) retired: VecDeque<(u32, Segment)>,
+    /// Taken from `retired` and not done with.
+    pub(super) retiring: usize,
+    /// Segments below this one are to be given up, whatever it costs to move what is held in them.
+    pub(super) clear_below: u32,
     /// Moved entries accepted and not yet durable.
     pub(super) moving: usize,
     pub(super) fatal: Option<Arc<LogError>>,
@@ -359,6 +363,13 @@ impl State {
             self.retired.push_back((number, entry.remove()));
         }
         self.retired.len() > before
+    }
+
+    /// Whether the oldest segment is to be given up, and may be.
+    pub(super) fn must_clear(&self) -> bool {
+        let oldest = self.segments.first_key_value();
+        oldest
+            .is_some_and(|(number, _)| *number < self.clear_below && *number < self.written.segment)
     }
 
     /// Appends to the queue.

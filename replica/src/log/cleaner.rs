@@ -19,10 +19,13 @@ const STEP_BYTES: usize = 1 << 20;
 
 impl Shared {
     /// Whether entries should be moved: there are about twice the segments that the live entries need, and too many;
-    /// or the disk is full and a fifth of them could go.
+    /// or the disk is full and a fifth of them could go; or the log was turned over.
     pub(super) fn wants_cleaning(&self, state: &State) -> bool {
         if state.moving > 0 {
             return false;
+        }
+        if state.must_clear() {
+            return true;
         }
         let segments = state.segments.len() as u64;
         let live: u64 = state.groups.values().map(|group| group.bytes).sum();

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -323,45 +324,83 @@ impl Shared {
     /// Takes the next place, starting a new segment where the record does not fit. There is room.
     pub(super) fn place(&self, state: &mut State, bytes: u32) -> Point {
         if !self.fits(state.next.offset, bytes) {
-            let spare = state
-                .spares
-                .pop()
-                .expect("make_room counted the spares under this lock");
-            let number = state.next.segment + 1;
-            let salt = (self.options.salt)();
-            let header = SegmentHeader {
-                number,
-                salt,
-                segment_bytes: self.options.segment_bytes,
-                previous_end: state.next.offset,
-                groups: state
-                    .groups
-                    .iter()
-                    .map(|(id, group)| (*id, group.meta.clone()))
-                    .collect(),
-            };
-            let segment = Segment {
-                file: spare.file.clone(),
-                salt,
-                live: 0,
-            };
-            state.segments.insert(number, segment);
-            let header = header.encode();
-            state.queue.push_back(Work::Rotate(Rotation {
-                number,
-                salt,
-                header,
-                spare,
-            }));
-            state.next = Point {
-                segment: number,
-                offset: HEADER_REGION_BYTES,
-            };
-            self.upkeep.notify_one();
+            self.start_segment(state);
         }
         let at = state.next;
         state.next.offset += bytes;
         at
+    }
+
+    /// Goes on in a new segment, and gives up every one before it as soon as nothing that is held lies there.
+    pub(super) fn turn_over(&self) -> Result<(), Arc<LogError>> {
+        let mut state = self.state.lock();
+        // As if for a record that fills a segment: where nothing was written to this one yet, it is new enough.
+        let whole = self.options.segment_bytes - u64::from(HEADER_REGION_BYTES);
+        let whole = u32::try_from(whole).expect("offsets in a segment are 32 bits");
+        self.make_room(&mut state, &[whole], Priority::Normal)?;
+        if state.next.offset > HEADER_REGION_BYTES {
+            self.start_segment(&mut state);
+        }
+        state.clear_below = state.next.segment;
+        drop(state);
+        self.work.notify_one();
+        self.upkeep.notify_one();
+        Ok(())
+    }
+
+    /// Waits, blocking, until the segments that a turn-over gives up are zeroed or gone. Answers whether they are.
+    pub(super) fn turned_over(&self, within: Duration) -> bool {
+        let until = Instant::now() + within;
+        let mut state = self.state.lock();
+        loop {
+            let older = state.segments.first_key_value();
+            let cleared = older.is_none_or(|(number, _)| *number >= state.clear_below);
+            if cleared && state.retired.is_empty() && state.retiring == 0 {
+                return true;
+            }
+            if state.check_open().is_err() || self.room.wait_until(&mut state, until).timed_out() {
+                return false;
+            }
+        }
+    }
+
+    /// Starts a new segment. There is a spare.
+    fn start_segment(&self, state: &mut State) {
+        let spare = state
+            .spares
+            .pop()
+            .expect("make_room counted the spares under this lock");
+        let number = state.next.segment + 1;
+        let salt = (self.options.salt)();
+        let header = SegmentHeader {
+            number,
+            salt,
+            segment_bytes: self.options.segment_bytes,
+            previous_end: state.next.offset,
+            groups: state
+                .groups
+                .iter()
+                .map(|(id, group)| (*id, group.meta.clone()))
+                .collect(),
+        };
+        let segment = Segment {
+            file: spare.file.clone(),
+            salt,
+            live: 0,
+        };
+        state.segments.insert(number, segment);
+        let header = header.encode();
+        state.queue.push_back(Work::Rotate(Rotation {
+            number,
+            salt,
+            header,
+            spare,
+        }));
+        state.next = Point {
+            segment: number,
+            offset: HEADER_REGION_BYTES,
+        };
+        self.upkeep.notify_one();
     }
 
     pub(super) fn groups(&self) -> Vec<GroupId> {

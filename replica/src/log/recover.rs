@@ -77,6 +77,8 @@ pub(super) fn open(
             spare_next: found.spare_next,
             supply: Supply::Open,
             retired: VecDeque::new(),
+            retiring: 0,
+            clear_below: 0,
             moving: 0,
             fatal: None,
             closing: false,

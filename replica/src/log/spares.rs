@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::accepted::{Segment, State, Supply};
 use super::core::Shared;
@@ -24,6 +25,9 @@ const SPARES: usize = 2;
 /// Spares to keep when segments retire: purges come in bursts, and a segment made anew is written twice.
 const SPARES_KEPT: usize = 4;
 
+/// How long upkeep that could not be done is left alone.
+const UPKEEP_RETRY: Duration = Duration::from_millis(5);
+
 enum Job {
     Nothing,
     Retire(u32, Segment),
@@ -39,7 +43,12 @@ impl Shared {
             if state.fatal.is_some() || state.closing {
                 return false;
             }
+            if state.must_clear() {
+                let writing = state.written.segment;
+                state.retire(writing);
+            }
             if let Some((number, segment)) = state.retired.pop_front() {
+                state.retiring += 1;
                 Job::Retire(number, segment)
             } else if state.spares.len() < SPARES && state.supply == Supply::Open {
                 Job::Prepare
@@ -74,7 +83,12 @@ impl Shared {
             }
             state.supply = Supply::Open;
         }
-        let retired = self.state.lock().retired.pop_front();
+        let retired = {
+            let mut state = self.state.lock();
+            let retired = state.retired.pop_front();
+            state.retiring += usize::from(retired.is_some());
+            retired
+        };
         let outcome = match retired {
             Some((number, segment)) => self.retire_segment(number, segment),
             None => self.prepare(),
@@ -188,6 +202,7 @@ impl Shared {
             .map_err(|source| self.device("retire", number, source))?;
         self.stats.lock().retired += 1;
         let mut state = self.state.lock();
+        state.retiring -= 1;
         state.spares.extend(spare);
         // Blocks were freed, or are at hand: whether the disk is full is to be found out anew.
         state.supply = Supply::Open;
@@ -217,6 +232,8 @@ impl Shared {
                 return;
             }
             if self.has_upkeep(&state) {
+                // Not to be done this moment: what it waits for is on its way to the disk.
+                self.upkeep.wait_for(&mut state, UPKEEP_RETRY);
                 continue;
             }
             if state.supply == Supply::Full {

@@ -18,7 +18,7 @@ use proto::ids::{LogIndex, Term};
 
 use super::codec;
 use super::types::{Config, Entry, LogId, Vote, log_id};
-use crate::log::{Done, GroupLog, LogEntry, LogError, Priority};
+use crate::log::{Done, GroupLog, LogEntry, LogError, Priority, RaftLog};
 
 /// Payload bytes of one AppendEntries, and of one read of entries to apply.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
@@ -66,6 +66,11 @@ impl LogStore {
     /// Whether the disk has no room for normal entries.
     pub(crate) fn is_full(&self) -> bool {
         self.log.log().is_full()
+    }
+
+    /// The log of the process.
+    pub(crate) fn whole(&self) -> &RaftLog {
+        self.log.log()
     }
 
     /// Bytes on disk of the entries held.

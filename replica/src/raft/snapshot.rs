@@ -69,6 +69,11 @@ impl SnapshotDir {
             .join(format!("{what}-{:016x}", rand::random::<u64>()))
     }
 
+    /// Whether no snapshot is being made, sent or received.
+    pub(crate) fn is_empty(&self) -> std::io::Result<bool> {
+        Ok(self.disk.list(&self.root)?.is_empty())
+    }
+
     /// Takes over the folder `dir`, which holds or is to hold the files of `checkpoint`.
     pub(crate) fn files(&self, dir: PathBuf, checkpoint: Checkpoint) -> SnapshotFiles {
         let folder = Folder {

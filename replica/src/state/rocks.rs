@@ -14,14 +14,15 @@ use parking_lot::{Mutex, RwLock};
 use proto::ids::LogIndex;
 use proto::store::Reader;
 use rocksdb::{
-    ColumnFamily, DB, FlushOptions, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, FlushOptions, ReadOptions,
+    SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
 use super::checkpoint::{Checkpoint, describe, digest};
 use super::env::{LOCAL, META, OnFailed, STATE, StateEnv};
 use super::overlay::{Batch, Writes};
 use super::twin::{check_commit, check_install};
-use super::{Applied, BringInLine, StateDigest, StateError, StateStore, View};
+use super::{Applied, BringInLine, KeyRange, StateDigest, StateError, StateStore, View};
 use crate::disk::{DirLock, Disk, RealDisk};
 
 #[cfg(test)]
@@ -40,6 +41,8 @@ pub struct RocksState {
     /// Held over a commit, a checkpoint and an install: one of them at a time.
     order: Mutex<()>,
     progress: Mutex<Progress>,
+    /// What is being erased: through which index, and the engine's sequence number that a view must not be older than.
+    erasing: Mutex<Option<(LogIndex, u64)>>,
     failure: Arc<Failure>,
     _lock: DirLock,
     #[cfg(test)]
@@ -123,6 +126,7 @@ impl RocksState {
             live: RwLock::new(Arc::new(database)),
             order: Mutex::new(()),
             progress: Mutex::new(progress),
+            erasing: Mutex::default(),
             failure,
             _lock: lock,
             #[cfg(test)]
@@ -181,6 +185,27 @@ impl RocksState {
         progress.flushed = progress.flushed.max(applied);
         progress.unflushed_bytes = progress.unflushed_bytes.saturating_sub(bytes);
         Ok(applied)
+    }
+
+    /// What was replaced goes once a compaction meets it that no view forbids.
+    fn erase(&self, through: LogIndex, ranges: &[KeyRange]) -> Result<bool, StateError> {
+        let database = self.database();
+        let erased_from = {
+            let mut erasing = self.erasing.lock();
+            let known = erasing.filter(|(index, _)| *index >= through);
+            // Everything up to `through` is written: what a younger view sees was not replaced by then.
+            erasing
+                .insert(known.unwrap_or((through, database.db().latest_sequence_number())))
+                .1
+        };
+        match database.oldest_view()? {
+            Some(oldest) if oldest < erased_from => return Ok(false),
+            _ => {}
+        }
+        self.flush_live()?;
+        database.compact(ranges)?;
+        // An install has brought other files meanwhile.
+        Ok(Arc::ptr_eq(&database, &self.database()))
     }
 
     fn write_checkpoint(&self, dir: &Path) -> Result<Checkpoint, StateError> {
@@ -296,6 +321,11 @@ impl StateStore for RocksState {
         self.judge(self.install_checked(dir, checkpoint, bring_in_line))
     }
 
+    fn erase_replaced(&self, through: LogIndex, ranges: &[KeyRange]) -> Result<bool, StateError> {
+        self.check()?;
+        self.judge(self.erase(through, ranges))
+    }
+
     fn digest(&self) -> Result<StateDigest, StateError> {
         Ok(digest(&self.view()?))
     }
@@ -365,6 +395,26 @@ impl Database {
         self.db()
             .flush_cfs_opt(&families, &options)
             .map_err(engine("flush"))
+    }
+
+    /// The engine's sequence number that the oldest view stands at.
+    fn oldest_view(&self) -> Result<Option<u64>, StateError> {
+        let oldest = self.db().property_int_value(OLDEST_VIEW);
+        let oldest = oldest.map_err(engine("ask for the oldest view"))?;
+        Ok(oldest.filter(|sequence| *sequence > 0))
+    }
+
+    /// Writes the ranges of the replicated keys anew, the lowest level too.
+    fn compact(&self, ranges: &[KeyRange]) -> Result<(), StateError> {
+        let family = self.family(STATE)?;
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        options.set_exclusive_manual_compaction(false);
+        for KeyRange { start, end } in ranges {
+            self.db()
+                .compact_range_cf_opt(family, Some(start), Some(end), &options);
+        }
+        Ok(())
     }
 
     /// Has compactions collect garbage in blob files while there is enough of it: what still lives in the files that
@@ -539,6 +589,7 @@ const NO_SPACE: &str = "No space left on device";
 const FLUSH_ROOM_BYTES: u64 = 4 << 20;
 
 const APPLIED: &[u8] = b"applied";
+const OLDEST_VIEW: &str = "rocksdb.oldest-snapshot-sequence";
 const BLOB_BYTES: &str = "rocksdb.live-blob-file-size";
 const BLOB_GARBAGE_BYTES: &str = "rocksdb.live-blob-file-garbage-size";
 const COLLECT: &str = "enable_blob_garbage_collection";

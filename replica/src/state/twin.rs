@@ -16,7 +16,9 @@ use rand::{Rng, SeedableRng};
 
 use super::checkpoint::{Checkpoint, CheckpointFile, digest};
 use super::overlay::{Batch, Overlay, Writes};
-use super::{Applied, BringInLine, NOTE_BYTES_MAX, StateDigest, StateError, StateStore, View};
+use super::{
+    Applied, BringInLine, KeyRange, NOTE_BYTES_MAX, StateDigest, StateError, StateStore, View,
+};
 use crate::disk::Disk;
 
 /// What survives: the flushed state of every store on it.
@@ -213,6 +215,12 @@ impl StateStore for TwinState {
             applied: held.applied,
             files: vec![listed],
         })
+    }
+
+    fn erase_replaced(&self, _through: LogIndex, _ranges: &[KeyRange]) -> Result<bool, StateError> {
+        self.check()?;
+        // It keeps what is, and nothing else.
+        Ok(true)
     }
 
     fn install(

@@ -307,6 +307,7 @@ struct Tally {
     retired: u64,
     moved: u64,
     rotations: u64,
+    turned_over: u64,
     disk_reads: u64,
 }
 
@@ -362,6 +363,8 @@ fn run(seed: u64, tally: &mut Tally) {
                 10..13 => {
                     log.shared.upkeep_step();
                 }
+                // Refused where it has failed; it loses nothing either way.
+                13 => tally.turned_over += u64::from(log.turn_over().is_ok()),
                 _ => {}
             }
             if rng.random_ratio(1, 16) && log.fatal().is_none() {
@@ -460,6 +463,7 @@ fn a_crash_keeps_a_prefix_that_reaches_the_last_acknowledgement() {
         retired: 0,
         moved: 0,
         rotations: 0,
+        turned_over: 0,
         disk_reads: 0,
     };
     for seed in 0..SEEDS {
@@ -472,6 +476,7 @@ fn a_crash_keeps_a_prefix_that_reaches_the_last_acknowledgement() {
         tally.rotations > 500 && tally.retired > 300 && tally.moved > 100,
         "segments came and went"
     );
+    assert!(tally.turned_over > 1_000, "the log was turned over");
     assert!(tally.disk_reads > 10_000, "reads went to the disk");
 }
 

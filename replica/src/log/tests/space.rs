@@ -188,3 +188,60 @@ fn unfinished_spares_are_removed_and_finished_ones_taken_up() {
         "{names:?}"
     );
 }
+
+/// Whether any file of the log's folder holds the bytes.
+fn on_disk(disk: &dyn Disk, bytes: &[u8]) -> bool {
+    let names = disk.list(&dir()).expect("lists");
+    names.iter().any(|name| {
+        let file = disk.open(&dir().join(name)).expect("opens");
+        let mut content = vec![0; file.bytes().expect("a length") as usize];
+        file.read_at(&mut content, 0).expect("reads");
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn after_a_turn_over_no_file_holds_what_was_purged_and_what_is_held_is_there() {
+    const PURGED: &[u8] = b"a key that was destroyed";
+    let disk = SimDisk::new(1).boot();
+    let with = |retired| LogOptions {
+        retired,
+        ..options(&salts(1))
+    };
+    for retired in [Retired::Zero, Retired::Reuse] {
+        let log = RaftLog::open(disk.clone(), &dir(), with(retired)).expect("opens");
+        finish(&log);
+        let [group, idle] = [16, 17].map(|id| log.group(GroupId(id)));
+        let from = group.state().last.map_or(0, |(_, last)| last.0 + 1);
+        if from == 0 {
+            append_now(&log, &idle, vec![entry(1, 0, b"of an idle group".to_vec())]);
+        }
+        // Over several segments, and what is held begins in the middle of one.
+        let last = from + 60;
+        for index in from..=last {
+            let payload = [PURGED, &vec![index as u8; 3000]].concat();
+            append_now(&log, &group, vec![entry(1, index, payload)]);
+        }
+        append_now(&log, &group, vec![entry(1, last + 1, b"held".to_vec())]);
+        let purge = Answer::default();
+        let id = Bytes::from_static(b"id");
+        group.purge(Term(1), LogIndex(last), id, purge.done());
+        finish(&log);
+        assert!(purge.is_ok());
+        assert!(on_disk(&*disk, PURGED), "it would be found");
+        log.turn_over().expect("there is room");
+        finish(&log);
+        assert!(log.turned_over(Duration::ZERO));
+        let left = on_disk(&*disk, PURGED);
+        assert_eq!(left, retired == Retired::Reuse, "{retired:?}");
+        let held = [everything(&group), everything(&idle)];
+        assert_eq!([held[0].len(), held[1].len()], [1, 1]);
+        drop((group, idle));
+        log.close().expect("closes");
+        drop(log);
+        let log = RaftLog::open(disk.clone(), &dir(), with(retired)).expect("opens again");
+        let again = [16, 17].map(|id| everything(&log.group(GroupId(id))));
+        assert_eq!(again, held);
+        log.close().expect("closes");
+    }
+}

@@ -112,3 +112,46 @@ fn what_lives_is_written_once_and_garbage_is_collected() {
         assert!(view.state.value(&key(number)).is_some(), "{number} is lost");
     }
 }
+
+/// Whether any file of the store holds the bytes.
+fn on_disk(store: &RocksState, bytes: &[u8]) -> bool {
+    store.flush().expect("flushes");
+    let path = &store.database().path;
+    let names = RealDisk.list(path).expect("lists");
+    names.iter().any(|name| {
+        let content = std::fs::read(path.join(name)).expect("reads");
+        content.windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn what_was_replaced_leaves_the_files_once_no_view_may_see_it() {
+    // Not to be compressed, and shorter than what lies in files of its own.
+    let secret: Vec<u8> = (0..9_u8)
+        .flat_map(|n| *blake3::hash(&[n]).as_bytes())
+        .collect();
+    let dir = tempfile::tempdir().expect("folder");
+    let store = store(&dir.path().join("state"));
+    for (index, number) in (1..).zip(0..2 * ROUND) {
+        change(&store, index, Some(vec![7; 300]), number);
+    }
+    let index = 2 * ROUND + 1;
+    change(&store, index, Some(secret.clone()), 3);
+    settle(&store);
+    assert!(on_disk(&store, &secret));
+    let seen = store.view().expect("a view");
+    change(&store, index + 1, Some(vec![0; 4]), 3);
+    let start = key(3).to_vec();
+    let end = [&start[..], &[0]].concat();
+    let ranges = [KeyRange { start, end }];
+    let erase = || store.erase_replaced(LogIndex(index + 1), &ranges);
+    assert!(!erase().expect("asked"), "a view may still see it");
+    assert_eq!(seen.state.value(&key(3)).as_deref(), Some(&secret[..]));
+    drop(seen);
+    // Younger views do not matter.
+    change(&store, index + 2, Some(vec![1; 4]), 4);
+    let young = store.view().expect("a view");
+    assert!(erase().expect("erased"));
+    assert!(!on_disk(&store, &secret), "it is still there");
+    assert_eq!(young.state.value(&key(3)).as_deref(), Some(&[0; 4][..]));
+}
