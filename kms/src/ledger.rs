@@ -262,7 +262,7 @@ impl Ledger {
             self.leading()?;
             let permit = {
                 let state = self.views.of(&self.group).map_err(|_| CommitError::State)?;
-                let state = &**state;
+                let state = &*state;
                 let permit = self
                     .policy
                     .permit(state, &request)
@@ -376,7 +376,7 @@ impl Ledger {
                 .views
                 .of(&self.group)
                 .map_err(|_| CommitError::Unknown)?;
-            self.gate.rule_of(&**state, &request.claim().purpose)
+            self.gate.rule_of(&*state, &request.claim().purpose)
         };
         self.gate
             .covered(rule, leaf.index, deadline)

@@ -283,7 +283,7 @@ async fn after_a_rotation_old_leases_open_and_new_ones_are_of_the_new_version() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn concurrent_opens_share_entries_and_each_has_its_leaf() {
+async fn concurrent_opens_share_entries_and_leaves_and_each_is_in_its_own() {
     const OPENS: usize = 512;
     let region = Region::initialised(Begin::default()).await;
     let app = region.caller("app");
@@ -319,7 +319,22 @@ async fn concurrent_opens_share_entries_and_each_has_its_leaf() {
     }
     let took = began.elapsed();
     let after = region.status(leader).await;
-    assert_eq!(leaves.len(), OPENS, "a leaf each");
+    let state = region.replica(leader).group().reader().expect("a state");
+    let objects = leaves.iter().map(|index| {
+        let asked = kms_state::LeavesAsked {
+            start: proto::ids::LeafIndex(*index),
+            limit: 1,
+            bytes_max: usize::MAX,
+            with_openings: false,
+        };
+        let entry = kms_state::leaves(&*state, asked).remove(0);
+        tlog::Leaf::parse(&entry.leaf)
+            .expect("a leaf")
+            .objects()
+            .len()
+    });
+    assert_eq!(objects.sum::<usize>(), OPENS, "each is in its leaf");
+    assert!(leaves.len() < OPENS / 2, "{} leaves", leaves.len());
     let entries = after.applied_index - before.applied_index;
     println!("{OPENS} opens in {entries} entries, {took:?}");
     assert!(

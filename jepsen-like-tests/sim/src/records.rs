@@ -486,13 +486,15 @@ fn parsed(entry: &proto::v1::LeafEntry) -> Result<tlog::Leaf, Broken> {
         .map_err(|e| Broken(format!("leaf {} does not parse: {e}", entry.index)))
 }
 
-fn request_of(entry: &proto::v1::LeafEntry, leaf: &tlog::Leaf) -> Result<Option<String>, Broken> {
+/// The requests that a leaf is of.
+fn requests_of(entry: &proto::v1::LeafEntry, leaf: &tlog::Leaf) -> Result<Vec<String>, Broken> {
     let openings = tlog::Openings::parse(&entry.openings);
     let shown = openings
         .map_err(|e| e.to_string())
         .and_then(|openings| tlog::openings_of(leaf, &openings).map_err(|e| e.to_string()));
     let shown = shown.map_err(|e| Broken(format!("leaf {} does not open: {e}", entry.index)))?;
-    Ok(shown.fields.get(&Field::RequestId).cloned())
+    let named = shown.fields.get(&Field::RequestId);
+    Ok(named.map_or_else(Vec::new, |ids| ids.split(',').map(str::to_owned).collect()))
 }
 
 /// The leaf says what the answer was for.
@@ -510,10 +512,10 @@ fn of_request(entry: &proto::v1::LeafEntry, told: &Told) -> Result<(), Broken> {
     );
     if told.hash.is_some() {
         let wanted: String = told.request_id.iter().map(|b| format!("{b:02x}")).collect();
-        let request = request_of(entry, &leaf)?;
+        let requests = requests_of(entry, &leaf)?;
         hold!(
-            request.as_deref() == Some(&wanted),
-            "leaf {} is of request {request:?}, told for {wanted}",
+            requests.contains(&wanted),
+            "leaf {} is of requests {requests:?}, told for {wanted}",
             entry.index
         );
     }
@@ -531,14 +533,15 @@ fn one_leaf_a_request(entries: &[proto::v1::LeafEntry]) -> Result<(), Broken> {
         ) {
             continue;
         }
-        let request = request_of(entry, &leaf)?.unwrap_or_default();
         let time = leaf.time_ms().0;
-        if let Some(before) = opened.insert(request.clone(), time) {
-            hold!(
-                time >= before + kms_state::USABLE_MS,
-                "request {request} has two leaves within {} ms",
-                time - before
-            );
+        for request in requests_of(entry, &leaf)? {
+            if let Some(before) = opened.insert(request.clone(), time) {
+                hold!(
+                    time >= before + kms_state::USABLE_MS,
+                    "request {request} has two leaves within {} ms",
+                    time - before
+                );
+            }
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 5 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 6 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -47,6 +47,9 @@ pub const LEVEL_LABELS: FeatureLevel = FeatureLevel(5);
 
 /// From this level on a compromised key gives metadata leases to reseal: builds below refuse them.
 pub const LEVEL_RESEAL: FeatureLevel = FeatureLevel(5);
+
+/// From this level on opens of one command, dataset and claim share a leaf: builds below would fork.
+pub const LEVEL_SHARED_LEAVES: FeatureLevel = FeatureLevel(6);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);

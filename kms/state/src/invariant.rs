@@ -371,21 +371,38 @@ pub fn invariant_queues_match_their_tables(state: &dyn Reader) -> Checked {
     hold(leases == queued(layout::LEASE_QUEUE), NAME, || {
         "leases".into()
     })?;
-    let mut requests = BTreeSet::new();
+    let mut queued_requests = BTreeSet::new();
+    for (key, several) in table(state, &[layout::REQUEST_QUEUE]) {
+        let (time, one) = key[1..].split_at(size_of::<u64>());
+        let of_leaf = (!several.is_empty()).then(|| one.to_vec());
+        let ids = match several.is_empty() {
+            true => one,
+            false => &several[..],
+        };
+        for id in ids.chunks(16) {
+            let new = queued_requests.insert((id.to_vec(), time.to_vec(), of_leaf.clone()));
+            hold(new, NAME, || "an id stands twice in a row".into())?;
+        }
+    }
     for (key, value) in table(state, &[layout::REQUESTS]) {
         let memory = RequestMemory::decode(&value[..]).map_err(|error| Broken {
             invariant: NAME,
             what: error.to_string(),
         })?;
-        let time = requests::queued_at(&memory).0.to_be_bytes();
-        requests.insert([&[layout::REQUEST_QUEUE], &time[..], &key[1..]].concat());
+        let time = requests::queued_at(&memory).0.to_be_bytes().to_vec();
+        let leaf = memory.leaf_index.to_be_bytes().to_vec();
+        let id = key[1..].to_vec();
+        // By itself, or with the others of its leaf.
+        let alone = queued_requests.remove(&(id.clone(), time.clone(), None));
+        let with_others = queued_requests.remove(&(id, time, Some(leaf)));
+        hold(alone != with_others, NAME, || "request ids".into())?;
     }
-    hold(requests == queued(layout::REQUEST_QUEUE), NAME, || {
-        "request ids".into()
+    hold(queued_requests.is_empty(), NAME, || {
+        "request ids that are gone".into()
     })?;
     for (queued, head) in [
         (leases, layout::LEASE_QUEUE_HEAD),
-        (requests, layout::REQUEST_QUEUE_HEAD),
+        (queued(layout::REQUEST_QUEUE), layout::REQUEST_QUEUE_HEAD),
     ] {
         let head = state.value(head);
         let before = queued

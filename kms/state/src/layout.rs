@@ -44,7 +44,8 @@ pub const LEASES: u8 = b'l';
 pub const LEASE_QUEUE: u8 = b'x';
 /// Table of request ids ([`proto::v1::RequestMemory`]).
 pub const REQUESTS: u8 = b'q';
-/// Queue of request ids by time, [`crate::USABLE_MS`] before they are forgotten: a use's is that of its leaf; no value.
+/// Queue of request ids by time, [`crate::USABLE_MS`] before they are forgotten: a use's is that of its leaf. One id with
+/// no value, or the ids of a leaf.
 pub const REQUEST_QUEUE: u8 = b'y';
 /// Table of used single-use ids of approvals: u64 of the log index that used it.
 pub const USED_APPROVALS: u8 = b's';
@@ -126,6 +127,11 @@ pub fn request(request_id: &[u8; 16]) -> Vec<u8> {
 /// Key of a request id in the queue that forgets it.
 pub fn request_queue(at: UnixMs, request_id: &[u8; 16]) -> Vec<u8> {
     joined(REQUEST_QUEUE, &[&at.0.to_be_bytes(), request_id])
+}
+
+/// Key of the request ids of one leaf in the queue that forgets them; its value is the ids, 16 bytes each.
+pub fn request_queue_of_leaf(at: UnixMs, leaf: u64) -> Vec<u8> {
+    joined(REQUEST_QUEUE, &[&at.0.to_be_bytes(), &leaf.to_be_bytes()])
 }
 
 /// Key of a used single-use id.

@@ -1,4 +1,4 @@
-//! Leases, metadata leases and opens: one leaf each, before anything is released.
+//! Leases, metadata leases and opens: each in a leaf, before anything is released.
 //!
 //! Owns the record of every use of a key, the memory of live leases, and that leases and request ids are forgotten.
 //! Refuses: a use decided on a key state that moved, a lease over an hour, an open for another region, a human
@@ -6,24 +6,28 @@
 
 use prost::Message;
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, Identity, LeaseId, ObjectVersionId, Role, UnixMs};
+use proto::ids::{DatasetId, Identity, LeaseId, Role, UnixMs};
 use proto::store::Writer;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
-    KekRecord, KeyState, KmsAnswer, LeaseIssue, LeaseRecord, Opens, Record, RecordAnswer,
+    Claim, KekRecord, KeyState, KmsAnswer, LeaseIssue, LeaseRecord, Record, RecordAnswer,
     RecordAnswers, RecordBatch, RequestMemory, kms_answer,
 };
 use serde::Serialize;
-use tlog::{Field, Hash, Kind, ObjectItem, Private, Purpose};
+use tlog::{Field, Hash, Kind, Private, Purpose};
 
 use crate::append::{Applying, array, details, stated};
-use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, Stop};
+use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_SHARED_LEAVES, Stop};
 use crate::authority::is_human_purpose;
 use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
 use crate::requests::Request;
+
+mod opens;
+
+use opens::{Opened, Waiting};
 
 /// Records that one command may carry.
 pub const RECORDS_MAX: usize = 1_024;
@@ -52,20 +56,33 @@ pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<
         .ok_or(Refusal::NotInitialised)?
         .region;
     let alone = batch.records.len() == 1;
+    let shares = applying.at.level >= LEVEL_SHARED_LEAVES;
+    let mut waiting = Waiting::default();
     let mut key = HeldKey::default();
-    let answers = batch
-        .records
-        .iter()
-        .map(
-            |record| match one(applying, &mut key, record, &region, alone) {
-                Ok(answer) => answer,
-                Err(refusal) => RecordAnswer {
-                    refused: refusal.reason().into(),
-                    ..RecordAnswer::default()
-                },
-            },
-        )
-        .collect();
+    let mut answers = vec![RecordAnswer::default(); batch.records.len()];
+    for (place, record) in batch.records.iter().enumerate() {
+        if waiting.holds(&record.request_id) {
+            // A retry of what waits, or another use under its id: it is judged by what is remembered of the first.
+            waiting.append(applying, &mut key, &region, &mut answers);
+        }
+        match one(
+            applying,
+            &mut key,
+            &mut waiting,
+            place,
+            record,
+            &region,
+            alone,
+        ) {
+            Ok(Some(answer)) => answers[place] = answer,
+            Ok(None) => {}
+            Err(refusal) => answers[place].refused = refusal.reason().into(),
+        }
+        if !shares {
+            waiting.append(applying, &mut key, &region, &mut answers);
+        }
+    }
+    waiting.append(applying, &mut key, &region, &mut answers);
     key.put_back(applying.state);
     Ok(KmsAnswer {
         answer: Some(kms_answer::Answer::Records(RecordAnswers { answers })),
@@ -90,11 +107,12 @@ impl HeldKey {
         Ok(&held.1)
     }
 
-    /// The one that [`Self::of`] found last, to be changed.
-    fn change(&mut self) -> &mut KekRecord {
+    /// One that [`Self::of`] has found, to be changed.
+    fn changing(&mut self, state: &mut dyn Writer, dataset: &DatasetId) -> &mut KekRecord {
+        self.of(state, dataset)
+            .expect("a record's key is found before its leaf");
         self.changed = true;
-        let held = self.held.as_mut();
-        &mut held.expect("a record's key is found before its leaf").1
+        &mut self.held.as_mut().expect("found above").1
     }
 
     fn put_back(&mut self, state: &mut dyn Writer) {
@@ -110,12 +128,21 @@ impl HeldKey {
 struct Checked {
     request: Request,
     dataset: DatasetId,
+    /// None where an open waits under the same claim: then that has it.
+    who: Option<Who>,
+    what: What,
+}
+
+/// Who, why, and what else a leaf says.
+#[derive(Clone)]
+struct Who {
     purpose: Purpose,
     private: Private,
-    lease: Option<Lease>,
-    kind: Kind,
-    /// Leases, or object versions opened.
-    uses: u64,
+}
+
+enum What {
+    Lease(Kind, Lease),
+    Opens(Opened),
 }
 
 struct Lease {
@@ -123,82 +150,114 @@ struct Lease {
     record: LeaseRecord,
 }
 
-fn one(
+/// The answer; none where the record waits for its leaf.
+fn one<'a>(
     applying: &mut Applying<'_>,
     key: &mut HeldKey,
-    record: &Record,
+    waiting: &mut Waiting<'a>,
+    place: usize,
+    record: &'a Record,
     region: &str,
     alone: bool,
-) -> Result<RecordAnswer, Refusal> {
-    let mut checked = check(applying, key, record, region)?;
+) -> Result<Option<RecordAnswer>, Refusal> {
+    let claim = record
+        .claim
+        .as_ref()
+        .ok_or(Refusal::Malformed("no claim"))?;
+    let mut checked = check(applying, key, waiting, record, claim, region)?;
     if let Some(memory) = checked.request.known(applying.now)? {
         // A lease key is kept nowhere, so a retry that the leader answers with a new one is a new lease.
-        let same_lease = match &checked.lease {
-            None => true,
-            Some(lease) => memory.lease_id == lease.id.0.as_slice(),
+        let same_lease = match &checked.what {
+            What::Opens(_) => true,
+            What::Lease(_, lease) => memory.lease_id == lease.id.0.as_slice(),
         };
         if same_lease {
-            return Ok(answer_of(memory, true));
+            return Ok(Some(answer_of(memory, true)));
         }
     }
-    if let Some(lease) = &checked.lease
+    if let What::Lease(_, lease) = &checked.what
         && read::lease(&*applying.state, &checked.dataset, &lease.id).is_some()
     {
         return Err(Refusal::Malformed("the lease id is taken"));
     }
-    if is_human_purpose(&checked.purpose) {
-        if !alone {
-            return Err(Refusal::Malformed(
-                "a use under dual control is recorded alone",
-            ));
-        }
-        let authority = applying.authority()?;
-        let approvers = applying.command.approvals.iter();
-        if approvers
-            .map(|approval| &approval.approver)
-            .any(|approver| checked.private.fields.get(&Field::Actor) == Some(approver))
-        {
-            return Err(Refusal::SelfApproval);
-        }
-        let approved = applying.approvals(&authority, authority.approvals_min())?;
-        applying.use_approvals(&approved, &mut checked.private);
+    if let Some(who) = &mut checked.who
+        && is_human_purpose(&who.purpose)
+    {
+        dual_control(applying, &mut who.private, alone)?;
     }
-    Ok(commit(applying, key.change(), checked))
-}
-
-fn commit(applying: &mut Applying<'_>, key: &mut KekRecord, checked: Checked) -> RecordAnswer {
     let Checked {
         request,
         dataset,
-        purpose,
-        private,
-        lease,
-        kind,
-        uses,
+        who,
+        what,
     } = checked;
+    match what {
+        What::Opens(opened) => {
+            waiting.add((dataset, claim), who, (place, request, opened));
+            Ok(None)
+        }
+        What::Lease(kind, lease) => {
+            let who = who.expect("a lease's claim is always looked at");
+            let key = key.changing(applying.state, &dataset);
+            Ok(Some(commit_lease(
+                applying,
+                key,
+                (dataset, request),
+                who,
+                (kind, lease),
+            )))
+        }
+    }
+}
+
+/// Counts the approvals that a human purpose needs, and puts them into the leaf. Writes: nothing may fail after it.
+fn dual_control(
+    applying: &mut Applying<'_>,
+    private: &mut Private,
+    alone: bool,
+) -> Result<(), Refusal> {
+    if !alone {
+        return Err(Refusal::Malformed(
+            "a use under dual control is recorded alone",
+        ));
+    }
+    let authority = applying.authority()?;
+    let mut approvers = applying.command.approvals.iter();
+    if approvers.any(|approval| private.fields.get(&Field::Actor) == Some(&approval.approver)) {
+        return Err(Refusal::SelfApproval);
+    }
+    let approved = applying.approvals(&authority, authority.approvals_min())?;
+    applying.use_approvals(&approved, private);
+    Ok(())
+}
+
+fn commit_lease(
+    applying: &mut Applying<'_>,
+    key: &mut KekRecord,
+    (dataset, request): (DatasetId, Request),
+    who: Who,
+    (kind, lease): (Kind, Lease),
+) -> RecordAnswer {
+    use_it(key, 1);
+    let leaf = applying.append(kind, who.purpose, Some(key), who.private);
+    let memory = RequestMemory {
+        lease_id: lease.id.into(),
+        ..request.memory_of(&leaf, applying.now)
+    };
+    let expires = UnixMs(lease.record.expires_at_ms);
+    let record = lease.record.encode_to_vec();
+    let state = &mut *applying.state;
+    state.put(&layout::lease(&dataset, &lease.id), &record);
+    state.put(&layout::lease_queue(expires, &dataset, &lease.id), &[]);
+    request.remember(applying.state, &memory);
+    answer_of(&memory, false)
+}
+
+/// Counts uses of a key's current version towards its rotation.
+fn use_it(key: &mut KekRecord, uses: u64) {
     if let Some(rotation) = &mut key.rotation {
         rotation.uses = rotation.uses.saturating_add(uses);
     }
-    let leaf = applying.append(kind, purpose, Some(key), private);
-    let memory = RequestMemory {
-        lease_id: lease
-            .as_ref()
-            .map(|lease| lease.id.into())
-            .unwrap_or_default(),
-        ..request.memory_of(&leaf, applying.now)
-    };
-    if let Some(lease) = lease {
-        let expires = UnixMs(lease.record.expires_at_ms);
-        let record = lease.record.encode_to_vec();
-        applying
-            .state
-            .put(&layout::lease(&dataset, &lease.id), &record);
-        applying
-            .state
-            .put(&layout::lease_queue(expires, &dataset, &lease.id), &[]);
-    }
-    request.remember(applying.state, &memory);
-    answer_of(&memory, false)
 }
 
 fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
@@ -214,47 +273,49 @@ fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
 fn check(
     applying: &mut Applying<'_>,
     key: &mut HeldKey,
+    waiting: &Waiting<'_>,
     record: &Record,
+    claim: &Claim,
     region: &str,
 ) -> Result<Checked, Refusal> {
     let request_id = array::<16>(&record.request_id).ok_or(Refusal::Malformed("request id"))?;
     let dataset = dataset_id(&record.dataset_id)?;
-    let (actor, purpose, mut private) = stated(record.claim.as_ref())?;
-    check_actor(&actor, &purpose, region)?;
+    let kind = record.kind.as_ref().ok_or(Refusal::Malformed("kind"))?;
+    let joins = matches!(kind, Use::Opens(_)) && waiting.knows(&dataset, claim);
+    let mut who = match joins {
+        true => None,
+        false => Some(who(claim, region)?),
+    };
     let key = key.of(applying.state, &dataset)?;
     check_state_version(key, record.state_version)?;
-    private
-        .fields
-        .insert(Field::RequestId, hex::encode(request_id));
-    let (kind, lease) = match record.kind.as_ref().ok_or(Refusal::Malformed("kind"))? {
-        Use::Lease(issue) => {
-            let lease = check_lease(applying, key, issue, Usable::Sealing, &mut private)?;
-            (Kind::Lease, Some(lease))
-        }
-        Use::MetadataLease(issue) => {
-            let reseals = purpose.as_str() == RESEAL && applying.at.level >= LEVEL_RESEAL;
-            let usable = Usable::Metadata { reseals };
-            let lease = check_lease(applying, key, issue, usable, &mut private)?;
-            (Kind::MetadataLease, Some(lease))
-        }
-        Use::Opens(opens) => {
-            check_opens(key, opens, region, &purpose, &mut private)?;
-            (Kind::Open, None)
-        }
+    let applying = &*applying;
+    let mut lease = |issue, usable| {
+        let said = who.as_mut().expect("only an open joins");
+        let id = hex::encode(request_id);
+        said.private.fields.insert(Field::RequestId, id);
+        check_lease(applying, key, issue, usable, &mut said.private)
     };
-    let uses = match &record.kind {
-        Some(Use::Opens(opens)) => opens.items.len() as u64,
-        _ => 1,
+    let what = match kind {
+        Use::Lease(issue) => What::Lease(Kind::Lease, lease(issue, Usable::Sealing)?),
+        Use::MetadataLease(issue) => {
+            let reseals = claim.purpose == RESEAL && applying.at.level >= LEVEL_RESEAL;
+            let usable = Usable::Metadata { reseals };
+            What::Lease(Kind::MetadataLease, lease(issue, usable)?)
+        }
+        Use::Opens(opens) => What::Opens(Opened::check(key, opens, region, claim)?),
     };
     Ok(Checked {
         request: Request::look(applying, request_id, request_hash(record)),
         dataset,
-        purpose,
-        private,
-        lease,
-        kind,
-        uses,
+        who,
+        what,
     })
+}
+
+fn who(claim: &Claim, region: &str) -> Result<Who, Refusal> {
+    let (actor, purpose, private) = stated(Some(claim))?;
+    check_actor(&actor, &purpose, region)?;
+    Ok(Who { purpose, private })
 }
 
 /// The structural half of policy, which needs no set: grants are held by the authority version.
@@ -345,59 +406,6 @@ fn check_lease(
     Ok(Lease { id, record })
 }
 
-#[derive(Serialize)]
-struct OpenDetails {
-    usable_ms: u64,
-}
-
-fn check_opens(
-    key: &KekRecord,
-    opens: &Opens,
-    region: &str,
-    purpose: &Purpose,
-    private: &mut Private,
-) -> Result<(), Refusal> {
-    let usable = match key.state() {
-        KeyState::Enabled => true,
-        KeyState::Compromised => purpose.as_str() == RESEAL,
-        _ => false,
-    };
-    if !usable {
-        return Err(Refusal::KeyDisabled);
-    }
-    if opens.items.is_empty() || opens.items.len() > OPEN_ITEMS_MAX {
-        return Err(Refusal::Malformed("an open names 1 to 256 object versions"));
-    }
-    if !opens.recipient_region.is_empty() && opens.recipient_region != region {
-        return Err(Refusal::WrongJurisdiction);
-    }
-    let mut bytes = 0_u64;
-    for item in &opens.items {
-        let malformed = Refusal::Malformed("an item of an open");
-        let version = ObjectVersionId::try_from(&item.version_id[..]);
-        let name = Hash::try_from(&item.name_commitment[..]);
-        let lease = LeaseId::try_from(&item.lease_id[..]);
-        let (Ok(version), Ok(name), Ok(lease)) = (version, name, lease) else {
-            return Err(malformed);
-        };
-        bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
-        private
-            .objects
-            .push(ObjectItem::value_of(version, name, lease, item.bytes));
-    }
-    private
-        .fields
-        .insert(Field::RecipientRegion, region.to_owned());
-    private.fields.insert(Field::Bytes, bytes.to_string());
-    details(
-        private,
-        &OpenDetails {
-            usable_ms: USABLE_MS,
-        },
-    );
-    Ok(())
-}
-
 /// What a request id is bound to: the request without what the leader adds anew for each attempt.
 fn request_hash(record: &Record) -> Hash {
     let mut bound = record.clone();
@@ -447,29 +455,43 @@ fn forget(applying: &mut Applying<'_>, queued: Queued, until: u64, at_most: usiz
         None => vec![queued.queue],
     };
     let due = due(&*applying.state, &start, queued.queue, until, at_most);
-    if let Some(last) = due.last().filter(|_| remembers) {
+    if let Some((last, _)) = due.last().filter(|_| remembers) {
         applying.state.put(queued.head, last);
     }
-    for key in due {
+    for (key, several) in due {
         applying.state.delete(&key);
-        let record = [&[queued.table], &key[QUEUE_PREFIX_BYTES..]].concat();
-        applying.state.delete(&record);
+        let mut forget = |record: &[u8]| {
+            applying.state.delete(&[&[queued.table], record].concat());
+        };
+        match several.is_empty() {
+            true => forget(&key[QUEUE_PREFIX_BYTES..]),
+            false => several.chunks(REQUEST_ID_BYTES).for_each(forget),
+        }
     }
 }
 
 /// Of a queue's key, its table and its time.
 const QUEUE_PREFIX_BYTES: usize = 1 + size_of::<u64>();
+const REQUEST_ID_BYTES: usize = 16;
 
-/// Keys of a queue from `start` on whose time is `until` or before, oldest first.
-fn due(state: &dyn Writer, start: &[u8], queue: u8, until: u64, at_most: usize) -> Vec<Vec<u8>> {
+/// Rows of a queue from `start` on whose time is `until` or before, oldest first; of so many records, as long as a row
+/// of several is not cut.
+fn due(
+    state: &dyn Writer,
+    start: &[u8],
+    queue: u8,
+    until: u64,
+    at_most: usize,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut end = vec![queue];
     end.extend_from_slice(&until.saturating_add(1).to_be_bytes());
-    let mut found = Vec::new();
-    state.scan(start, &end, &mut |key, _| {
-        if found.len() < at_most {
-            found.push(key.to_vec());
+    let (mut found, mut records) = (Vec::new(), 0);
+    state.scan(start, &end, &mut |key, several| {
+        if records < at_most {
+            found.push((key.to_vec(), several.to_vec()));
+            records += (several.len() / REQUEST_ID_BYTES).max(1);
         }
-        found.len() < at_most
+        records < at_most
     });
     found
 }

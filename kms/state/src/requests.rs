@@ -36,6 +36,15 @@ impl Request {
         Self { id, hash, stored }
     }
 
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// As its leaf names it.
+    pub(crate) fn hex(&self) -> String {
+        hex::encode(self.id)
+    }
+
     /// What the id was used for, if that is still remembered.
     pub(crate) fn known(&self, now: UnixMs) -> Result<Option<&RequestMemory>, Refusal> {
         let memory = self
@@ -64,13 +73,42 @@ impl Request {
 
     /// Remembers what the id was used for, and queues it to be forgotten.
     pub(crate) fn remember(&self, state: &mut dyn Writer, memory: &RequestMemory) {
-        // A forgotten id's entry may still stand in the queue; it must not take the new memory with it.
-        if let Some(old) = &self.stored {
-            state.delete(&layout::request_queue(queued_at(old), &self.id));
-        }
-        state.put(&layout::request(&self.id), &memory.encode_to_vec());
+        self.put(state, memory);
         state.put(&layout::request_queue(queued_at(memory), &self.id), &[]);
     }
+
+    /// Remembers what the id was used for; [`queue`] is to follow.
+    pub(crate) fn put(&self, state: &mut dyn Writer, memory: &RequestMemory) {
+        if let Some(old) = &self.stored {
+            self.leave_queue(state, old);
+        }
+        state.put(&layout::request(&self.id), &memory.encode_to_vec());
+    }
+
+    /// A forgotten id may still stand in the queue, and must not take the new memory with it.
+    fn leave_queue(&self, state: &mut dyn Writer, old: &RequestMemory) {
+        let shared = layout::request_queue_of_leaf(queued_at(old), old.leaf_index);
+        let Some(ids) = state.value(&shared) else {
+            state.delete(&layout::request_queue(queued_at(old), &self.id));
+            return;
+        };
+        let others: Vec<u8> = ids
+            .chunks(self.id.len())
+            .filter(|id| *id != self.id)
+            .flatten()
+            .copied()
+            .collect();
+        match others.is_empty() {
+            true => state.delete(&shared),
+            false => state.put(&shared, &others),
+        }
+    }
+}
+
+/// Queues the ids of one leaf to be forgotten together: a queue costs as much for each of its rows as the memory itself.
+pub(crate) fn queue(state: &mut dyn Writer, at: UnixMs, leaf: &Appended, ids: &[[u8; 16]]) {
+    let key = layout::request_queue_of_leaf(at, leaf.index.0);
+    state.put(&key, ids.as_flattened());
 }
 
 /// Where in the queue a memory stands: [`USABLE_MS`] before it is forgotten.
@@ -108,9 +146,7 @@ impl ChangeRequest {
 
     /// Names the request in its leaf.
     pub(crate) fn name_in(&self, private: &mut Private) {
-        private
-            .fields
-            .insert(Field::RequestId, hex::encode(self.0.id));
+        private.fields.insert(Field::RequestId, self.0.hex());
     }
 
     pub(crate) fn remember(&self, applying: &mut Applying<'_>, leaf: &Appended) {

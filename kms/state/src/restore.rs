@@ -108,6 +108,7 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         (_, layout::ALIASES, 1..=ALIAS_BYTES_MAX) => DatasetId::try_from(value).is_ok(),
         (_, layout::LEASES, 32) => LeaseRecord::decode(value).is_ok(),
         (_, layout::LEASE_QUEUE, 40) | (_, layout::REQUEST_QUEUE, 24) => value.is_empty(),
+        (_, layout::REQUEST_QUEUE, 16) => value.len() % 16 == 0 && !value.is_empty(),
         (_, layout::REQUESTS, 16) => RequestMemory::decode(value).is_ok(),
         (_, layout::USED_APPROVALS, 16) => value.len() == 8,
         (_, layout::BOOTS, 16) => UnsealRecord::decode(value).is_ok(),

@@ -253,7 +253,7 @@ fn actor(draw: &mut Draw, record: &mut Record) {
 }
 
 fn kind(draw: &mut Draw, record: &mut Record) {
-    let dice = draw.rng.random_range(0..6);
+    let dice = draw.rng.random_range(0..8);
     match &mut record.kind {
         Some(Asked::Lease(issue) | Asked::MetadataLease(issue)) => lease(dice, issue),
         Some(Asked::Opens(opens)) => match dice {
@@ -276,7 +276,7 @@ fn lease(dice: u32, issue: &mut LeaseIssue) {
     match dice {
         0 => issue.lease_id = Bytes::from_static(b"short"),
         1 => issue.holder = Bytes::from_static(b"short"),
-        2 => issue.kek_version = issue.kek_version.wrapping_sub(1),
+        2 | 6 | 7 => issue.kek_version = issue.kek_version.wrapping_sub(1),
         3 => issue.kek_version += 1,
         4 => issue.expires_at_ms = issue.issued_at_ms,
         _ => issue.expires_at_ms += 2 * HOUR,

@@ -11,10 +11,11 @@ use proto::store::MemoryStore;
 use proto::v1::{Grant, KekRecord, KeyState};
 use rand::Rng;
 use rand::rngs::StdRng;
-use tlog::{Field, Hash};
+use tlog::{Field, Hash, Kind};
 
 use super::model::{Key, Leaf, Model};
 use super::region::DATASETS;
+use super::uses::Opened;
 use crate::{Broken, hold};
 
 /// Everything but the log.
@@ -184,6 +185,32 @@ fn told(leaf: &[u8], openings: &[u8]) -> Result<Leaf, String> {
         purpose: leaf.purpose().clone(),
         dataset,
         actor: shown.fields.get(&Field::Actor).cloned().unwrap_or_default(),
+        opened: match leaf.kind() {
+            Kind::Open => Some(opened(&shown)?),
+            _ => None,
+        },
+    })
+}
+
+/// What a leaf says of the opens in it.
+fn opened(shown: &tlog::Disclosure) -> Result<Opened, String> {
+    let field = |field: Field| shown.fields.get(&field).cloned().unwrap_or_default();
+    let details: serde_json::Value =
+        serde_json::from_str(&field(Field::Details)).map_err(|e| e.to_string())?;
+    let numbers = |list: &Vec<serde_json::Value>| {
+        let numbers = list
+            .iter()
+            .map(|number| number.as_u64().map(|n| n as usize));
+        numbers.collect::<Option<Vec<usize>>>()
+    };
+    Ok(Opened {
+        requests: field(Field::RequestId)
+            .split(',')
+            .map(str::to_owned)
+            .collect(),
+        objects_of: details["objects_of"].as_array().and_then(numbers),
+        objects: shown.objects.len(),
+        bytes: field(Field::Bytes),
     })
 }
 

@@ -16,7 +16,7 @@ use proto::v1::{
 use tlog::{Kind, Purpose};
 
 use super::region::witness_policy;
-use super::uses::{Memory, Use};
+use super::uses::{Memory, Opened, Use};
 
 /// What a command comes to.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +91,8 @@ pub(super) struct Leaf {
     pub(super) dataset: Option<(Bytes, u64)>,
     /// Who caused it, as its opening says.
     pub(super) actor: String,
+    /// Of an open.
+    pub(super) opened: Option<Opened>,
 }
 
 /// The KMS of the region.
@@ -869,6 +871,7 @@ impl Judging<'_> {
             purpose,
             dataset,
             actor,
+            opened: None,
         });
         self.model.leaves.len() as u64 - 1
     }

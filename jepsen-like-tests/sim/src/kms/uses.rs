@@ -1,13 +1,15 @@
 //! What becomes of uses of keys: leases, metadata leases and opens, their retries and how long they are remembered.
 //!
-//! Owns the rule that a use has one leaf, and that a retry within a minute finds it again; of a change of a key, within
-//! an hour.
+//! Owns the rule that a use has one leaf, which opens of one command share where dataset and claim are the same, and that
+//! a retry within a minute finds it again; of a change of a key, within an hour.
 
 use bytes::Bytes;
 use prost::Message as _;
 use proto::ids::{DatasetId, LeaseId, Role};
 use proto::v1::record::Kind as Asked;
-use proto::v1::{KeyState, KmsRefusal, LeaseIssue, OpenedItem, Record, RecordAnswer, RecordBatch};
+use proto::v1::{
+    Claim, KeyState, KmsRefusal, LeaseIssue, OpenedItem, Record, RecordAnswer, RecordBatch,
+};
 use tlog::{Kind, Purpose};
 
 use super::model::{Judging, Key, Model, Ruled, Stop, dataset_id, moved, stated};
@@ -53,6 +55,59 @@ struct Checked {
     actor: String,
     /// Id and expiry.
     lease: Option<(LeaseId, u64)>,
+    /// Objects and bytes of an open.
+    opens: Option<(usize, u64)>,
+}
+
+/// Opens that wait for the leaf they share.
+struct Wait {
+    dataset: DatasetId,
+    claim: Claim,
+    purpose: Purpose,
+    actor: String,
+    opens: Vec<Opens>,
+}
+
+struct Opens {
+    place: usize,
+    id: Bytes,
+    asked: Vec<u8>,
+    objects: usize,
+    bytes: u64,
+}
+
+/// What a leaf says of the opens in it: the requests, what each named, and how much it is together.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Opened {
+    pub(super) requests: Vec<String>,
+    /// None where there is one request.
+    pub(super) objects_of: Option<Vec<usize>>,
+    pub(super) objects: usize,
+    pub(super) bytes: String,
+}
+
+impl Wait {
+    fn takes(&self, objects: usize, bytes: u64) -> bool {
+        let held: usize = self.opens.iter().map(|open| open.objects).sum();
+        held + objects <= 256 && sum(&self.opens) + u128::from(bytes) <= u128::from(u64::MAX)
+    }
+}
+
+fn sum(opens: &[Opens]) -> u128 {
+    opens.iter().map(|open| u128::from(open.bytes)).sum()
+}
+
+impl Opened {
+    fn by(opens: &[Opens]) -> Self {
+        let digits = |id: &Bytes| id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let objects: Vec<usize> = opens.iter().map(|open| open.objects).collect();
+        Self {
+            requests: opens.iter().map(|open| digits(&open.id)).collect(),
+            objects: objects.iter().sum(),
+            objects_of: (objects.len() > 1).then_some(objects),
+            bytes: sum(opens).to_string(),
+        }
+    }
 }
 
 impl Model {
@@ -73,21 +128,64 @@ impl Judging<'_> {
             return Err(Stop::Unknown);
         }
         let alone = batch.records.len() == 1;
-        let mut answers = Vec::new();
-        for record in &batch.records {
-            answers.push(match self.record(record, alone) {
-                Ok(answer) => answer,
-                Err(Stop::Refused(refused)) => RecordAnswer {
-                    refused: refused.reason,
-                    ..RecordAnswer::default()
-                },
+        let mut answers = vec![RecordAnswer::default(); batch.records.len()];
+        let mut waits: Vec<Wait> = Vec::new();
+        for (place, record) in batch.records.iter().enumerate() {
+            let mut waiting = waits.iter().flat_map(|wait| &wait.opens);
+            if waiting.any(|open| open.id == record.request_id) {
+                self.write(&mut waits, &mut answers);
+            }
+            match self.record(record, alone, place, &mut waits) {
+                Ok(Some(answer)) => answers[place] = answer,
+                Ok(None) => {}
+                Err(Stop::Refused(refused)) => answers[place].refused = refused.reason,
                 Err(Stop::Unknown) => return Err(Stop::Unknown),
-            });
+            }
         }
+        self.write(&mut waits, &mut answers);
         Ok(answers)
     }
 
-    fn record(&mut self, record: &Record, alone: bool) -> Ruled<RecordAnswer> {
+    /// Writes the leaves that are waited for, in the order in which they were begun.
+    fn write(&mut self, waits: &mut Vec<Wait>, answers: &mut [RecordAnswer]) {
+        for wait in waits.drain(..) {
+            let leaf = self.append(Kind::Open, wait.purpose, Some(&wait.dataset), wait.actor);
+            let opened = Opened::by(&wait.opens);
+            self.used(&wait.dataset, opened.objects as u64);
+            self.model.leaves[leaf as usize].opened = Some(opened);
+            for open in wait.opens {
+                let memory = self.memory(open.asked, leaf, Bytes::new());
+                answers[open.place] = self.found(&memory, false);
+                self.model.memory.insert(open.id, memory);
+            }
+        }
+    }
+
+    fn memory(&self, asked: Vec<u8>, leaf: u64, lease: Bytes) -> Memory {
+        Memory {
+            asked,
+            leaf,
+            time: self.model.time,
+            until: self.model.time + REMEMBERED_MS,
+            lease,
+        }
+    }
+
+    fn used(&mut self, dataset: &DatasetId, times: u64) {
+        let key = self.model.keys.get_mut(dataset);
+        if let Some((_, _, uses)) = key.and_then(|key| key.plan.as_mut()) {
+            *uses += times;
+        }
+    }
+
+    /// The answer; none of an open, which waits for its leaf.
+    fn record(
+        &mut self,
+        record: &Record,
+        alone: bool,
+        place: usize,
+        waits: &mut Vec<Wait>,
+    ) -> Ruled<Option<RecordAnswer>> {
         let checked = self.checked(record)?;
         let asked = without_attempt(record);
         let lease = checked.lease.map(|(id, _)| Bytes::from(id));
@@ -98,7 +196,7 @@ impl Judging<'_> {
             }
             // A lease key is kept nowhere: a retry that brings another lease is another lease.
             if lease.is_none() || lease.as_ref() == Some(&memory.lease) {
-                return Ok(self.found(&memory, true));
+                return Ok(Some(self.found(&memory, true)));
             }
         }
         if let Some((id, expires)) = checked.lease {
@@ -128,25 +226,34 @@ impl Judging<'_> {
             actor,
             ..
         } = checked;
-        let used = match &record.kind {
-            Some(Asked::Opens(opens)) => opens.items.len() as u64,
-            _ => 1,
+        let Some((objects, bytes)) = checked.opens else {
+            self.used(&dataset, 1);
+            let leaf = self.append(kind, purpose, Some(&dataset), actor);
+            let memory = self.memory(asked, leaf, lease.unwrap_or_default());
+            let answer = self.found(&memory, false);
+            self.model.memory.insert(record.request_id.clone(), memory);
+            return Ok(Some(answer));
         };
-        if let Some(Some((_, _, uses))) = self.model.keys.get_mut(&dataset).map(|k| k.plan.as_mut())
-        {
-            *uses += used;
-        }
-        let leaf = self.append(kind, purpose, Some(&dataset), actor);
-        let memory = Memory {
+        let claim = record.claim.clone().expect("it was checked");
+        let open = Opens {
+            place,
+            id: record.request_id.clone(),
             asked,
-            leaf,
-            time: self.model.time,
-            until: self.model.time + REMEMBERED_MS,
-            lease: lease.unwrap_or_default(),
+            objects,
+            bytes,
         };
-        let answer = self.found(&memory, false);
-        self.model.memory.insert(record.request_id.clone(), memory);
-        Ok(answer)
+        let same = |wait: &&mut Wait| wait.dataset == dataset && wait.claim == claim;
+        match waits.iter_mut().rfind(same) {
+            Some(wait) if wait.takes(objects, bytes) => wait.opens.push(open),
+            _ => waits.push(Wait {
+                dataset,
+                claim,
+                purpose,
+                actor,
+                opens: vec![open],
+            }),
+        }
+        Ok(None)
     }
 
     /// What the id of a change of a key is bound to.
@@ -216,6 +323,7 @@ impl Judging<'_> {
         if key.state_version != record.state_version {
             return Err(moved(KmsRefusal::KeyStateMoved, key.state_version));
         }
+        let mut opened = None;
         let (kind, lease) = match record.kind.as_ref().ok_or(Stop::Unknown)? {
             Asked::Lease(issue) => (Kind::Lease, Some(self.lease(&key, issue, false)?)),
             Asked::MetadataLease(issue) => {
@@ -248,7 +356,7 @@ impl Judging<'_> {
                 let bytes = opens.items.iter().try_fold(0_u64, |sum, item| {
                     sum.checked_add(item.bytes).filter(|_| whole(item))
                 });
-                bytes.ok_or(KmsRefusal::Malformed)?;
+                opened = Some((opens.items.len(), bytes.ok_or(KmsRefusal::Malformed)?));
                 (Kind::Open, None)
             }
         };
@@ -258,6 +366,7 @@ impl Judging<'_> {
             purpose,
             actor: actor.to_string(),
             lease,
+            opens: opened,
         })
     }
 

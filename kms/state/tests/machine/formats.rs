@@ -1,9 +1,9 @@
 //! Golden bytes of state keys, records and a whole state; what an unknown command does.
 
 use bytes::Bytes;
-use kms_state::{At, LEVEL_MAX, apply, layout};
+use kms_state::{At, LEVEL_MAX, LEVEL_SHARED_LEAVES, apply, layout};
 use prost::Message;
-use proto::ids::{DatasetId, LeaseId, LogIndex, NodeId, Role, UnixMs};
+use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
     KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag, KmsCommand, LeaseRecord,
@@ -153,10 +153,26 @@ fn golden_bytes_of_records() {
 }
 
 /// One digest over every key and value that a fixed log leaves behind: any change of a format shows here and
-/// needs a new version of it, not a new digest.
+/// needs a new version or level of it, not a new digest.
 #[test]
 fn golden_digest_of_a_whole_state() {
+    for (level, golden) in [
+        (
+            LEVEL_SHARED_LEAVES,
+            "67ac83a4c40e428e702bd1b0e31124053c9c0f4bd42df0d522dbe8169814143f",
+        ),
+        (
+            FeatureLevel(LEVEL_SHARED_LEAVES.0 - 1),
+            "d405bf42bda363764d5afea5979d15c39d0e59d999ac17a4e5c00734aec2487f",
+        ),
+    ] {
+        assert_eq!(digest_at(level), golden, "level {level}");
+    }
+}
+
+fn digest_at(level: FeatureLevel) -> String {
     let mut lab = Lab::with_key();
+    lab.level = level;
     let mut commands =
         [lab.create(OTHER, 2), lab.rotate()].map(|command| command.expect("granted"));
     // As entries from before changes of keys had request ids.
@@ -180,10 +196,7 @@ fn golden_digest_of_a_whole_state() {
         }
     }
     assert_eq!(kms_state::region_time(&lab.state), UnixMs(START));
-    assert_eq!(
-        hex::encode(tlog::sha256(&[&all]).0),
-        "d405bf42bda363764d5afea5979d15c39d0e59d999ac17a4e5c00734aec2487f"
-    );
+    hex::encode(tlog::sha256(&[&all]).0)
 }
 
 #[test]

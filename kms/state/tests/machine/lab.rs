@@ -4,7 +4,9 @@ use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease, Prepared};
 use kms_state::{At, Authority, LEVEL_MAX, Refusal, apply, invariant};
 use prost::Message;
-use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
+use proto::ids::{
+    DatasetId, FeatureLevel, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs,
+};
 use proto::store::MemoryStore;
 use proto::v1::{
     Action, ApprovalClaim, Claim, Enrolment, EnrolmentSet, Grant, KekRecord, KekVersionRecord,
@@ -169,6 +171,7 @@ pub(crate) struct Lab {
     pub(crate) state: MemoryStore,
     pub(crate) now: u64,
     pub(crate) log: Vec<Vec<u8>>,
+    pub(crate) level: FeatureLevel,
 }
 
 impl Lab {
@@ -178,6 +181,7 @@ impl Lab {
             state: MemoryStore::default(),
             now: START,
             log: Vec::new(),
+            level: LEVEL_MAX,
         }
     }
 
@@ -236,7 +240,7 @@ impl Lab {
         At {
             index: LogIndex(index),
             voters: 3,
-            level: LEVEL_MAX,
+            level: self.level,
         }
     }
 

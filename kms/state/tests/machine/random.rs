@@ -246,12 +246,16 @@ proptest! {
         prop_assert_eq!(&replayed, &lab.state);
 
         // Where a queue begins is remembered, and nothing else comes of it.
-        let below = FeatureLevel(LEVEL_QUEUE_HEADS.0 - 1);
-        let mut without = MemoryStore::default();
-        for (index, bytes) in (1..).zip(&lab.log) {
-            let at = At { index: LogIndex(index), voters: 3, level: below };
-            apply(at, bytes, &mut without).expect("known");
-        }
+        let at_level = |level| {
+            let mut state = MemoryStore::default();
+            for (index, bytes) in (1..).zip(&lab.log) {
+                let at = At { index: LogIndex(index), voters: 3, level };
+                apply(at, bytes, &mut state).expect("known");
+            }
+            state
+        };
+        let without = at_level(FeatureLevel(LEVEL_QUEUE_HEADS.0 - 1));
+        let mut replayed = at_level(LEVEL_QUEUE_HEADS);
         for head in [layout::LEASE_QUEUE_HEAD, layout::REQUEST_QUEUE_HEAD] {
             prop_assert_eq!(without.value(head), None);
             replayed.delete(head);

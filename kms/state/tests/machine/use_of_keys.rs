@@ -1,9 +1,10 @@
 //! Claims about leases, metadata leases and opens.
 
 use kms_state::{
-    CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, Refusal, USABLE_MS, prepare,
+    CLAIM_TEXT_MAX, LEASE_MS_MAX, LEVEL_SHARED_LEAVES, OPEN_ITEMS_MAX, RECORDS_MAX, Refusal,
+    USABLE_MS, prepare,
 };
-use proto::ids::{DatasetId, LeaseId, UnixMs};
+use proto::ids::{DatasetId, FeatureLevel, LeaseId, UnixMs};
 use proto::v1::record::Kind as Use;
 use proto::v1::{KeyState, KmsRefusal, LeaseIssue, Record};
 use tlog::{Field, Kind};
@@ -47,6 +48,7 @@ fn uses_of_several_keys_in_one_command_each_join_the_chain_of_their_own() {
             ..lab.open(request).expect("granted")
         }
     };
+    lab.level = FeatureLevel(LEVEL_SHARED_LEAVES.0 - 1);
     let order = [DATASET, OTHER, DATASET, DATASET, OTHER];
     let records = (10..).zip(order).map(|(n, dataset)| of(&lab, n, dataset));
     let answers = lab.records(records.collect());
@@ -63,6 +65,112 @@ fn uses_of_several_keys_in_one_command_each_join_the_chain_of_their_own() {
         let key = kms_state::key(&lab.state, &dataset).expect("created");
         assert_eq!(key.leaf_sequence, leaves);
     }
+}
+
+/// Opens as a leader batches them: of two gateways, one of them for two purposes.
+fn several_opens(lab: &Lab) -> Vec<Record> {
+    let asked = [
+        ("gateway/g1", "", vec![item(1, 10)]),
+        ("gateway/g2", "", vec![item(2, 20)]),
+        ("gateway/g1", "", vec![item(3, 30), item(4, 40)]),
+        ("gateway/g1", "reseal", vec![item(5, 50)]),
+        ("gateway/g1", "", vec![item(6, 60)]),
+    ];
+    let records = (10..).zip(asked).map(|(request, (who, purpose, items))| {
+        let open = lab.open_as(who, request, purpose, items);
+        open.expect("granted").record
+    });
+    records.collect()
+}
+
+#[test]
+fn opens_that_are_recorded_together_share_a_leaf_where_dataset_and_claim_are_the_same() {
+    let mut lab = Lab::with_key();
+    let opens = several_opens(&lab);
+    let answers = lab.records(opens.clone());
+    let leaves: Vec<_> = answers.iter().map(|answer| answer.leaf_index).collect();
+    assert_eq!(leaves, [2, 3, 2, 4, 2]);
+    let (leaf, shown) = lab.leaf(2);
+    assert_eq!(leaf.kind(), Kind::Open);
+    let ids = [10, 12, 14].map(|id| hex::encode([id; 16])).join(",");
+    assert_eq!(shown.fields[&Field::RequestId], ids);
+    assert_eq!(shown.fields[&Field::Bytes], "140");
+    assert_eq!(shown.fields[&Field::Actor], id("gateway/g1").to_string());
+    let details = r#"{"usable_ms":60000,"objects_of":[1,2,1]}"#;
+    assert_eq!(shown.fields[&Field::Details], details);
+    let versions = shown.objects.iter().map(|object| {
+        let object: tlog::ObjectItem =
+            serde_json::from_str(object.as_ref().expect("shown")).expect("an item");
+        object.version[..2].to_owned()
+    });
+    assert_eq!(versions.collect::<Vec<_>>(), ["01", "03", "04", "06"]);
+    // Each is remembered by itself.
+    for (open, first) in opens.into_iter().zip(answers) {
+        let again = lab.record(open);
+        assert!(again.reused);
+        assert_eq!(
+            (again.leaf_index, again.leaf_hash),
+            (first.leaf_index, first.leaf_hash)
+        );
+    }
+}
+
+#[test]
+fn below_its_level_no_leaf_is_shared() {
+    let mut lab = Lab::with_key();
+    lab.level = FeatureLevel(LEVEL_SHARED_LEAVES.0 - 1);
+    let answers = lab.records(several_opens(&lab));
+    let leaves: Vec<_> = answers.iter().map(|answer| answer.leaf_index).collect();
+    assert_eq!(leaves, [2, 3, 4, 5, 6]);
+}
+
+#[test]
+fn a_shared_leaf_names_no_more_objects_and_bytes_than_one_open_may() {
+    let mut lab = Lab::with_key();
+    let open = |lab: &Lab, request, items| {
+        let open = lab.open_as("gateway/g1", request, "", items);
+        open.expect("granted").record
+    };
+    let half = vec![item(1, 1); OPEN_ITEMS_MAX / 2];
+    let mut opens: Vec<_> = (1..=3).map(|n| open(&lab, n, half.clone())).collect();
+    opens.push(open(&lab, 4, vec![item(1, u64::MAX)]));
+    let answers = lab.records(opens);
+    let leaves: Vec<_> = answers.iter().map(|answer| answer.leaf_index).collect();
+    assert_eq!(leaves, [2, 2, 3, 4]);
+    let (_, shown) = lab.leaf(2);
+    assert_eq!(shown.objects.len(), OPEN_ITEMS_MAX);
+}
+
+#[test]
+fn a_lease_among_opens_has_its_own_leaf_and_what_is_refused_is_in_none() {
+    let mut lab = Lab::with_key();
+    let lease = lab.lease(2, 1).expect("granted");
+    let mut refused = lab.open(3).expect("granted");
+    refused.state_version += 1;
+    let opens = [1, 4].map(|request| lab.open(request).expect("granted"));
+    let [first, last] = opens;
+    let answers = lab.records(vec![first, lease, refused, last]);
+    let reasons: Vec<_> = answers.iter().map(reason).collect();
+    let fine = KmsRefusal::Unspecified;
+    assert_eq!(reasons, [fine, fine, KmsRefusal::KeyStateMoved, fine]);
+    assert_eq!(answers[0].leaf_index, answers[3].leaf_index);
+    assert_ne!(answers[0].leaf_index, answers[1].leaf_index);
+    let (_, shown) = lab.leaf(answers[0].leaf_index);
+    let ids = [1, 4].map(|id| hex::encode([id; 16])).join(",");
+    assert_eq!(shown.fields[&Field::RequestId], ids);
+    assert_eq!(lab.key().leaf_sequence, 3);
+}
+
+#[test]
+fn a_request_id_that_waits_for_its_leaf_serves_no_other_request() {
+    let mut lab = Lab::with_key();
+    let open = lab.open(1).expect("granted");
+    let mut other = open.clone();
+    other.claim.as_mut().expect("there").case_id = "another".into();
+    let third = lab.open(2).expect("granted");
+    let answers = lab.records(vec![open, other, third]);
+    assert_eq!(reason(&answers[1]), KmsRefusal::RequestIdReused);
+    assert_ne!(answers[0].leaf_index, answers[2].leaf_index);
 }
 
 #[test]
@@ -370,7 +478,7 @@ fn one_bad_record_spoils_no_other() {
     let reasons: Vec<_> = answers.iter().map(reason).collect();
     let (fine, moved) = (KmsRefusal::Unspecified, KmsRefusal::KeyStateMoved);
     assert_eq!(reasons, [fine, moved, fine]);
-    assert_eq!(answers[2].leaf_index, answers[0].leaf_index + 1);
+    assert_eq!(answers[2].leaf_index, answers[0].leaf_index);
 }
 
 #[test]

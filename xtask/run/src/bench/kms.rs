@@ -1,7 +1,9 @@
 //! Opens of our KMS beside encrypts of OpenBao's transit engine, in one run on one machine.
 //!
 //! Owns the rows and the floors. Ours are three replicas, TLS 1.3 with a hybrid exchange between all, every open
-//! committed by a majority, synced and a leaf of the log before its key is sent; theirs is one server.
+//! committed by a majority, synced and in a leaf of the log before its key is sent; theirs is one server. Callers are of
+//! one identity and claim, so that opens that are recorded together share a leaf; one row, and the log's, are of requests
+//! that share none.
 
 mod openbao;
 mod ours;
@@ -209,6 +211,17 @@ impl Ours {
             leader_cpu_ms = (after.1 - before.1) / count;
             rows.push(done);
         }
+        let alone = callers(CLIENTS[2]).await?;
+        let alone = alone.into_iter().map(Caller::with_own_cases).collect();
+        row(
+            "reduit open, a leaf each",
+            alone,
+            1,
+            window,
+            opens(1),
+            report,
+        )
+        .await?;
         let one = callers(1).await?;
         let pipelined = row("reduit open, one stream", one, 1, window, streamed, report).await?;
         let batched = callers(BATCH_CLIENTS).await?;
@@ -216,6 +229,7 @@ impl Ours {
         let batch = row("reduit open, batch", batched, BATCH, window, task, report).await?;
         let mut sampler = callers(1).await?.pop().context("a caller")?;
         let streams = callers(STREAMS).await?;
+        let streams = streams.into_iter().map(Caller::with_own_cases).collect();
         let sampling = async {
             let mut latency = Latency::new();
             let until = Instant::now() + window;

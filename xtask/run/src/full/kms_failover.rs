@@ -129,7 +129,8 @@ pub(crate) async fn run(local: &mut Local, leaders: u32) -> Result<()> {
     opens.progress().await?;
     let (answered, mut leaves) = opens.end().await?;
     leaves.append(&mut probed);
-    let unanswered = every_release_has_its_record(local, &leaves).await?;
+    let released = answered + 2 * u64::from(leaders);
+    let unanswered = every_release_has_its_record(local, &leaves, released).await?;
     report(&mut killed);
     println!(
         "  {answered} opens under load and {} probes, each after its record; {unanswered} records of opens whose answer \
@@ -141,11 +142,15 @@ pub(crate) async fn run(local: &mut Local, leaders: u32) -> Result<()> {
     Ok(())
 }
 
-/// Looks every leaf up that came with a key. Answers how many more opens are on record than were answered.
-async fn every_release_has_its_record(local: &Local, released: &BTreeSet<u64>) -> Result<usize> {
+/// Looks up the leaves that came with the keys that were released, so many of them. Answers how many more are on record.
+async fn every_release_has_its_record(
+    local: &Local,
+    leaves: &BTreeSet<u64>,
+    released: u64,
+) -> Result<u64> {
     let auditor = region_as(local, AUDITOR, Tuning::default()).await?;
     let mut reader = auditor.keys().leaves(0, false);
-    let mut recorded = BTreeSet::new();
+    let (mut recorded, mut objects) = (BTreeSet::new(), 0);
     loop {
         let page = reader.page().await?;
         if page.is_empty() {
@@ -155,15 +160,20 @@ async fn every_release_has_its_record(local: &Local, released: &BTreeSet<u64>) -
             let leaf = tlog::Leaf::parse(&entry.leaf)?;
             if leaf.kind() == tlog::Kind::Open {
                 recorded.insert(entry.index);
+                objects += leaf.objects().len() as u64;
             }
         }
     }
-    let without: Vec<_> = released.difference(&recorded).collect();
+    let without: Vec<_> = leaves.difference(&recorded).collect();
     ensure!(
         without.is_empty(),
         "keys came out under leaves that record no open: {without:?}"
     );
-    Ok(recorded.len() - released.len())
+    ensure!(
+        objects >= released,
+        "{released} keys came out, and {objects} are on record"
+    );
+    Ok(objects - released)
 }
 
 fn at(sorted: &[Duration], quantile: f64) -> Duration {

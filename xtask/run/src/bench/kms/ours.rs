@@ -33,6 +33,8 @@ pub(super) struct Caller {
     session: Bytes,
     token: Bytes,
     dataset: Bytes,
+    /// Whether each request is of a case of its own, and so has a leaf of its own: opens of one claim share one.
+    own_cases: bool,
 }
 
 pub(super) fn random<const N: usize>() -> Bytes {
@@ -108,7 +110,16 @@ impl Caller {
             session: opened.session_id,
             token: lease.token,
             dataset: dataset.clone(),
+            own_cases: false,
         })
+    }
+
+    /// Each of its requests has a leaf that it shares with no other.
+    pub(super) fn with_own_cases(self) -> Self {
+        Self {
+            own_cases: true,
+            ..self
+        }
     }
 
     fn request(&self, items: usize) -> v1::OpenRequest {
@@ -119,8 +130,14 @@ impl Caller {
             name_commitment: random::<32>(),
             bytes: 4096,
         };
+        let request_id = random::<16>();
+        let claim = self.own_cases.then(|| v1::Claim {
+            case_id: hex::encode(&request_id),
+            ..Default::default()
+        });
         v1::OpenRequest {
-            request_id: random::<16>(),
+            request_id,
+            claim,
             session_id: self.session.clone(),
             dataset_id: self.dataset.clone(),
             items: (0..items).map(|_| item()).collect(),
