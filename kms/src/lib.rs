@@ -19,6 +19,7 @@ mod core;
 mod cosigner;
 mod custody;
 mod destruction;
+mod erase;
 mod fault;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -19,6 +19,8 @@ pub(crate) struct Changes {
     pub(crate) authority_version: u64,
     /// 0 before custody of the root key first changes.
     pub(crate) custody_version: u64,
+    /// Snapshots that have replaced the state in this life of the process.
+    pub(crate) installs: u64,
 }
 
 /// The machine of the KMS's only group.
@@ -35,11 +37,13 @@ impl KmsMachine {
 
     fn look(&self, state: &dyn Reader) {
         let authority_version = kms_state::authority_version(state);
-        let now = Changes {
-            authority_version,
-            custody_version: kms_state::custody_version(state),
-        };
+        let custody_version = kms_state::custody_version(state);
         self.changes.send_if_modified(|changes| {
+            let now = Changes {
+                authority_version,
+                custody_version,
+                ..*changes
+            };
             let changed = *changes != now;
             *changes = now;
             changed
@@ -76,5 +80,6 @@ impl Machine for KmsMachine {
 
     fn installed(&self, _through: LogIndex, state: &dyn Reader, _local: &mut dyn Writer) {
         self.look(state);
+        self.changes.send_modify(|changes| changes.installs += 1);
     }
 }

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use proto::ids::{GroupId, Role};
 use replica::disk::RealDisk;
 use replica::host::{Admission, Host, HostFailure, HostOptions, OpenError, Tuning, check_resumes};
+use replica::log::{LogOptions, Retired};
 use replica::net::TonicDialer;
 use replica::state::StateOptions;
 use tokio::net::TcpListener;
@@ -57,9 +58,9 @@ const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long requests that were cut may take to notice.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);
-/// A leaf and its openings are written once and hardly ever again: compaction has no business with them. A key's record
-/// is rewritten with every use, and stays below while it has one version and few labels.
-const BLOB_BYTES_MIN: u64 = 512;
+/// A leaf and its openings are written once and hardly ever again: compaction has no business with them. What holds a
+/// wrapped key stays below, where a compaction of its own range erases what was replaced.
+const BLOB_BYTES_MIN: u64 = kms_state::WRAPPED_ROW_BYTES_MAX as u64 + 1;
 const ENROLMENTS_FILE: &str = "enrolments";
 
 /// Why a replica did not start.
@@ -352,6 +353,7 @@ impl Replica {
         self.drivers.spawn(core.clone().record_unseals());
         self.drivers.spawn(core.clone().confirm_keys());
         self.drivers.spawn(core.clone().destroy_due_keys());
+        self.drivers.spawn(core.clone().erase_ended_keys());
         self.drivers.spawn(core.clone().rotate_due_keys());
         self.drivers.spawn(core.clone().publish_checkpoints());
         self.drivers.spawn(sweep(core.clone()));
@@ -524,7 +526,10 @@ fn open_host(
         dir: raft_dir(config),
         disk: Arc::new(RealDisk),
         dialer: Arc::new(dialer),
-        log: Default::default(),
+        log: LogOptions {
+            retired: Retired::Zero,
+            ..LogOptions::default()
+        },
         state: StateOptions {
             blob_bytes_min: BLOB_BYTES_MIN,
             ..StateOptions::default()

@@ -715,4 +715,11 @@ impl KmsPeer for Services {
         let recorded = self.0.record_unsealed(&peer, request.into_inner()).await;
         answer("RecordUnsealed", recorded)
     }
+
+    async fn record_erased(&self, request: Request<v1::ConfirmErased>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Kms])?;
+        let recorded = self.0.record_erased(&peer, request.into_inner()).await;
+        answer("RecordErased", recorded)
+    }
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -242,6 +243,55 @@ fn state_holds(region: &Region, at: usize, bytes: &[u8]) -> bool {
     found
 }
 
+/// The file of a replica that holds one of these wrapped keys, if any does: by its sealed part, which is random.
+fn file_holds(region: &Region, at: usize, wrapped: &[Bytes]) -> Option<PathBuf> {
+    let finders: Vec<_> = wrapped
+        .iter()
+        .map(|key| memchr::memmem::Finder::new(&key[key.len() - 64..]))
+        .collect();
+    let mut folders = vec![region.places[at].config.data_dir.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            // The engine removes files while it works.
+            let Ok(content) = std::fs::read(&path) else {
+                continue;
+            };
+            if finders.iter().any(|finder| finder.find(&content).is_some()) {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+/// Waits until every replica has said that its files hold nothing of the key, and looks.
+async fn erased(region: &Region, wrapped: &[Bytes]) {
+    let all_have_said = async {
+        let waited_for = |at| {
+            let state = region.replica(at).group().reader().expect("a state");
+            let key = kms_state::key(&*state, &DatasetId(DATASET)).expect("a key");
+            kms_state::not_erased(&*state, &key)
+        };
+        while (0..REPLICAS).any(|at| !waited_for(at).is_empty()) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    };
+    let all_have_said = tokio::time::timeout(LOOKED_AT, all_have_said).await;
+    all_have_said.expect("every replica erases what was ended");
+    for at in 0..REPLICAS {
+        let holds = file_holds(region, at, wrapped);
+        assert_eq!(
+            holds, None,
+            "a wrapped key is still in a file of replica {at}"
+        );
+    }
+}
+
 fn key_at(region: &Region, at: usize) -> v1::KekRecord {
     let state = region.replica(at).group().reader().expect("a state");
     kms_state::key(&*state, &DatasetId(DATASET)).expect("a key")
@@ -305,6 +355,11 @@ async fn a_key_that_is_due_is_destroyed_on_every_replica_and_opens_nothing_for_e
         .collect();
     assert_eq!(wrapped.len(), 4, "two versions");
     assert!(wrapped.iter().all(|key| state_holds(&region, leader, key)));
+    let in_files = (0..REPLICAS).all(|at| file_holds(&region, at, &wrapped).is_some());
+    assert!(
+        in_files,
+        "what is looked for below is found while it is there"
+    );
 
     // A hold that comes while the destruction is pending keeps the key beyond its time.
     let retained = now().0 + 8 * DAY_MS;
@@ -337,6 +392,7 @@ async fn a_key_that_is_due_is_destroyed_on_every_replica_and_opens_nothing_for_e
             "destroyed at {when}, due {due}, retained until {retained}"
         );
     }
+    erased(&region, &wrapped).await;
     opens_nothing(&app, &sealed).await;
     for what in [
         Do::Enable,

@@ -40,11 +40,13 @@ pub enum Switch {
     IgnorePolicy,
     /// P3: purposes are not bound to roles: a service states a person's.
     AnyonesPurpose,
+    /// P2: a replica says that it erased what was ended, and does not.
+    KeepEnded,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -60,6 +62,7 @@ impl Switch {
         Self::PlaintextOnNode,
         Self::IgnorePolicy,
         Self::AnyonesPurpose,
+        Self::KeepEnded,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -80,6 +83,7 @@ impl Switch {
             Self::PlaintextOnNode => "plaintext_on_node",
             Self::IgnorePolicy => "ignore_policy",
             Self::AnyonesPurpose => "anyones_purpose",
+            Self::KeepEnded => "keep_ended",
         }
     }
 }

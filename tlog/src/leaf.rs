@@ -101,6 +101,8 @@ pub enum Kind {
     SealProvisioned,
     /// A token's seal of a root key was given up.
     SealDropped,
+    /// A replica states that none of its files holds what was ended of keys.
+    KeysErased,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

@@ -98,6 +98,12 @@ const PROMISES: &[Promise] = &[
         test: "dual_control_takes_two_distinct_others",
     },
     Promise {
+        says: "P2 ended keys left in the replicas' files",
+        switch: "keep_ended",
+        target: Some("destruction"),
+        test: "a_key_that_is_due_is_destroyed_on_every_replica_and_opens_nothing_for_ever",
+    },
+    Promise {
         says: "P6 precondition ignored, by seeds",
         switch: "ignore_precondition",
         target: Some("simulation"),

@@ -40,12 +40,38 @@ pub(crate) fn what_remains(report: &v1::KeyImpactReply, key: &v1::KekRecord) -> 
     };
     let epochs: Vec<_> = epochs(key).iter().map(ToString::to_string).collect();
     format!(
-        "destroyed live, recoverable from backups, logs and snapshots made before {before} with {} of {} shares of root \
-         epoch {}",
+        "destroyed, and erased from each replica's files once that says so on record; recoverable from backups made \
+         before {before} with {} of {} shares of root epoch {}",
         report.shares_needed,
         report.shares,
         epochs.join(", ")
     )
+}
+
+/// What is left of what was last ended of a key; nothing where nothing was.
+pub(crate) fn left(info: &v1::KeyInfo) -> Vec<String> {
+    let Some(key) = info.key.as_ref().filter(|key| key.ended_leaf > 0) else {
+        return Vec::new();
+    };
+    let mut lines = vec![match &info.not_erased[..] {
+        [] => format!(
+            "what leaf {} ended is erased from every replica's files, as each has said on record",
+            key.ended_leaf
+        ),
+        silent => format!(
+            "what leaf {} ended may still be in files of {}: they have not said that they erased it",
+            key.ended_leaf,
+            silent.join(", ")
+        ),
+    }];
+    if !info.recoverable_under.is_empty() {
+        let epochs: Vec<_> = info.recoverable_under.iter().map(u32::to_string).collect();
+        lines.push(format!(
+            "recoverable from backups made before, with shares of root epoch {}",
+            epochs.join(", ")
+        ));
+    }
+    lines
 }
 
 /// What keeps a key from being destroyed, or why that is not known.
@@ -352,10 +378,37 @@ mod tests {
                 "hold: none",
                 "live leases: none",
                 "last used: not within the log's last 7 leaves",
-                "if destroyed: destroyed live, recoverable from backups, logs and snapshots made before the destruction \
-                 (1970-01-02T00:00:00Z) with 3 of 5 shares of root epoch 1, 2",
+                "if destroyed: destroyed, and erased from each replica's files once that says so on record; recoverable \
+                 from backups made before the destruction (1970-01-02T00:00:00Z) with 3 of 5 shares of root epoch 1, 2",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_left_of_what_was_ended_is_named_by_replica_and_by_epoch() {
+        let ended = v1::KekRecord {
+            ended_leaf: 40,
+            ..key()
+        };
+        let info = |key: &v1::KekRecord, not_erased: &[&str]| v1::KeyInfo {
+            key: Some(key.clone()),
+            not_erased: not_erased.iter().map(|&name| name.to_owned()).collect(),
+            recoverable_under: vec![1, 2],
+            ..v1::KeyInfo::default()
+        };
+        assert_eq!(
+            left(&info(&ended, &["spiffe://ch-zrh/kms/k2"])),
+            [
+                "what leaf 40 ended may still be in files of spiffe://ch-zrh/kms/k2: they have not said that they erased it",
+                "recoverable from backups made before, with shares of root epoch 1, 2",
+            ]
+        );
+        let clean = left(&info(&ended, &[]));
+        assert!(
+            clean[0].contains("erased from every replica's files"),
+            "{clean:?}"
+        );
+        assert!(left(&info(&key(), &[])).is_empty(), "nothing was ended");
     }
 
     #[test]

@@ -298,6 +298,8 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             keys.end_versions(id, below, &approvers).await?
         }
     };
+    let left = key_report::left(&info);
+    let (not_erased, recoverable) = (info.not_erased.clone(), info.recoverable_under.clone());
     let shard_confirmed = info.shard_confirmed;
     let (latest_lease_expiry_ms, oldest) = (info.latest_lease_expiry_ms, info.oldest_version);
     let key = of_answer(info)?;
@@ -317,6 +319,9 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             "confirmed_by_shard": shard_confirmed,
             "leases_until": until,
             "destroyed_after": destroyed_after,
+            "ended_leaf": (key.ended_leaf > 0).then_some(key.ended_leaf),
+            "not_erased_by": not_erased,
+            "recoverable_under_root_epochs": recoverable,
         }));
         return Ok(());
     }
@@ -331,6 +336,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
     if let Some(older) = key_report::older(&key, oldest) {
         line(older);
     }
+    left.iter().for_each(line);
     if !shard_confirmed && state != "enabled" {
         line("pending: the dataset's shard has not confirmed this state yet");
     }

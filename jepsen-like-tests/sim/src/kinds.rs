@@ -178,6 +178,7 @@ fn of_kms() -> Wanted {
                 "PlanKeyRotation",
                 "RaiseMinVersion",
                 "EndKekVersions",
+                "ConfirmErased",
                 "LabelKey",
                 "RecordUnseal",
                 "ConfirmShard",

@@ -8,6 +8,7 @@
 mod bend;
 mod compare;
 mod draw;
+mod erased;
 mod labels;
 mod model;
 pub(crate) mod region;
@@ -265,6 +266,7 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::RecordUnseal(_)) => "RecordUnseal",
         Some(Command::ConfirmShard(_)) => "ConfirmShard",
         Some(Command::AllocateKmsId(_)) => "AllocateKmsId",
+        Some(Command::ConfirmErased(_)) => "ConfirmErased",
         Some(Command::RegisterShard(_)) => "RegisterShard",
         Some(Command::AdvanceTime(_)) => "AdvanceTime",
         Some(Command::BeginCustody(_)) => "BeginCustody",

@@ -97,6 +97,11 @@ impl<'a> Applying<'a> {
         Appended { index, hash }
     }
 
+    /// Where the next leaf will stand.
+    pub(crate) fn next_leaf(&self) -> LeafIndex {
+        LeafIndex(self.frontier.size())
+    }
+
     /// Stores what every accepted command changes: time and frontier.
     pub(crate) fn finish(self) {
         self.state.put(layout::TIME, &self.now.0.to_be_bytes());

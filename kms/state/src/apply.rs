@@ -14,12 +14,12 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
-    backup, custody, destroy, keys, labels, members, policy, read, records, restore, rotation,
-    time, witnesses,
+    backup, custody, destroy, erase, keys, labels, members, policy, read, records, restore,
+    rotation, time, witnesses,
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 6 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 7 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -50,6 +50,10 @@ pub const LEVEL_RESEAL: FeatureLevel = FeatureLevel(5);
 
 /// From this level on opens of one command, dataset and claim share a leaf: builds below would fork.
 pub const LEVEL_SHARED_LEAVES: FeatureLevel = FeatureLevel(6);
+
+/// From this level on a leader may propose [`Command::ConfirmErased`], and no long row holds a wrapped key: builds below
+/// stop at it.
+pub const LEVEL_ERASE: FeatureLevel = FeatureLevel(7);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -189,6 +193,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::LabelKey(change) => labels::label(applying, change)?,
         Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,
         Command::EndKekVersions(end) => rotation::end(applying, end)?,
+        Command::ConfirmErased(confirm) => erase::confirm(applying, confirm)?,
         Command::BeginBackup(begin) => backup::begin(applying, begin)?,
         Command::ConfirmBackup(confirm) => backup::confirm(applying, confirm)?,
         Command::Init(_)

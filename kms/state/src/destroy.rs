@@ -1,14 +1,15 @@
 //! The end of a key whose destruction is due.
 //!
 //! Owns when that is: by region time, and by the witnesses' time where the region has witnesses. Refuses anybody but a
-//! KMS replica, which adds nothing of its own: who approved stands in the leaf that scheduled it. What stands in logs,
-//! snapshots and backups is not reached from here.
+//! KMS replica, which adds nothing of its own: who approved stands in the leaf that scheduled it. What stands in
+//! files of the replicas they erase; what stands in backups is not reached.
 
 use proto::v1::{DestroyKek, KekRecord, KeyState, KmsDone};
 use tlog::{Kind, Purpose};
 
 use crate::append::Applying;
 use crate::apply::Stop;
+use crate::erase;
 use crate::keys;
 use crate::read;
 use crate::refusal::Refusal;
@@ -24,6 +25,7 @@ pub(crate) fn destroy(applying: &mut Applying<'_>, command: &DestroyKek) -> Resu
         return Err(Refusal::WrongState.into());
     }
     purge(&mut key);
+    erase::ended(applying, &mut key);
     key.destroy_after_ms = 0;
     key.set_state(KeyState::Destroyed);
     key.state_version += 1;

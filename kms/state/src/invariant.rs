@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 use prost::Message;
 use proto::ids::{DatasetId, Role};
 use proto::store::{Reader, prefix_end};
-use proto::v1::{KekRecord, KeyState, LeaseRecord, RequestMemory, TokenSealRecord};
+use proto::v1::{
+    KekRecord, KekVersionRecord, KeyState, LeaseRecord, RequestMemory, TokenSealRecord,
+};
 use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 use crate::authority::Authority;
@@ -16,7 +18,7 @@ use crate::keys::WRAPPED_BYTES;
 use crate::labels::{ALIASES_MAX, TAGS_MAX, by_alias, is_alias, is_tag};
 use crate::rotation::{ROTATION_AGE_MS, ROTATION_USES, metadata_under, oldest_living};
 use crate::witnesses::WitnessRule;
-use crate::{custody, layout, read, requests};
+use crate::{custody, kek_rows, layout, read, requests};
 
 /// What is wrong with a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -240,6 +242,18 @@ pub fn invariant_keys_are_in_order(state: &dyn Reader) -> Checked {
             invariant: NAME,
             what: error.to_string(),
         })?;
+        let key = match key.wrapped_apart {
+            true => {
+                let bare = |v: &KekVersionRecord| {
+                    v.wrapped_kek.is_empty() && v.wrapped_metadata_key.is_empty()
+                };
+                hold(key.versions.iter().all(bare), NAME, || {
+                    "a wrapped key in a long row".into()
+                })?;
+                kek_rows::filled(state, value)
+            }
+            false => key,
+        };
         let dataset = DatasetId::try_from(&key.dataset_id[..]).map_err(|error| Broken {
             invariant: NAME,
             what: error.to_string(),

@@ -6,7 +6,6 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
-use prost::Message;
 use proto::danger::{Switch, broken};
 use proto::ids::{DatasetId, Identity, Role};
 use proto::v1::{
@@ -21,6 +20,8 @@ use crate::apply::Stop;
 use crate::changing::{Changing, begin};
 use crate::custody::rewrap;
 use crate::destroy;
+use crate::erase;
+use crate::kek_rows;
 use crate::layout;
 use crate::read;
 use crate::refusal::Refusal;
@@ -167,6 +168,7 @@ pub(crate) fn change_state(
     }
     if target == KeyState::Destroyed {
         destroy::purge(key);
+        erase::ended(applying, key);
     }
     key.set_state(target);
     Ok(changing.finish(applying, kind, KeyDetails::of))
@@ -353,9 +355,7 @@ pub(crate) fn store(
     key: &KekRecord,
     leaf: &Appended,
 ) -> KmsDone {
-    applying
-        .state
-        .put(&layout::kek(dataset), &key.encode_to_vec());
+    kek_rows::put(applying.state, applying.at.level, dataset, key);
     rewrap::forget_purged(applying, dataset, key);
     of_key(applying, key, leaf.index.0)
 }

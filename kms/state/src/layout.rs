@@ -30,6 +30,9 @@ pub const RESTORE: &[u8] = b"P";
 /// Table of records that wait for the end of a restore, by their own keys.
 pub const RESTORED: u8 = b'z';
 
+/// What ended keys have left for the replicas to erase ([`proto::v1::EraseRecord`]); absent before the first.
+pub const ERASE: &[u8] = b"E";
+
 /// Table of KEK records by dataset ([`proto::v1::KekRecord`]).
 pub const KEKS: u8 = b'k';
 /// Table of datasets by pseudonym: 16 bytes of dataset id.
@@ -60,6 +63,9 @@ pub const OPENINGS: u8 = b'o';
 /// Table of tree hashes by tile level and index: 32 bytes each.
 pub const HASHES: u8 = b'h';
 
+/// Table of wrapped keys that stand apart from their records, by dataset, version and which: 1 the KEK, 2 the metadata
+/// key. Of at most [`crate::WRAPPED_ROW_BYTES_MAX`], as everything with a wrapped key in it is from level 7 on.
+pub const WRAPPED: u8 = b'v';
 /// Table of KEKs wrapped under the root key under way, by dataset and version.
 pub const REWRAPPED: u8 = b'w';
 
@@ -89,6 +95,11 @@ pub fn kek_id(kek_id: &[u8; 16]) -> Vec<u8> {
 /// Key that finds a dataset by an alias of its key.
 pub fn alias(alias: &str) -> Vec<u8> {
     joined(ALIASES, &[alias.as_bytes()])
+}
+
+/// Key of a wrapped key that stands apart from its record.
+pub fn wrapped(dataset: &DatasetId, version: u32, which: u8) -> Vec<u8> {
+    joined(WRAPPED, &[&dataset.0, &version.to_be_bytes(), &[which]])
 }
 
 /// Key of a KEK version wrapped under the root key under way.

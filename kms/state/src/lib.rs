@@ -15,8 +15,10 @@ mod backup;
 mod changing;
 mod custody;
 mod destroy;
+mod erase;
 mod impact;
 pub mod invariant;
+mod kek_rows;
 mod keys;
 mod labels;
 pub mod layout;
@@ -33,9 +35,9 @@ mod time;
 mod witnesses;
 
 pub use apply::{
-    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS,
-    LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES,
-    UnknownCommand, apply,
+    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_ERASE, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY,
+    LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS,
+    LEVEL_SHARED_LEAVES, LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -45,7 +47,9 @@ pub use custody::retire::retirable;
 pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
 pub use custody::token::{TOKEN_SEALS_MAX, token_seal, token_seals};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
+pub use erase::{EraseDue, erase_due, erased_through, not_erased};
 pub use impact::{last_use, live_leases};
+pub use kek_rows::{WRAPPED_ROW_BYTES_MAX, wrapped_ranges};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};
 pub use labels::{
     ALIAS_BYTES_MAX, ALIASES_MAX, TAG_NAME_BYTES_MAX, TAG_VALUE_BYTES_MAX, TAGS_MAX, by_alias,

@@ -6,16 +6,17 @@
 
 use bytes::Bytes;
 use prost::Message;
-use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
+use proto::ids::{DatasetId, Identity, KekId, LeafIndex, LeaseId, UnixMs};
 use proto::store::Reader;
 use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
     Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
-    ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmShard, CreateKek, DestroyKek,
-    EndKekVersions, EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState, KmsCommand,
-    KmsRegion, LabelKey, LeaseIssue, OpenedItem, Opens, PlanKeyRotation, RaiseMinVersion, Record,
-    RecordBatch, RecordUnseal, RegisterShard, RewrappedMetadataKey, RotateKek, UnsealHow,
+    ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmErased, ConfirmShard, CreateKek,
+    DestroyKek, EndKekVersions, EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState,
+    KmsCommand, KmsRegion, LabelKey, LeaseIssue, OpenedItem, Opens, PlanKeyRotation,
+    RaiseMinVersion, Record, RecordBatch, RecordUnseal, RegisterShard, RewrappedMetadataKey,
+    RotateKek, UnsealHow,
 };
 use tlog::Purpose;
 
@@ -496,6 +497,14 @@ pub fn confirm_shard(
         state_version,
     };
     asked.command(authority.version(), Command::ConfirmShard(confirm))
+}
+
+/// Notes that a replica, the requester, has erased what was ended up to and with a leaf.
+pub fn confirm_erased(authority: &Authority, asked: Asked, through: LeafIndex) -> KmsCommand {
+    let confirm = ConfirmErased {
+        through_leaf: through.0,
+    };
+    asked.command(authority.version(), Command::ConfirmErased(confirm))
 }
 
 /// Moves region time to the median of the clocks of a majority of voters, the leader's own included.

@@ -13,6 +13,8 @@ use proto::v1::{
 use tlog::{Frontier, Hash, HashReader, Origin, ProveError, StoredAt};
 
 use crate::custody;
+use crate::erase;
+use crate::kek_rows;
 use crate::layout;
 use crate::rotation;
 
@@ -55,6 +57,12 @@ pub fn authority_version(state: &dyn Reader) -> u64 {
 
 /// A dataset's key with its wrapped versions.
 pub fn key(state: &dyn Reader, dataset: &DatasetId) -> Option<KekRecord> {
+    let row = state.value(&layout::kek(dataset))?;
+    Some(kek_rows::filled(state, &row))
+}
+
+/// As [`key`], without wrapped keys that stand apart: for who only uses it.
+pub(crate) fn key_bare(state: &dyn Reader, dataset: &DatasetId) -> Option<KekRecord> {
     record(state, &layout::kek(dataset))
 }
 
@@ -68,7 +76,7 @@ pub fn keys(state: &dyn Reader, after: Option<&DatasetId>, limit: usize) -> Vec<
     let mut found = Vec::new();
     state.scan(&start, &[layout::KEKS + 1], &mut |_, value| {
         if found.len() < limit {
-            found.push(KekRecord::decode(value).expect("state holds what this machine wrote"));
+            found.push(kek_rows::filled(state, value));
         }
         found.len() < limit
     });
@@ -83,6 +91,7 @@ pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
         _ => Vec::new(),
     };
     let oldest_version = rotation::oldest_living(&key);
+    let not_erased = erase::not_erased(state, &key);
     for version in &mut key.versions {
         version.wrapped_kek.clear();
         version.wrapped_metadata_key.clear();
@@ -92,6 +101,7 @@ pub fn key_info(state: &dyn Reader, dataset: &DatasetId) -> Option<KeyInfo> {
         latest_lease_expiry_ms: latest_lease_expiry(state, dataset).0,
         recoverable_under,
         oldest_version,
+        not_erased: not_erased.iter().map(ToString::to_string).collect(),
         key: Some(key),
     })
 }

@@ -19,6 +19,7 @@ use tlog::{Field, Hash, Kind, Private, Purpose};
 use crate::append::{Applying, array, details, stated};
 use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_SHARED_LEAVES, Stop};
 use crate::authority::is_human_purpose;
+use crate::kek_rows;
 use crate::keys::{check_state_version, dataset_id};
 use crate::layout;
 use crate::read;
@@ -101,7 +102,7 @@ impl HeldKey {
     fn of(&mut self, state: &mut dyn Writer, dataset: &DatasetId) -> Result<&KekRecord, Refusal> {
         if self.held.as_ref().is_none_or(|(of, _)| of != dataset) {
             self.put_back(state);
-            self.held = read::key(&*state, dataset).map(|key| (*dataset, key));
+            self.held = read::key_bare(&*state, dataset).map(|key| (*dataset, key));
         }
         let held = self.held.as_ref().ok_or(Refusal::NoSuchKey)?;
         Ok(&held.1)
@@ -119,7 +120,7 @@ impl HeldKey {
         if let Some((dataset, key)) = self.held.take()
             && std::mem::take(&mut self.changed)
         {
-            state.put(&layout::kek(&dataset), &key.encode_to_vec());
+            kek_rows::put_used(state, &dataset, &key);
         }
     }
 }

@@ -10,9 +10,9 @@ use prost::Message as _;
 use proto::ids::{DatasetId, Identity, NodeId, Role, UnixMs};
 use proto::store::{Reader, Writer};
 use proto::v1::{
-    CustodyRecord, EnrolmentSet, FinishRestore, KekRecord, KmsAnswer, KmsCommand, KmsDone,
-    KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows, StateRow, UnsealRecord,
-    WitnessPolicy,
+    CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore, KekRecord, KmsAnswer, KmsCommand,
+    KmsDone, KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows, StateRow,
+    UnsealRecord, WitnessPolicy,
 };
 use serde::Serialize;
 use tlog::{Frontier, Kind, Origin};
@@ -23,6 +23,7 @@ use crate::approvals::check_approvals;
 use crate::authority::Authority;
 use crate::backup::{self, BackupDetails};
 use crate::custody;
+use crate::erase;
 use crate::labels::ALIAS_BYTES_MAX;
 use crate::layout;
 use crate::members::{own_member_id, store_authority};
@@ -118,7 +119,8 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         }
         (_, layout::LEAVES | layout::OPENINGS, 8) => true,
         (_, layout::HASHES, 9) => value.len() == 32,
-        (_, layout::REWRAPPED, 20) => true,
+        (_, layout::REWRAPPED, 20) | (_, layout::WRAPPED, 21) => true,
+        (layout::ERASE, ..) => EraseRecord::decode(value).is_ok(),
         (layout::REGION | layout::RESTORE, ..) | (_, layout::RESTORED, _) => return malformed,
         // A key of another length than its table's.
         (
@@ -137,7 +139,8 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             | layout::LEAVES
             | layout::OPENINGS
             | layout::HASHES
-            | layout::REWRAPPED,
+            | layout::REWRAPPED
+            | layout::WRAPPED,
             _,
         ) => return malformed,
         _ => true,
@@ -225,6 +228,7 @@ pub(crate) fn finish(
     }
     // From here on nothing fails.
     bring_in(state);
+    erase::restored(at, state);
     state.put(layout::REGION, &region.encode_to_vec());
     if let Some(policy) = policy {
         state.put(layout::WITNESSES, &policy.encode_to_vec());

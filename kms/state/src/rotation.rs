@@ -18,6 +18,7 @@ use tlog::Kind;
 use crate::append::Applying;
 use crate::apply::Stop;
 use crate::changing::{Changing, begin};
+use crate::erase;
 use crate::keys::{KEK_VERSIONS_MAX, KeyDetails, WRAPPED_BYTES};
 use crate::refusal::Refusal;
 
@@ -175,6 +176,7 @@ pub(crate) fn end(applying: &mut Applying<'_>, command: &EndKekVersions) -> Resu
     let authority = applying.authority()?;
     let approved = applying.approvals(&authority, authority.approvals_min())?;
     applying.use_approvals(&approved, private);
+    erase::ended(applying, key);
     let newest = key.current_version;
     let mut ended = 0;
     for version in &mut key.versions {

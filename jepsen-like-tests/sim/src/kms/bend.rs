@@ -78,6 +78,9 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             _ => claim(draw, &mut change.claim),
         },
         Some(Command::RegisterShard(register)) => register.dataset_id = short,
+        Some(Command::ConfirmErased(confirm)) => {
+            confirm.through_leaf = confirm.through_leaf.wrapping_sub(1);
+        }
         Some(Command::ConfirmShard(confirm)) => match dice {
             0..3 => confirm.state_version = confirm.state_version.wrapping_sub(1),
             _ => confirm.dataset_id = short,

@@ -43,11 +43,28 @@ pub(super) fn state(state: &MemoryStore, model: &Model) -> Result<(), Broken> {
         set.policy == model.policy,
         "another policy text than the model's"
     );
+    let due = kms_state::erase_due(state).map(|due| due.leaf.0);
+    hold!(
+        due == model.ended,
+        "leaf {due:?} was the last end, in the model {:?}",
+        model.ended
+    );
     for dataset in &DATASETS {
         let held = kms_state::key(state, dataset);
         match (&held, model.keys.get(dataset)) {
             (None, None) => {}
-            (Some(held), Some(key)) => same_key(held, key)?,
+            (Some(held), Some(key)) => {
+                same_key(held, key)?;
+                let silent = kms_state::not_erased(state, held);
+                let silent: BTreeSet<_> = silent.iter().map(ToString::to_string).collect();
+                let wanted = model.waited_for(key.ended);
+                hold!(
+                    held.ended_leaf == key.ended && silent == wanted,
+                    "{dataset} was ended by leaf {} and waits for {silent:?}, in the model {} and {wanted:?}",
+                    held.ended_leaf,
+                    key.ended
+                );
+            }
             (held, key) => {
                 return Err(Broken(format!(
                     "the key of {dataset} is {held:?}, the model's {key:?}"

@@ -4,7 +4,7 @@
 
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{Authority, Refusal};
-use proto::ids::{DatasetId, Identity, KekId, LeaseId, UnixMs};
+use proto::ids::{DatasetId, Identity, KekId, LeafIndex, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
     Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy, ChangeWitnesses, Claim,
@@ -101,7 +101,7 @@ impl Draw {
                 granted.expect("as at the beginning")
             }
         };
-        match self.rng.random_range(0..78) {
+        match self.rng.random_range(0..80) {
             0..4 => self.create(&authority),
             4..8 => self.rotate(state, &authority),
             8..18 => self.change_state(state, &authority),
@@ -149,6 +149,13 @@ impl Draw {
             65..71 => self.again(),
             71..76 => self.plan(state, &authority),
             76..77 => self.label(state, &authority),
+            77..79 => {
+                let due = kms_state::erase_due(state).map_or(1, |due| due.leaf.0);
+                let said = due + [0, 0, 0, 1][self.rng.random_range(0..4)];
+                let who = ["kms/r1", "kms/r2", "kms/r3", "kms/y0", "node/n1"];
+                let asked = self.asked(&who);
+                Some(prepare::confirm_erased(&authority, asked, LeafIndex(said)))
+            }
             _ => Some(prepare::init(self.asked(&["kms/r1"]), region(), &genesis())),
         }
     }

@@ -79,6 +79,8 @@ pub(super) struct Key {
     created_leaf: u64,
     /// Leaves of the dataset so far.
     pub(super) chain: u64,
+    /// The leaf that last ended something of it; 0 for none.
+    pub(super) ended: u64,
 }
 
 /// What a leaf says in public.
@@ -113,6 +115,10 @@ pub(super) struct Model {
     pub(super) boots: BTreeSet<Bytes>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) memory: BTreeMap<Bytes, Memory>,
+    /// The leaf that last ended something of any key.
+    pub(super) ended: Option<u64>,
+    /// Through which end a member has said that it erased.
+    pub(super) erased: BTreeMap<u64, u64>,
     /// Expiry of the leases that are remembered.
     pub(super) leases: BTreeMap<(DatasetId, LeaseId), u64>,
 }
@@ -220,6 +226,7 @@ impl Judging<'_> {
             Command::DestroyKek(destroy) => {
                 self.destroy(&destroy.dataset_id, destroy.state_version)
             }
+            Command::ConfirmErased(confirm) => self.confirm_erased(confirm.through_leaf),
             Command::PlanKeyRotation(plan) => self.plan_rotation(plan),
             Command::LabelKey(change) => self.label(change),
             Command::RaiseMinVersion(raise) => self.raise_oldest(raise),
@@ -349,6 +356,7 @@ impl Judging<'_> {
             created_by: create.request_id.clone(),
             created_leaf: 0,
             chain: 0,
+            ended: 0,
         };
         self.model.keys.insert(dataset, key);
         let leaf = self.append(Kind::KeyCreated, purpose, Some(&dataset), actor);
@@ -435,6 +443,9 @@ impl Judging<'_> {
         key.state = target;
         key.state_version += 1;
         let leaf = self.append(kind, purpose, Some(&dataset), actor);
+        if target == Destroyed {
+            self.ended(&dataset, leaf);
+        }
         self.remember_change(&change.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
@@ -537,6 +548,7 @@ impl Judging<'_> {
         }
         key.state_version += 1;
         let leaf = self.append(Kind::KeyVersionsEnded, purpose, Some(&dataset), actor);
+        self.ended(&dataset, leaf);
         self.remember_change(&end.request_id, asked, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
@@ -555,6 +567,7 @@ impl Judging<'_> {
         key.state_version += 1;
         let (kind, service) = (Kind::KeyDestroyed, Purpose::service());
         let leaf = self.append(kind, service, Some(&dataset), self.requester());
+        self.ended(&dataset, leaf);
         Ok(self.of_key(&dataset, leaf))
     }
 
@@ -789,7 +802,7 @@ impl Judging<'_> {
         }
     }
 
-    fn requester(&self) -> String {
+    pub(super) fn requester(&self) -> String {
         self.command.requester.clone()
     }
 
@@ -802,7 +815,7 @@ impl Judging<'_> {
         }
     }
 
-    fn of_role(&self, role: Role) -> Ruled<()> {
+    pub(super) fn of_role(&self, role: Role) -> Ruled<()> {
         if self.enrolled_requester()?.role() == role {
             Ok(())
         } else {
@@ -876,7 +889,7 @@ impl Judging<'_> {
         self.model.leaves.len() as u64 - 1
     }
 
-    fn done(&self, leaf_index: u64) -> KmsDone {
+    pub(super) fn done(&self, leaf_index: u64) -> KmsDone {
         KmsDone {
             leaf_index,
             authority_version: self.model.authority,

@@ -3,7 +3,6 @@
 //! Owns the table of them until one command puts all of them in place. Refuses to put any in place while one is
 //! missing: a region whose keys stood under two root keys would need the shares of both.
 
-use prost::Message as _;
 use proto::ids::DatasetId;
 use proto::store::{Reader, prefix_end};
 use proto::v1::{KekRecord, KmsDone, RewrapKeks};
@@ -11,6 +10,7 @@ use proto::v1::{KekRecord, KmsDone, RewrapKeks};
 use super::{all_confirmed, loaded, under_way};
 use crate::append::Applying;
 use crate::apply::Stop;
+use crate::kek_rows;
 use crate::keys::{WRAPPED_BYTES, dataset_id, of_replica};
 use crate::layout;
 use crate::read;
@@ -23,7 +23,7 @@ pub const REWRAP_MAX: usize = 256;
 pub fn not_rewrapped(state: &dyn Reader, limit: usize) -> Vec<(DatasetId, u32, KekRecord)> {
     let mut missing = Vec::new();
     state.scan(&[layout::KEKS], &[layout::KEKS + 1], &mut |_, value| {
-        let key = KekRecord::decode(value).expect("state holds what this machine wrote");
+        let key = kek_rows::filled(state, value);
         let dataset = dataset_id(&key.dataset_id).expect("state holds what this machine wrote");
         for version in living(&key) {
             let row = layout::rewrapped(&dataset, version);
@@ -92,9 +92,7 @@ pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<u
             version.root_epoch = root_epoch;
             keks += 1;
         }
-        applying
-            .state
-            .put(&layout::kek(&dataset), &key.encode_to_vec());
+        kek_rows::put(applying.state, applying.at.level, &dataset, &key);
     }
     forget(applying);
     Ok(keks)

@@ -143,11 +143,13 @@ fn golden_bytes_of_records() {
             name: "b".into(),
             value: "c".into(),
         }],
+        wrapped_apart: true,
+        ended_leaf: 23,
     };
     let golden = "0801 120102 1a0103 220104 2802 3006 3807 4008 \
                   4a0e08011002 1a0103 220104 2805 3006 500a 5a010b 600c 680d 700e 7a010f \
                   800110 880103 900112 9a0106 0801 1002 1803 \
-                  a2010161 aa0106 0a0162 120163"
+                  a2010161 aa0106 0a0162 120163 b00101 b80117"
         .replace(' ', "");
     assert_eq!(hex::encode(key.encode_to_vec()), golden);
 }
@@ -157,6 +159,10 @@ fn golden_bytes_of_records() {
 #[test]
 fn golden_digest_of_a_whole_state() {
     for (level, golden) in [
+        (
+            LEVEL_MAX,
+            "aa4252c1e6ac7ad5208b5ffe553e8e41a43735bf82e3397fe2498a647c665686",
+        ),
         (
             LEVEL_SHARED_LEAVES,
             "67ac83a4c40e428e702bd1b0e31124053c9c0f4bd42df0d522dbe8169814143f",

@@ -3,6 +3,7 @@
 mod custody;
 mod destruction;
 mod dual_control;
+mod erase;
 mod formats;
 mod key_states;
 mod lab;
