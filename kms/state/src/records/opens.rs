@@ -4,7 +4,7 @@
 //! claim, has one leaf, for a leaf costs every replica as much as several opens do. Refuses: an open that names nothing
 //! or too much, of a key whose state does not open, or for another region.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
 use proto::v1::{Claim, KekRecord, KeyState, Opens, RecordAnswer};
@@ -72,9 +72,8 @@ struct OpenDetails {
 }
 
 /// The opens of one leaf: of one dataset, under one claim.
-struct OneLeaf<'a> {
+struct OneLeaf {
     dataset: DatasetId,
-    claim: &'a Claim,
     who: Who,
     all: Opened,
     requests: Vec<OneOpen>,
@@ -87,7 +86,7 @@ struct OneOpen {
     objects: usize,
 }
 
-impl OneLeaf<'_> {
+impl OneLeaf {
     fn has_room(&self, opened: &Opened) -> bool {
         self.all.objects.len() + opened.objects.len() <= OPEN_ITEMS_MAX
             && self.all.bytes.checked_add(opened.bytes).is_some()
@@ -123,7 +122,9 @@ impl OneLeaf<'_> {
 /// What a command's opens wait for: leaves that are not appended yet, in the order of their first opens.
 #[derive(Default)]
 pub(super) struct Waiting<'a> {
-    leaves: Vec<OneLeaf<'a>>,
+    leaves: Vec<OneLeaf>,
+    /// Of each dataset and claim the last of them: an entry may hold hundreds of claims.
+    last: HashMap<(DatasetId, &'a Claim), usize>,
     requests: BTreeSet<[u8; 16]>,
 }
 
@@ -139,8 +140,7 @@ impl<'a> Waiting<'a> {
     }
 
     fn position(&self, dataset: &DatasetId, claim: &Claim) -> Option<usize> {
-        let mut leaves = self.leaves.iter();
-        leaves.rposition(|leaf| leaf.dataset == *dataset && leaf.claim == claim)
+        self.last.get(&(*dataset, claim)).copied()
     }
 
     /// An open under a claim that it [`Self::knows`], or else of `who`.
@@ -169,9 +169,9 @@ impl<'a> Waiting<'a> {
                 let who = who
                     .or(known)
                     .expect("a claim is known or comes with who it is of");
+                self.last.insert((dataset, claim), self.leaves.len());
                 self.leaves.push(OneLeaf {
                     dataset,
-                    claim,
                     who,
                     all: opened,
                     requests: vec![open],
@@ -190,6 +190,7 @@ impl<'a> Waiting<'a> {
     ) {
         let shares = applying.at.level >= LEVEL_SHARED_LEAVES;
         self.requests.clear();
+        self.last.clear();
         for mut leaf in self.leaves.drain(..) {
             let uses = leaf.all.objects.len() as u64;
             let private = leaf.private(region);
