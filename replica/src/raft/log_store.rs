@@ -140,7 +140,11 @@ impl RaftLogReader<Config> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<EntryOf<Config>>, io::Error> {
-        self.read(start, end, CHUNK_BYTES)
+        let entries = self.read(start, end, CHUNK_BYTES)?;
+        // What was asked for may have been purged meanwhile. What comes after it would be sent as if it followed what
+        // the peer has; nothing is sent as a heartbeat, and the peer gets a snapshot.
+        let follows = entries.first().is_none_or(|e| e.log_id.index == start);
+        Ok(if follows { entries } else { Vec::new() })
     }
 
     // In chunks: a member that comes back may have far more to apply than fits in memory.
