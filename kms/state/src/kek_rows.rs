@@ -14,6 +14,9 @@ use crate::layout;
 /// Bytes that a row with a wrapped key in it has at most, from [`LEVEL_ERASE`] on.
 pub const WRAPPED_ROW_BYTES_MAX: usize = 512;
 
+/// By how much a record may grow before it is next stored in full: a use counts itself and its leaf, up to 9 bytes each.
+const GROWS_MAX: usize = 32;
+
 /// The tables whose rows hold wrapped keys.
 pub fn wrapped_ranges() -> [std::ops::Range<Vec<u8>>; 3] {
     [layout::KEKS, layout::WRAPPED, layout::REWRAPPED].map(|table| vec![table]..vec![table + 1])
@@ -63,7 +66,7 @@ pub(crate) fn put(
     dataset: &DatasetId,
     key: &KekRecord,
 ) {
-    let long = || key.encoded_len() > WRAPPED_ROW_BYTES_MAX;
+    let long = || key.encoded_len() + GROWS_MAX > WRAPPED_ROW_BYTES_MAX;
     if !(key.wrapped_apart || (level >= LEVEL_ERASE && long())) {
         return put_used(state, dataset, key);
     }

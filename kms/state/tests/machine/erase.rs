@@ -9,7 +9,7 @@ use proto::store::Reader as _;
 use proto::v1::{KekRecord, KeyState, KmsCommand, KmsRefusal};
 use tlog::{Field, Kind};
 
-use crate::lab::{HOUR, Lab, OTHER, key_change};
+use crate::lab::{DATASET, HOUR, Lab, OTHER, key_change};
 
 fn confirm(lab: &Lab, by: &str, leaf: u64) -> KmsCommand {
     prepare::confirm_erased(&lab.authority(), lab.asked(by), LeafIndex(leaf))
@@ -164,6 +164,52 @@ fn no_long_row_holds_a_wrapped_key_and_a_use_writes_none_anew() {
     lab.bring_to(KeyState::Destroyed);
     assert_eq!(rows(&lab).len(), 1, "what was ended has no rows");
     assert!(wrapped(&lab.key()).iter().all(bytes::Bytes::is_empty));
+}
+
+#[test]
+fn a_record_that_uses_make_longer_is_taken_apart_before_it_is_too_long() {
+    for label in 0..=90 {
+        let mut lab = Lab::with_key();
+        let days = 24 * HOUR;
+        let (authority, asked) = (lab.authority(), lab.asked("operator/o1"));
+        let plan = prepare::plan_key_rotation(
+            &lab.state,
+            &authority,
+            asked,
+            key_change(&DATASET, [1; 16]),
+            365 * days,
+            0,
+        );
+        lab.done(&plan.expect("granted"));
+        let labels = proto::v1::LabelKey {
+            set_tags: vec![proto::v1::KeyTag {
+                name: "a".into(),
+                value: "v".repeat(label),
+            }],
+            ..Default::default()
+        };
+        let (authority, asked) = (lab.authority(), lab.asked("operator/o1"));
+        let change = key_change(&DATASET, [2; 16]);
+        let labelled = prepare::label_key(&lab.state, &authority, asked, change, labels);
+        lab.done(&labelled.expect("granted"));
+        // Uses count up; what they count is at its longest here.
+        let row = layout::kek(&DATASET);
+        let mut key: KekRecord =
+            prost::Message::decode(lab.state.value(&row).expect("stored")).expect("a record");
+        if !key.wrapped_apart {
+            key.leaf_sequence = u64::MAX;
+            key.rotation.as_mut().expect("planned").uses = u64::MAX;
+            let bytes = prost::Message::encoded_len(&key);
+            assert!(
+                bytes <= WRAPPED_ROW_BYTES_MAX,
+                "{bytes} with a tag of {label}"
+            );
+        }
+        assert!(
+            label < 90 || key.wrapped_apart,
+            "the test reaches long records"
+        );
+    }
 }
 
 #[test]
