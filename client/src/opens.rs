@@ -135,7 +135,7 @@ pub(crate) async fn request(
         request_id: random_id()?,
         dataset_id: dataset.into(),
         claim: Some(claim),
-        items: asks.iter().map(Ask::item).collect(),
+        items: items(&asks),
         ..v1::OpenRequest::default()
     };
     send(region, request, asks).await
@@ -152,6 +152,19 @@ impl Ask {
             bytes: self.plain_bytes,
         }
     }
+}
+
+/// As they stand in one request: a token that is the one before's is left out.
+fn items(asks: &[Ask]) -> Vec<v1::OpenItem> {
+    let mut before: Option<&Bytes> = None;
+    let item = |ask| {
+        let mut item = Ask::item(ask);
+        if before.replace(&ask.token) == Some(&ask.token) {
+            item.token = Bytes::new();
+        }
+        item
+    };
+    asks.iter().map(item).collect()
 }
 
 /// Sends a request whose items are those of `asks`, in their order.

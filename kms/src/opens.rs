@@ -64,15 +64,15 @@ pub(crate) enum Purpose {
     Multipart,
 }
 
-/// One object version to open.
+/// One object version to open, and what its record says of it.
 pub(crate) struct OpenItem {
+    stated: v1::OpenedItem,
     pub(crate) lease: LeaseId,
     pub(crate) kek_version: u32,
     pub(crate) wrapped: Bytes,
     pub(crate) version: ObjectVersionId,
     pub(crate) dek_salt: [u8; 32],
     pub(crate) name_commitment: [u8; 32],
-    pub(crate) bytes: u64,
 }
 
 /// A parsed open request.
@@ -112,16 +112,18 @@ impl OpenObjects {
             Purpose::Read
         };
         let mut items: Vec<OpenItem> = Vec::with_capacity(request.items.len());
-        let mut last = None;
+        let mut last: Option<(Bytes, Token)> = None;
         for item in request.items {
-            let token = item.token.clone();
-            // Items of one lease come together, with the same token.
-            let parsed = match last.take() {
-                Some((of, parsed)) if of == token => parsed,
-                _ => Token::parse(&token, dataset, region)?,
+            // Items of one lease come together: with the same token, or with none where it is the one before.
+            let (of, parsed) = match last.take() {
+                Some((of, parsed)) if item.token.is_empty() || item.token == of => (of, parsed),
+                _ => (
+                    item.token.clone(),
+                    Token::parse(&item.token, dataset, region)?,
+                ),
             };
             items.push(OpenItem::of(&item, &parsed)?);
-            last = Some((token, parsed));
+            last = Some((of, parsed));
         }
         Ok(Self {
             actor: actor.clone(),
@@ -151,6 +153,7 @@ fn approved(actor: &Identity, request: &v1::OpenRequest) -> Option<Approved> {
 /// What an open needs of a lease's token. Its signature is for the shard.
 struct Token {
     lease: LeaseId,
+    lease_id: Bytes,
     kek_version: u32,
     wrapped: Bytes,
 }
@@ -173,6 +176,7 @@ impl Token {
         Ok(Self {
             lease: LeaseId::try_from(header.lease_id.as_ref())
                 .map_err(|_| malformed("lease id"))?,
+            lease_id: header.lease_id,
             kek_version: header.kek_version,
             wrapped: token.wrapped,
         })
@@ -199,6 +203,12 @@ impl OpenItem {
         let malformed = |field| OpenError::Malformed { field };
         let array = |bytes: &[u8], field| bytes.try_into().map_err(|_| malformed(field));
         Ok(Self {
+            stated: v1::OpenedItem {
+                version_id: item.version_id.clone(),
+                name_commitment: item.name_commitment.clone(),
+                lease_id: token.lease_id.clone(),
+                bytes: item.bytes,
+            },
             lease: token.lease,
             kek_version: token.kek_version,
             wrapped: token.wrapped.clone(),
@@ -206,7 +216,6 @@ impl OpenItem {
                 .map_err(|_| malformed("version id"))?,
             dek_salt: array(&item.dek_salt, "DEK salt")?,
             name_commitment: array(&item.name_commitment, "name commitment")?,
-            bytes: item.bytes,
         })
     }
 }
@@ -252,12 +261,7 @@ impl Release for OpenObjects {
     }
 
     fn record(&self, _key: &v1::KekRecord) -> v1::record::Kind {
-        let items = self.items.iter().map(|item| v1::OpenedItem {
-            version_id: item.version.into(),
-            name_commitment: Bytes::copy_from_slice(&item.name_commitment),
-            lease_id: item.lease.into(),
-            bytes: item.bytes,
-        });
+        let items = self.items.iter().map(|item| item.stated.clone());
         v1::record::Kind::Opens(v1::Opens {
             items: items.collect(),
             recipient_region: self.recipient_region.to_string(),

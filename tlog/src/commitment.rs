@@ -13,10 +13,15 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::hash::{Base64, HASH_BYTES, Hash, sha256};
 use crate::leaf::{Leaf, LeafError, Public, SCHEMA};
 
+mod kept;
+
+pub use kept::{KeptLeaf, OpenedObject};
+
 /// About what an opening is in JSON besides its value.
 const OPENING_JSON_BYTES: usize = 96;
 const COMMITMENT_LABEL: &[u8] = b"reduit/v1/leaf-commitment\n";
 const SALT_LABEL: &[u8] = b"reduit/v1/leaf-salt\n";
+const LEAF_KEY_LABEL: &[u8] = b"reduit/v1/leaf-key\n";
 
 /// Parts of a record that a leaf commits to without showing them, in the order they stand in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -108,24 +113,40 @@ impl SaltSeed {
 
     /// HMAC-SHA-256(seed, label || u64 leaf || u8 name length || name), the leaf counted within the command.
     fn salt(&self, leaf: u64, name: &str) -> Salt {
+        let length = [name_length(name)];
+        Salt(self.derive(&[SALT_LABEL, &leaf.to_be_bytes(), &length, name.as_bytes()]))
+    }
+
+    /// The key of one leaf's salts: HMAC-SHA-256(seed, label || u64 leaf), the leaf counted within the command.
+    fn leaf_key(&self, leaf: u64) -> [u8; HASH_BYTES] {
+        self.derive(&[LEAF_KEY_LABEL, &leaf.to_be_bytes()])
+    }
+
+    fn derive(&self, parts: &[&[u8]]) -> [u8; HASH_BYTES] {
         let mut context = hmac::Context::with_key(&self.0);
-        context.update(SALT_LABEL);
-        context.update(&leaf.to_be_bytes());
-        context.update(&[name_length(name)]);
-        context.update(name.as_bytes());
+        parts.iter().for_each(|part| context.update(part));
         let mut out = [0; HASH_BYTES];
         out.copy_from_slice(context.sign().as_ref());
-        Salt(out)
+        out
     }
 }
 
 /// The values a leaf commits to.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Private {
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Private<Object = String> {
     /// Values by field; a field that is not here is absent from the leaf, which everyone can see.
     pub fields: BTreeMap<Field, String>,
     /// Values of the objects, in the order of the request.
-    pub objects: Vec<String>,
+    pub objects: Vec<Object>,
+}
+
+impl<Object> Default for Private<Object> {
+    fn default() -> Self {
+        Self {
+            fields: BTreeMap::new(),
+            objects: Vec::new(),
+        }
+    }
 }
 
 /// A leaf just made, its bytes, and the openings of everything in it.

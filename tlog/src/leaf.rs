@@ -12,7 +12,7 @@ use proto::ids::{LeaseId, ObjectVersionId, UnixMs};
 use serde::{Deserialize, Serialize};
 
 use crate::commitment::Field;
-use crate::hash::{Base64, Hash, leaf_hash};
+use crate::hash::{Hash, leaf_hash};
 
 /// Version of the leaf's schema that this build writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -377,28 +377,6 @@ impl ObjectItem {
     /// The value that is committed to: JSON in this field order.
     pub fn to_value(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always encode")
-    }
-
-    /// As [`Self::new`] and then [`Self::to_value`], in one go: an open has up to hundreds of them on every replica.
-    pub fn value_of(version: ObjectVersionId, name: Hash, lease: LeaseId, bytes: u64) -> String {
-        let mut hexadecimal = [[0; 32]; 2];
-        for (text, id) in hexadecimal.iter_mut().zip([version.0, lease.0]) {
-            hex::encode_to_slice(id, text).expect("16 bytes are 32 digits");
-        }
-        let [version, lease] = &hexadecimal;
-        let text = |digits| std::str::from_utf8(digits).expect("digits are ASCII");
-        [
-            r#"{"version":""#,
-            text(version),
-            r#"","name":""#,
-            Base64::of(&name.0).as_str(),
-            r#"","lease":""#,
-            text(lease),
-            r#"","bytes":"#,
-            &bytes.to_string(),
-            "}",
-        ]
-        .concat()
     }
 }
 

@@ -32,8 +32,8 @@ pub use checkpoint::{
     Checkpoint, CheckpointError, CheckpointRefused, Fork, OriginLine, SignedCheckpoint,
 };
 pub use commitment::{
-    Disclosure, Field, Opening, Openings, OpeningsError, Private, Salt, SaltSeed, SaltedLeaf,
-    VerifyError, openings_of,
+    Disclosure, Field, KeptLeaf, OpenedObject, Opening, Openings, OpeningsError, Private, Salt,
+    SaltSeed, SaltedLeaf, VerifyError, openings_of,
 };
 pub use cosignature::{MessageError, NAME_BYTES_MAX, UnixSeconds};
 pub use hash::{HASH_BYTES, Hash, HashError, leaf_hash, node_hash, sha256};

@@ -10,17 +10,20 @@ use proto::store::Writer;
 use proto::v1::{Claim, KekRecord, KmsAnswer, KmsCommand, KmsDone, kms_answer};
 use serde::Serialize;
 use tlog::{
-    DatasetLink, Field, Frontier, Hash, Kind, Private, Pseudonym, Public, Purpose, SaltSeed,
-    SaltedLeaf,
+    DatasetLink, Field, Frontier, Hash, KeptLeaf, Kind, LeafError, OpenedObject, Pseudonym, Public,
+    Purpose, SaltSeed, SaltedLeaf,
 };
 
-use crate::apply::At;
+use crate::apply::{At, LEVEL_KEPT_OPENINGS};
 use crate::approvals::{Approved, check_approvals};
 use crate::authority::Authority;
 use crate::layout;
 use crate::read;
 use crate::records::CLAIM_TEXT_MAX;
 use crate::refusal::Refusal;
+
+/// What a leaf commits to.
+pub(crate) type Private = tlog::Private<OpenedObject>;
 
 /// One command on its way into the state.
 pub(crate) struct Applying<'a> {
@@ -78,7 +81,8 @@ impl<'a> Applying<'a> {
             purpose,
             dataset,
         };
-        let made = SaltedLeaf::build(public, private, &self.seed, self.appended)
+        let made = self
+            .made(public, private)
             .expect("claims, items and approvals are bounded far below a leaf's size");
         let hash = tlog::leaf_hash(&made.bytes);
         let state = &mut *self.state;
@@ -87,14 +91,28 @@ impl<'a> Applying<'a> {
             .append(hash, &mut |at, hash| state.put(&layout::hash(at), &hash.0))
             .expect("a tree of 2^62 leaves is out of reach");
         self.state.put(&layout::leaf(index.0), &made.bytes);
-        self.state
-            .put(&layout::openings(index.0), &made.openings.encode());
+        self.state.put(&layout::openings(index.0), &made.openings);
         self.appended += 1;
         if let Some(kek) = kek {
             kek.leaf_sequence += 1;
             kek.last_leaf_hash = bytes::Bytes::copy_from_slice(&hash.0);
         }
         Appended { index, hash }
+    }
+
+    fn made(&self, public: Public, private: Private) -> Result<KeptLeaf, LeafError> {
+        if self.at.level >= LEVEL_KEPT_OPENINGS {
+            return KeptLeaf::build(public, &private, &self.seed, self.appended);
+        }
+        let private = tlog::Private {
+            fields: private.fields,
+            objects: private.objects.iter().map(OpenedObject::value).collect(),
+        };
+        let made = SaltedLeaf::build(public, private, &self.seed, self.appended)?;
+        Ok(KeptLeaf {
+            openings: made.openings.encode(),
+            bytes: made.bytes,
+        })
     }
 
     /// Where the next leaf will stand.

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 7 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 8 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -54,6 +54,10 @@ pub const LEVEL_SHARED_LEAVES: FeatureLevel = FeatureLevel(6);
 /// From this level on a leader may propose [`Command::ConfirmErased`], and no long row holds a wrapped key: builds below
 /// stop at it.
 pub const LEVEL_ERASE: FeatureLevel = FeatureLevel(7);
+
+/// From this level on the salts of a leaf come out of one stream and its openings are kept in fewer bytes: builds below
+/// would fork.
+pub const LEVEL_KEPT_OPENINGS: FeatureLevel = FeatureLevel(8);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);

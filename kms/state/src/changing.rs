@@ -12,9 +12,9 @@ use proto::v1::{
     RaiseMinVersion, RotateKek,
 };
 use serde::Serialize;
-use tlog::{Kind, Private, Purpose};
+use tlog::{Kind, Purpose};
 
-use crate::append::{Applying, details};
+use crate::append::{Applying, Private, details};
 use crate::keys::{done_before, moved_by, requested, store};
 use crate::refusal::Refusal;
 use crate::requests::ChangeRequest;

@@ -72,7 +72,7 @@ fn used(state: &dyn Reader, key: &KekRecord, index: LeafIndex, bytes: &[u8]) -> 
     }
     // A salt may have been erased: then the leaf shows less.
     let openings = state.value(&layout::openings(index.0)).unwrap_or_default();
-    let shown = Openings::parse(&openings)
+    let shown = Openings::kept(&openings)
         .ok()
         .and_then(|openings| tlog::openings_of(&leaf, &openings).ok());
     let field = |field| {

@@ -13,9 +13,9 @@ use proto::v1::{
     RegisterShard, RotateKek,
 };
 use serde::Serialize;
-use tlog::{Field, Kind, Private, Purpose};
+use tlog::{Field, Kind, Purpose};
 
-use crate::append::{Appended, Applying, array, details, stated};
+use crate::append::{Appended, Applying, Private, array, details, stated};
 use crate::apply::Stop;
 use crate::changing::{Changing, begin};
 use crate::custody::rewrap;

@@ -13,9 +13,9 @@ use proto::v1::{
     KmsDone, KmsRegion, RecordUnseal, UnsealHow, UnsealRecord,
 };
 use serde::Serialize;
-use tlog::{Kind, Origin, Private, Purpose};
+use tlog::{Kind, Origin, Purpose};
 
-use crate::append::{Applying, array, details, stated};
+use crate::append::{Applying, Private, array, details, stated};
 use crate::apply::Stop;
 use crate::authority::Authority;
 use crate::custody;

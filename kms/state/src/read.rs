@@ -214,10 +214,9 @@ pub fn leaves(state: &dyn Reader, asked: LeavesAsked) -> Vec<LeafEntry> {
             }
             let index = key[1..].try_into().expect("a leaf's key is 1 + 8 bytes");
             let index = u64::from_be_bytes(index);
-            let openings = if asked.with_openings {
-                state.value(&layout::openings(index)).unwrap_or_default()
-            } else {
-                bytes::Bytes::new()
+            let openings = match asked.with_openings {
+                true => openings(state, index),
+                false => bytes::Bytes::new(),
             };
             bytes += leaf.len() + openings.len();
             found.push(LeafEntry {
@@ -229,6 +228,14 @@ pub fn leaves(state: &dyn Reader, asked: LeavesAsked) -> Vec<LeafEntry> {
         },
     );
     found
+}
+
+/// What opens a leaf, as JSON; empty where there is nothing.
+fn openings(state: &dyn Reader, index: u64) -> bytes::Bytes {
+    let kept = state.value(&layout::openings(index)).unwrap_or_default();
+    tlog::Openings::kept(&kept)
+        .map(|openings| openings.encode().into())
+        .unwrap_or_default()
 }
 
 /// The tree's stored hashes, for [`tlog::prove_inclusion`] and [`tlog::prove_consistency`].

@@ -14,9 +14,9 @@ use proto::v1::{
     RecordAnswers, RecordBatch, RequestMemory, kms_answer,
 };
 use serde::Serialize;
-use tlog::{Field, Hash, Kind, Private, Purpose};
+use tlog::{Field, Hash, Kind, Purpose};
 
-use crate::append::{Applying, array, details, stated};
+use crate::append::{Applying, Private, array, details, stated};
 use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_SHARED_LEAVES, Stop};
 use crate::authority::is_human_purpose;
 use crate::kek_rows;

@@ -8,9 +8,9 @@ use proto::ids::UnixMs;
 use proto::store::Writer;
 use proto::v1::kms_command::Command;
 use proto::v1::{KmsCommand, RequestMemory};
-use tlog::{Field, Hash, Private};
+use tlog::{Field, Hash};
 
-use crate::append::{Appended, Applying, array};
+use crate::append::{Appended, Applying, Private, array};
 use crate::layout;
 use crate::read;
 use crate::records::USABLE_MS;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::commitment::{Private, SaltSeed, SaltedLeaf};
+use crate::commitment::{OpenedObject, Private, SaltSeed, SaltedLeaf};
 
 /// Computed by a few lines of Python from the format's description: `hashlib`, `hmac`, `base64`, `json`.
 const GOLDEN_LEAF: &str = concat!(
@@ -33,7 +33,13 @@ fn sample() -> SaltedLeaf {
         }),
     };
     let (version, lease) = (ObjectVersionId([1; 16]), LeaseId([2; 16]));
-    let item = ObjectItem::value_of(version, leaf_hash(b"name"), lease, 4096);
+    let item = OpenedObject {
+        version,
+        name: leaf_hash(b"name"),
+        lease,
+        bytes: 4096,
+    };
+    let item = item.value();
     let parsed: ObjectItem = serde_json::from_str(&item).expect("JSON");
     assert_eq!(parsed.to_value(), item);
     let private = Private {

@@ -9,18 +9,17 @@ use std::collections::{BTreeSet, HashMap};
 use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
 use proto::v1::{Claim, KekRecord, KeyState, Opens, RecordAnswer};
 use serde::Serialize;
-use tlog::{Field, Hash, Kind, ObjectItem, Private};
+use tlog::{Field, Hash, Kind, OpenedObject};
 
 use super::{HeldKey, OPEN_ITEMS_MAX, RESEAL, USABLE_MS, Who, answer_of, use_it};
-use crate::append::{Applying, array, details};
+use crate::append::{Applying, Private, array, details};
 use crate::apply::LEVEL_SHARED_LEAVES;
 use crate::refusal::Refusal;
 use crate::requests::{self, Request};
 
 /// The object versions of one request, checked.
 pub(super) struct Opened {
-    /// As their commitments state them.
-    objects: Vec<String>,
+    objects: Vec<OpenedObject>,
     bytes: u64,
 }
 
@@ -56,7 +55,12 @@ impl Opened {
                 return Err(malformed);
             };
             bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
-            objects.push(ObjectItem::value_of(version, name, lease, item.bytes));
+            objects.push(OpenedObject {
+                version,
+                name,
+                lease,
+                bytes: item.bytes,
+            });
         }
         Ok(Self { objects, bytes })
     }

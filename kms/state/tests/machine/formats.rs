@@ -1,7 +1,7 @@
 //! Golden bytes of state keys, records and a whole state; what an unknown command does.
 
 use bytes::Bytes;
-use kms_state::{At, LEVEL_MAX, LEVEL_SHARED_LEAVES, apply, layout};
+use kms_state::{At, LEVEL_ERASE, LEVEL_MAX, LEVEL_SHARED_LEAVES, apply, layout};
 use prost::Message;
 use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
@@ -161,6 +161,10 @@ fn golden_digest_of_a_whole_state() {
     for (level, golden) in [
         (
             LEVEL_MAX,
+            "5983d0b0e353f7afd1b836730be675ecadc0e818c098d054abeb9076af6da3a2",
+        ),
+        (
+            LEVEL_ERASE,
             "aa4252c1e6ac7ad5208b5ffe553e8e41a43735bf82e3397fe2498a647c665686",
         ),
         (
@@ -177,7 +181,8 @@ fn golden_digest_of_a_whole_state() {
 }
 
 fn digest_at(level: FeatureLevel) -> String {
-    let mut lab = Lab::with_key();
+    // The lower levels' log begins at the level whose build their digests are of.
+    let mut lab = Lab::with_key_at(level.max(LEVEL_ERASE));
     lab.level = level;
     let mut commands =
         [lab.create(OTHER, 2), lab.rotate()].map(|command| command.expect("granted"));

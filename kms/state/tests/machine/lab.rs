@@ -187,7 +187,12 @@ impl Lab {
 
     /// After it.
     pub(crate) fn new() -> Self {
+        Self::new_at(LEVEL_MAX)
+    }
+
+    fn new_at(level: FeatureLevel) -> Self {
         let mut lab = Self::pristine();
+        lab.level = level;
         let command = prepare::init(lab.asked("kms/r1"), region(), &genesis());
         lab.done(&command);
         lab
@@ -195,7 +200,12 @@ impl Lab {
 
     /// With a key for [`DATASET`].
     pub(crate) fn with_key() -> Self {
-        let mut lab = Self::new();
+        Self::with_key_at(LEVEL_MAX)
+    }
+
+    /// The same, at a feature level from its first command on.
+    pub(crate) fn with_key_at(level: FeatureLevel) -> Self {
+        let mut lab = Self::new_at(level);
         let command = lab.create(DATASET, 1).expect("granted");
         lab.done(&command);
         lab

@@ -123,8 +123,11 @@ impl Caller {
     }
 
     fn request(&self, items: usize) -> v1::OpenRequest {
-        let item = || v1::OpenItem {
-            token: self.token.clone(),
+        let item = |place: usize| v1::OpenItem {
+            token: match place {
+                0 => self.token.clone(),
+                _ => Bytes::new(),
+            },
             version_id: random::<16>(),
             dek_salt: random::<32>(),
             name_commitment: random::<32>(),
@@ -140,7 +143,7 @@ impl Caller {
             claim,
             session_id: self.session.clone(),
             dataset_id: self.dataset.clone(),
-            items: (0..items).map(|_| item()).collect(),
+            items: (0..items).map(item).collect(),
             ..Default::default()
         }
     }
