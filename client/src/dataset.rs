@@ -4,14 +4,16 @@
 //! way back. A get serves nothing before the sealed manifest opened and agrees with the catalog entry.
 
 mod get;
-mod put;
+pub(crate) mod put;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use envelope::{Manifest, MetadataContext, NameCommitment, ObjectContext, SealedMetadata, Suite};
+use envelope::{
+    Manifest, MetadataContext, NameCommitment, ObjectContext, PartNumber, SealedMetadata, Suite,
+};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{
@@ -47,7 +49,7 @@ pub(crate) struct Inner {
     /// Why it is listed and looked at, where that is no everyday service.
     pub(crate) stated: Stated,
     pub(crate) replicas: Mutex<Vec<NodeId>>,
-    upload_epoch: AtomicU64,
+    pub(crate) upload_epoch: AtomicU64,
     opens: Mutex<HashMap<Claimed, Opens>>,
 }
 
@@ -123,7 +125,7 @@ pub enum Precondition {
 }
 
 impl Precondition {
-    fn wire(self) -> Option<v1::Precondition> {
+    pub(crate) fn wire(self) -> Option<v1::Precondition> {
         match self {
             Self::Any => None,
             Self::Absent => Some(v1::Precondition {
@@ -202,6 +204,8 @@ pub struct ObjectInfo {
     pub delete_marker: bool,
     /// Whether it is the key's current version.
     pub is_current: bool,
+    /// How many parts it came in; 0 where it is one stream.
+    pub parts: u32,
     /// Content type, user metadata, tags, checksums; opened with the metadata lease.
     pub metadata: v1::UserMetadata,
 }
@@ -350,25 +354,7 @@ impl Dataset {
         is_current: bool,
     ) -> Result<ObjectInfo, Error> {
         let version = ObjectVersionId::try_from(&entry.version_id[..])?;
-        let metadata = if entry.sealed_metadata.is_empty() {
-            v1::UserMetadata::default()
-        } else {
-            let sealed = SealedMetadata::from_bytes(entry.sealed_metadata.to_vec())
-                .map_err(Error::NotAuthentic)?;
-            let keys = self
-                .keys()
-                .metadata_keys(self.0.id, Some(sealed.key_version()), self.purpose())
-                .await?;
-            let lease = keys.version(sealed.key_version()).ok_or(Error::Protocol {
-                what: "the kms does not give this metadata key's version",
-            })?;
-            let plain = lease
-                .open(&self.metadata_context(version), &sealed)
-                .map_err(Error::NotAuthentic)?;
-            v1::UserMetadata::decode(&plain[..]).map_err(|_| Error::Protocol {
-                what: "metadata of an unknown format",
-            })?
-        };
+        let metadata = self.open_metadata(version, &entry.sealed_metadata).await?;
         Ok(ObjectInfo {
             key,
             version,
@@ -376,11 +362,49 @@ impl Dataset {
             finished_at: UnixMs(entry.finished_at_ms),
             delete_marker: entry.delete_marker,
             is_current,
+            parts: entry.parts,
             metadata,
         })
     }
 
-    fn context(&self, version: ObjectVersionId, name: NameCommitment) -> ObjectContext {
+    /// Opens what is sealed beside a version or a part of it; nothing is no metadata.
+    pub(crate) async fn open_metadata(
+        &self,
+        version: ObjectVersionId,
+        sealed: &Bytes,
+    ) -> Result<v1::UserMetadata, Error> {
+        if sealed.is_empty() {
+            return Ok(v1::UserMetadata::default());
+        }
+        let sealed = SealedMetadata::from_bytes(sealed.to_vec()).map_err(Error::NotAuthentic)?;
+        let keys = self
+            .keys()
+            .metadata_keys(self.0.id, Some(sealed.key_version()), self.purpose())
+            .await?;
+        let lease = keys.version(sealed.key_version()).ok_or(Error::Protocol {
+            what: "the kms does not give this metadata key's version",
+        })?;
+        let plain = lease
+            .open(&self.metadata_context(version), &sealed)
+            .map_err(Error::NotAuthentic)?;
+        v1::UserMetadata::decode(&plain[..]).map_err(|_| Error::Protocol {
+            what: "metadata of an unknown format",
+        })
+    }
+
+    /// Seals metadata of a version, or of a part of it, under the newest metadata key. Answers that key's version too.
+    pub(crate) async fn seal_metadata(
+        &self,
+        version: ObjectVersionId,
+        plain: &v1::UserMetadata,
+    ) -> Result<(SealedMetadata, u32), Error> {
+        let keys = self.keys().metadata_keys(self.0.id, None, "").await?;
+        let key = keys.current()?;
+        let sealed = key.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
+        Ok((sealed, key.version()))
+    }
+
+    pub(crate) fn context(&self, version: ObjectVersionId, name: NameCommitment) -> ObjectContext {
         ObjectContext {
             suite: Suite::Cobblestone256,
             region: self.0.region.id().clone(),
@@ -407,11 +431,11 @@ impl Dataset {
         }
     }
 
-    fn keys(&self) -> &crate::kms::Keys {
+    pub(crate) fn keys(&self) -> &crate::kms::Keys {
         self.0.region.keys()
     }
 
-    fn request_id(&self) -> Result<Bytes, Error> {
+    pub(crate) fn request_id(&self) -> Result<Bytes, Error> {
         let epoch = UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed));
         let id = RequestId {
             epoch,
@@ -420,7 +444,7 @@ impl Dataset {
         Ok(Bytes::copy_from_slice(&id.to_bytes()))
     }
 
-    async fn learn_epoch(&self) -> Result<(), Error> {
+    pub(crate) async fn learn_epoch(&self) -> Result<(), Error> {
         let request = v1::ShardStatusRequest {
             shard: self.0.shard.0,
             dataset_id: self.0.id.into(),
@@ -472,7 +496,7 @@ impl Dataset {
     }
 
     /// Membership may have changed under an upload that failed.
-    fn forget_replicas(&self) {
+    pub(crate) fn forget_replicas(&self) {
         self.0.replicas.lock().clear();
     }
 
@@ -526,17 +550,18 @@ pub(crate) fn shard_client(channel: Channel) -> ShardClient<Channel> {
 
 /// The sealed manifest is the truth; an entry that says otherwise was tampered with or mixed up.
 pub(crate) fn agree(manifest: &Manifest, entry: &v1::ObjectEntry) -> Result<(), Error> {
-    let blocks: u64 = entry
-        .blocks
-        .iter()
-        .map(|block| u64::from(block.bytes))
-        .sum();
-    let stored = if entry.blocks.is_empty() {
-        entry.inline.len() as u64
-    } else {
-        blocks
+    let blocks = entry.blocks.iter().map(|block| u64::from(block.bytes));
+    let stored = match (entry.parts, entry.blocks.is_empty()) {
+        (0, true) => entry.inline.len() as u64,
+        (0, false) => blocks.sum(),
+        // Compared part by part as they are read.
+        _ => entry.sealed_bytes,
     };
-    if manifest.plain_total() != entry.plain_bytes || manifest.sealed_total() != stored {
+    let parts = match entry.parts {
+        0 => manifest.parts().len() == 1 && manifest.parts()[0].number == PartNumber::FIRST,
+        parts => manifest.parts().len() == parts as usize,
+    };
+    if !parts || manifest.plain_total() != entry.plain_bytes || manifest.sealed_total() != stored {
         return Err(Error::NotAuthentic(envelope::OpenError));
     }
     Ok(())

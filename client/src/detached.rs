@@ -4,7 +4,7 @@
 //! makes of it is the whole point of this product, and what the demo's enemy tries.
 
 use bytes::Bytes;
-use envelope::{NameCommitment, NameSalt, ObjectContext, OpenError, PartNumber, Suite};
+use envelope::{NameCommitment, NameSalt, ObjectContext, OpenError, Suite};
 use proto::ids::{DatasetId, ObjectKey, ObjectVersionId, RegionId};
 use proto::v1;
 
@@ -26,7 +26,7 @@ pub struct DetachedObject {
     pub entry: v1::ObjectEntry,
     /// The token of the lease it was sealed under.
     pub token: Bytes,
-    /// Its sealed stream: the inline bytes, or its blocks in order.
+    /// Its sealed stream, the inline bytes or its blocks in order; of one in parts, their streams in order.
     pub sealed: Bytes,
 }
 
@@ -66,10 +66,15 @@ impl Region {
         if manifest.sealed_total() != copy.sealed.len() as u64 {
             return Err(Error::NotAuthentic(OpenError));
         }
-        let plain = opened
-            .dek
-            .open_part(PartNumber::FIRST, &copy.sealed)
-            .map_err(Error::NotAuthentic)?;
+        let (mut plain, mut left) = (Vec::new(), copy.sealed.clone());
+        for part in manifest.parts() {
+            let length =
+                usize::try_from(part.sealed).map_err(|_| Error::NotAuthentic(OpenError))?;
+            // Their sum was compared above.
+            let stream = left.split_to(length);
+            let opened = opened.dek.open_part(part.number, &stream);
+            plain.append(&mut opened.map_err(Error::NotAuthentic)?);
+        }
         Ok(plain.into())
     }
 }

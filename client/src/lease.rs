@@ -77,6 +77,11 @@ impl SealLease {
         now.0 + MARGIN_MS < self.expires.0
     }
 
+    /// When nothing may begin under it any more.
+    pub(crate) fn expires(&self) -> UnixMs {
+        self.expires
+    }
+
     /// Whether the shard has this lease's token.
     pub(crate) fn registered(&self) -> bool {
         self.registered.load(Ordering::Acquire)

@@ -29,6 +29,7 @@ mod kms;
 mod lease;
 mod listing;
 mod log;
+mod multipart;
 mod opens;
 pub mod operator;
 mod prepared;
@@ -57,6 +58,10 @@ pub use evidence::EvidenceRequest;
 pub use kms::{KeyChange, KeyLabels, Keys, LeafReader};
 pub use listing::{ListOptions, Page, VersionsPage};
 pub use log::{LogKeys, OutsideWitness};
+pub use multipart::{
+    CompleteOptions, Part, PartId, PartOptions, PartsPage, Upload, UploadInfo, UploadsPage,
+    UploadsQuery,
+};
 pub use prepared::Prepared;
 pub use region::{CreateOptions, Region, RegionStatus};
 pub use reseal::{RESEAL, RESEALED_FINISHED_AT, RESEALED_FROM, Resealed};

@@ -8,8 +8,8 @@ pub(crate) mod line;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envelope::{ObjectContext, OpenDek, SealedKey};
-use proto::ids::DatasetId;
+use envelope::{ObjectContext, OpenDek, SealDek, SealedKey, SessionError, SessionReceiver};
+use proto::ids::{DatasetId, UnixMs};
 use proto::v1;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -23,6 +23,9 @@ const ITEMS_MAX: usize = 100;
 /// Items that may wait; more callers wait to queue.
 const QUEUE_MAX: usize = 1_024;
 
+/// The purpose under which the KMS releases a key to go on with an upload.
+pub(crate) const MULTIPART: &str = "multipart";
+
 /// One object version to be opened.
 pub(crate) struct Ask {
     pub(crate) context: ObjectContext,
@@ -34,7 +37,7 @@ pub(crate) struct Ask {
 /// A released DEK and when it may no longer be used.
 pub(crate) struct Opened {
     pub(crate) dek: OpenDek,
-    pub(crate) usable_until: proto::ids::UnixMs,
+    pub(crate) usable_until: UnixMs,
     pub(crate) leaf_index: u64,
 }
 
@@ -173,6 +176,55 @@ pub(crate) async fn send(
     request: v1::OpenRequest,
     asks: Vec<Ask>,
 ) -> Result<Vec<Result<Opened, Error>>, Error> {
+    let released = release(region, request, asks, SessionReceiver::receive_dek).await?;
+    let opened = released.keys.into_iter().map(|dek| {
+        Ok(Opened {
+            dek: dek?,
+            usable_until: released.usable_until,
+            leaf_index: released.leaf_index,
+        })
+    });
+    Ok(opened.collect())
+}
+
+/// A DEK to go on with an upload, and when no stream may begin under it any more. On record as any other open.
+pub(crate) async fn go_on(
+    region: &Inner,
+    dataset: DatasetId,
+    ask: Ask,
+) -> Result<(SealDek, UnixMs), Error> {
+    let claim = v1::Claim {
+        purpose: MULTIPART.to_owned(),
+        ..v1::Claim::default()
+    };
+    let request = v1::OpenRequest {
+        request_id: random_id()?,
+        dataset_id: dataset.into(),
+        claim: Some(claim),
+        items: vec![ask.item()],
+        ..v1::OpenRequest::default()
+    };
+    let receive = SessionReceiver::receive_upload_dek;
+    let mut released = release(region, request, vec![ask], receive).await?;
+    let dek = released.keys.pop().ok_or(Error::Protocol {
+        what: "no key in the answer",
+    })??;
+    Ok((dek, released.usable_until))
+}
+
+/// What one request released, in the order of its items.
+struct Released<K> {
+    keys: Vec<Result<K, Error>>,
+    usable_until: UnixMs,
+    leaf_index: u64,
+}
+
+async fn release<K>(
+    region: &Inner,
+    request: v1::OpenRequest,
+    asks: Vec<Ask>,
+    receive: impl Fn(&SessionReceiver, &SealedKey, ObjectContext, &[u8]) -> Result<K, SessionError>,
+) -> Result<Released<K>, Error> {
     let asked = now();
     let (reply, session) = region
         .keys
@@ -189,21 +241,19 @@ pub(crate) async fn send(
             what: "another number of keys than was asked for",
         });
     }
-    let usable_until = usable_until(asked, reply.usable_ms);
     let aad = session.aad();
-    let opened = asks.into_iter().zip(reply.keys).map(|(ask, key)| {
+    let keys = asks.into_iter().zip(reply.keys).map(|(ask, key)| {
         if key.sealed_dek.is_empty() {
             return Err(Error::Damaged {
                 message: "the kms could not unwrap this object's lease".to_owned(),
             });
         }
         let sealed = SealedKey::try_from(&key.sealed_dek[..])?;
-        let dek = session.receiver.receive_dek(&sealed, ask.context, &aad)?;
-        Ok(Opened {
-            dek,
-            usable_until,
-            leaf_index: reply.leaf_index,
-        })
+        Ok(receive(&session.receiver, &sealed, ask.context, &aad)?)
     });
-    Ok(opened.collect())
+    Ok(Released {
+        keys: keys.collect(),
+        usable_until: usable_until(asked, reply.usable_ms),
+        leaf_index: reply.leaf_index,
+    })
 }

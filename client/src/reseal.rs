@@ -192,7 +192,7 @@ fn carried(info: &ObjectInfo) -> PutOptions {
 }
 
 /// The object as it opens: what fails to open is an error of the stream, never its end.
-fn streamed(reader: ObjectReader) -> Body {
+pub(crate) fn streamed(reader: ObjectReader) -> Body {
     let chunks = stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.chunk().await {
@@ -233,6 +233,7 @@ mod tests {
             finished_at: UnixMs(7),
             delete_marker,
             is_current: false,
+            parts: 0,
             metadata,
         }
     }

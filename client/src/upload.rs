@@ -1,4 +1,4 @@
-//! A large object on its way to the shard's replicas: sealed, cut into blocks, sent to all at once.
+//! A large stream, an object's or a part's, on its way to the shard's replicas: sealed, cut into blocks, sent to all at once.
 //!
 //! Owns the window. A block leaves memory when a majority has it on disk; a replica that is too slow is dropped
 //! from this upload, never buffered for, and repairs itself later (DESIGN section 6).
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use envelope::{PartNumber, SealDek, StreamHeader};
+use envelope::{Sealer, StreamHeader};
 use proto::ids::{DatasetId, GroupId, LeaseId, NodeId, ObjectVersionId, UploadEpoch};
 use proto::v1;
 use proto::v1::block_ack::Ack;
@@ -44,7 +44,10 @@ const RECEIPT_GRACE: Duration = Duration::from_millis(200);
 pub(crate) struct Target {
     pub(crate) shard: GroupId,
     pub(crate) dataset: DatasetId,
+    /// The id its blocks are kept under: the version's, or the part's.
     pub(crate) version: ObjectVersionId,
+    /// Of a part: its upload.
+    pub(crate) part_of: Option<ObjectVersionId>,
     pub(crate) upload_epoch: UploadEpoch,
     pub(crate) lease: LeaseId,
     pub(crate) replicas: Vec<NodeId>,
@@ -75,12 +78,11 @@ enum Said {
 pub(crate) async fn run(
     region: &Region,
     target: Target,
-    dek: &SealDek,
+    mut sealer: Sealer,
     head: Vec<u8>,
     mut body: Body,
 ) -> Result<Uploaded, Error> {
     let mut upload = Upload::start(region, &target)?;
-    let mut sealer = dek.sealer(PartNumber::FIRST)?;
     let header = *sealer.header();
     let mut plain = head;
     let mut plain_bytes = plain.len() as u64;
@@ -150,6 +152,7 @@ impl Upload {
                 version_id: target.version.into(),
                 upload_epoch: target.upload_epoch.0,
                 lease_id: target.lease.into(),
+                part_of: target.part_of.map(Bytes::from).unwrap_or_default(),
             };
             tokio::spawn(serve(
                 node,

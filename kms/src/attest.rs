@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use envelope::StreamSalt;
+use envelope::{PartNumber, StreamSalt};
 use prost::Message as _;
 use proto::ids::{DatasetId, Identity, Role};
 use proto::transcript::LABEL_ATTEST_HEADERS;
@@ -54,6 +54,7 @@ pub(crate) enum AttestError {
 pub(crate) struct Header {
     pub(crate) item: OpenItem,
     pub(crate) salt: StreamSalt,
+    pub(crate) part: PartNumber,
 }
 
 impl Header {
@@ -76,6 +77,10 @@ impl Header {
         Ok(Self {
             item: OpenItem::parse(&item, dataset, region).map_err(AttestError::Item)?,
             salt: StreamSalt(salt),
+            part: match asked.part {
+                0 => PartNumber::FIRST,
+                number => PartNumber(number),
+            },
         })
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use envelope::{
     Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
-    PartNumber, RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
+    RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
 };
 use prost::Message as _;
 use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch, UnixMs};
@@ -325,11 +325,11 @@ impl Custody {
         record: &v1::KekRecord,
         header: &Header,
     ) -> Result<Commitment, CustodyError> {
-        let Header { item, salt } = header;
+        let Header { item, salt, part } = header;
         let lease = self.lease(record, item.lease, item.kek_version, &item.wrapped)?;
         let context = self.context(dataset, item);
         lease
-            .commitment_of(&DekSalt(item.dek_salt), &context, PartNumber::FIRST, salt)
+            .commitment_of(&DekSalt(item.dek_salt), &context, *part, salt)
             .map_err(CustodyError::Key)
     }
 

@@ -44,6 +44,7 @@ fn sealed(reply: &v1::IssueLeaseReply, session: &Session) -> (v1::HeaderAsked, S
         dek_salt: Bytes::copy_from_slice(salt.as_bytes()),
         name_commitment: Bytes::copy_from_slice(&context.name.0),
         stream_salt: Bytes::copy_from_slice(&header.salt().0),
+        part: 0,
     };
     (asked, header)
 }

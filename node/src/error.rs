@@ -278,6 +278,8 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::DatasetHeld => (Fault::Precondition, "dataset-held"),
         Refusal::HoldMoved => (Fault::Precondition, "hold-moved"),
         Refusal::RetentionShortened => (Fault::Precondition, "retention-shortened"),
+        Refusal::NoSuchUpload => (Fault::Missing, "no-such-upload"),
+        Refusal::InvalidPart => (Fault::Precondition, "invalid-part"),
         Refusal::TooFewApprovals => (Fault::Denied, "too-few-approvals"),
     }
 }
@@ -336,6 +338,10 @@ fn words(refusal: Refusal) -> &'static str {
         }
         Refusal::RetentionShortened => {
             "compliance retention cannot end earlier than it was stated to"
+        }
+        Refusal::NoSuchUpload => "no such upload: it was completed, aborted, or never begun",
+        Refusal::InvalidPart => {
+            "a part that was named is not there, or was uploaded again since: list the parts"
         }
         Refusal::TooFewApprovals => {
             "lifting a legal hold takes the approvals of two operators besides who asks"

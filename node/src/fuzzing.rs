@@ -33,7 +33,8 @@ pub fn receipts(
         shard,
         dataset,
         version,
-        entry,
+        upload_epoch: entry.upload_epoch,
+        blocks: &entry.blocks,
     };
     receipts::verify(table, &upload, given).ok()
 }

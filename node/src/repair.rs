@@ -32,7 +32,7 @@ mod tests;
 pub use collect::GARBAGE_GRACE_EPOCHS;
 pub use fetch::{FetchError, Peers, RegionPeers};
 pub use shard::{ReplicaError, ShardReplica, Shards};
-pub(crate) use shard::{lease_holder, upload_epoch};
+pub(crate) use shard::{is_object, lease_holder, upload_epoch};
 
 use self::collect::Collector;
 use self::resolve::Reconciled;

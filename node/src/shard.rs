@@ -10,17 +10,19 @@ use bytes::Bytes;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
 use node_state::shard::HOLD_LEVEL;
 use node_state::{ShardMeta, limits, read};
-use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
+use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
 use proto::v1;
 use proto::v1::Action;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_command::Command;
+use replica::host::Group;
 use transport::Peer;
 
 use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 
+mod multipart;
 pub(crate) mod receipts;
 mod service;
 pub(crate) mod stored;
@@ -32,6 +34,19 @@ use self::tokens::holder_of;
 
 /// Tokens of one page: under 1 MiB.
 const TOKENS_MAX: usize = 256;
+
+/// Refuses what replicas at the group's feature level do not know.
+fn at_level(group: &Group, needed: FeatureLevel) -> Result<(), CallError> {
+    let level = group.level();
+    if level >= needed {
+        return Ok(());
+    }
+    Err(CallError::Level {
+        group: group.id(),
+        level: level.0,
+        needed: needed.0,
+    })
+}
 
 fn key_state_version(state: &dyn proto::store::Reader, id: &DatasetId) -> Result<u64, CallError> {
     let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
@@ -173,7 +188,8 @@ impl Core {
             shard: shard.group.id(),
             dataset: id,
             version: ObjectVersionId::try_from(entry.version_id.as_ref())?,
-            entry: &entry,
+            upload_epoch: entry.upload_epoch,
+            blocks: &entry.blocks,
         };
         let claims = receipts::verify(&self.enrolments.current(), &upload, &request.receipts)?;
         let finish = v1::FinishObject {
@@ -425,14 +441,7 @@ impl Core {
     ) -> Result<v1::Done, CallError> {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
-        let (level, needed) = (shard.group.level(), HOLD_LEVEL);
-        if level < needed {
-            return Err(CallError::Level {
-                group: shard.group.id(),
-                level: level.0,
-                needed: needed.0,
-            });
-        }
+        at_level(&shard.group, HOLD_LEVEL)?;
         let given = std::mem::take(&mut request.approvals);
         let asked = Asked {
             requester: &peer.identity,

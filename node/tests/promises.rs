@@ -281,6 +281,7 @@ async fn upload(region: &Region, node: u64, version: u8) -> Result<v1::Receipt, 
         version_id: Bytes::copy_from_slice(&[version; 16]),
         upload_epoch: 0,
         lease_id: Bytes::from_static(&LEASE),
+        part_of: Bytes::new(),
     })];
     for (number, block) in (0..).zip(block_entry(version).blocks) {
         let (bytes, digest) = (block.bytes, block.digest);

@@ -13,23 +13,21 @@ use transport::Stated;
 
 use super::{Claimed, Dataset, GetOptions, Object};
 use crate::approval::{Approvable, ApprovalRequest};
-use crate::download::{Found, ObjectReader, Source};
+use crate::download::{Found, ObjectReader};
 use crate::error::Error;
-use crate::opens::{self, Ask, Opened, Opens};
+use crate::opens::{self, Ask, MULTIPART, Opened, Opens};
 use crate::region::random_id;
 
 /// Claims with queues of their own at one time.
 const CLAIMS_MAX: usize = 64;
-/// The purpose under which the KMS releases a key to go on with an upload.
-const UPLOADS: &str = "multipart";
 
 impl Dataset {
     /// Finds an object, has its opening recorded, and starts reading it.
     pub async fn get(&self, key: &ObjectKey, options: &GetOptions) -> Result<Object, Error> {
-        if options.purpose == UPLOADS {
+        if options.purpose == MULTIPART {
             return Err(Error::Caller {
                 reason: "purpose-not-for-reading".to_owned(),
-                message: format!("under the purpose {UPLOADS} a key seals, and opens nothing"),
+                message: format!("under the purpose {MULTIPART} a key seals, and opens nothing"),
             });
         }
         let reply = self
@@ -50,7 +48,7 @@ impl Dataset {
             options: options.clone(),
         });
         // Sealed bytes are asked for first: the KMS answers while they are on their way.
-        let source = Source::start(&found, plain.clone())?;
+        let source = found.start(plain.clone())?;
         let (opened, info) = tokio::join!(
             self.open(&found),
             self.info(key.clone(), &found.entry, options.version.is_none()),
@@ -161,7 +159,7 @@ impl Dataset {
             replicas: reply.replicas.into_iter().map(NodeId).collect(),
             options,
         });
-        let source = Source::start(&found, plain.clone())?;
+        let source = found.start(plain.clone())?;
         let request = v1::OpenRequest {
             approvals,
             ..request.clone()

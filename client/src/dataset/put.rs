@@ -13,7 +13,6 @@ use envelope::{
     DekSalt, Manifest, ManifestPart, NameCommitment, NameSalt, PartNumber, SealDek, SealedMetadata,
     StreamHeader,
 };
-use prost::Message as _;
 use proto::danger::{Switch, broken};
 use proto::ids::{ObjectKey, ObjectVersionId, UploadEpoch};
 use proto::v1;
@@ -28,11 +27,11 @@ use crate::region::random;
 use crate::upload;
 
 /// Tries of one put whose lease or upload epoch went out of date on the way.
-const PUT_TRIES: u32 = 3;
+pub(crate) const PUT_TRIES: u32 = 3;
 /// Before an upload is tried again.
-const UPLOAD_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const UPLOAD_PAUSE: Duration = Duration::from_millis(100);
 /// Refusals after which a new lease helps.
-const LEASE_REASONS: [&str; 3] = ["token-expired", "token-too-old", "no-such-token"];
+pub(crate) const LEASE_REASONS: [&str; 3] = ["token-expired", "token-too-old", "no-such-token"];
 
 impl Dataset {
     /// Seals and stores an object. Acknowledged means: on disk on a majority, and visible.
@@ -193,12 +192,14 @@ impl Dataset {
             shard: self.0.shard,
             dataset: self.0.id,
             version: sealing.dek.context().version,
+            part_of: None,
             upload_epoch: UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed)),
             lease: sealing.lease.id(),
             replicas: self.replicas().await?,
         };
         let epoch = target.upload_epoch;
-        let uploaded = upload::run(&self.0.region, target, &sealing.dek, head, body)
+        let sealer = sealing.dek.sealer(PartNumber::FIRST)?;
+        let uploaded = upload::run(&self.0.region, target, sealer, head, body)
             .await
             .inspect_err(|_| self.forget_replicas())?;
         let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header)?;
@@ -222,7 +223,11 @@ impl Dataset {
     }
 
     /// Lease, salts, ids and sealed metadata for one new version.
-    async fn sealing(&self, key: &ObjectKey, options: &PutOptions) -> Result<Sealing, Error> {
+    pub(crate) async fn sealing(
+        &self,
+        key: &ObjectKey,
+        options: &PutOptions,
+    ) -> Result<Sealing, Error> {
         let lease = self.keys().seal_lease(self.0.id).await?;
         if !lease.registered() {
             let request = v1::RegisterLeaseRequest {
@@ -247,29 +252,28 @@ impl Dataset {
             user: options.metadata.clone(),
             tags: options.tags.clone(),
             checksums: BTreeMap::new(),
+            part: 0,
         };
-        let keys = self.keys().metadata_keys(self.0.id, None, "").await?;
-        let metadata = keys.current()?;
-        let sealed = metadata.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
+        let (metadata, metadata_version) = self.seal_metadata(version, &plain).await?;
         Ok(Sealing {
             lease,
             dek,
             salt,
             name_salt,
-            metadata_version: metadata.version(),
-            metadata: sealed,
+            metadata_version,
+            metadata,
         })
     }
 }
 
 /// What one new version is sealed with.
-struct Sealing {
-    lease: Arc<SealLease>,
-    dek: SealDek,
-    salt: DekSalt,
-    name_salt: NameSalt,
-    metadata_version: u32,
-    metadata: SealedMetadata,
+pub(crate) struct Sealing {
+    pub(crate) lease: Arc<SealLease>,
+    pub(crate) dek: SealDek,
+    pub(crate) salt: DekSalt,
+    pub(crate) name_salt: NameSalt,
+    pub(crate) metadata_version: u32,
+    pub(crate) metadata: SealedMetadata,
 }
 
 impl Sealing {

@@ -36,6 +36,8 @@ pub(super) struct Sealed {
     line: ObjectLine,
     dek_salt: Bytes,
     token: Bytes,
+    /// Number of its first stream; 0 says 1.
+    part: u32,
 }
 
 impl Sealed {
@@ -256,6 +258,7 @@ impl Keys {
                     dek_salt: one.dek_salt.clone(),
                     name_commitment: Bytes::copy_from_slice(&one.line.name.0),
                     stream_salt: Bytes::copy_from_slice(&header[..STREAM_SALT_BYTES]),
+                    part: one.part,
                 })
             });
             let request = v1::AttestHeadersRequest {
@@ -332,6 +335,7 @@ fn sealed(
         line,
         dek_salt: entry.dek_salt,
         token: found.token,
+        part: found.part,
     })
 }
 

@@ -50,7 +50,7 @@ pub trait Shards: Send + Sync + 'static {
     fn all(&self) -> Vec<Arc<dyn ShardReplica>>;
 }
 
-/// A version that the state refers to, and its blocks.
+/// A version or part that the state refers to, and its blocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Referenced {
     pub(crate) dataset: DatasetId,
@@ -87,6 +87,13 @@ pub(crate) fn is_referenced(state: &dyn Reader, version: &ObjectVersionId) -> bo
     state
         .value(&keys::version(table::VERSION, version))
         .is_some()
+}
+
+/// Whether an id is an object version's, as far as is applied here.
+pub(crate) fn is_object(state: &dyn Reader, version: &ObjectVersionId) -> bool {
+    let at = state.value(&keys::version(table::VERSION, version));
+    let at = at.and_then(|at| v1::VersionRecord::decode(at).ok());
+    at.is_some_and(|at| at.kind() == v1::VersionKind::Object)
 }
 
 /// Whether a version was freed and stands in the garbage table.

@@ -97,6 +97,7 @@ impl Replica {
                 finished_index: index,
                 blocks: u32::try_from(blocks.len()).expect("few"),
                 upload_epoch: epoch,
+                ..Default::default()
             };
             let refs = blocks.iter().map(|data| v1::BlockRef {
                 digest: Bytes::copy_from_slice(&digest(data).0),

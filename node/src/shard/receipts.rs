@@ -60,8 +60,10 @@ impl Faulty for ReceiptError {
 pub(crate) struct Upload<'a> {
     pub(crate) shard: GroupId,
     pub(crate) dataset: DatasetId,
+    /// The id its blocks are kept under: a version's or a part's.
     pub(crate) version: ObjectVersionId,
-    pub(crate) entry: &'a v1::ObjectEntry,
+    pub(crate) upload_epoch: u64,
+    pub(crate) blocks: &'a [v1::BlockRef],
 }
 
 /// What apply needs of the receipts.
@@ -92,10 +94,10 @@ pub(crate) fn verify(
             return Err(ReceiptError::OtherUpload(node));
         }
         // Garbage collection goes by the epoch on disk: the entry must not claim a newer one.
-        if body.upload_epoch < upload.entry.upload_epoch {
+        if body.upload_epoch < upload.upload_epoch {
             return Err(ReceiptError::OlderEpoch(node));
         }
-        let list = listed(&body.held, &upload.entry.blocks)?;
+        let list = listed(&body.held, upload.blocks)?;
         if body.list_digest != list[..] {
             return Err(ReceiptError::OtherBlocks(node));
         }

@@ -89,6 +89,75 @@ impl v1::shard_server::Shard for ShardService {
             .map(Response::new)
     }
 
+    async fn create_upload(
+        &self,
+        request: Request<v1::CreateUploadRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.create_upload(&peer, request.into_inner());
+        metered("create_upload", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn finish_part(
+        &self,
+        request: Request<v1::FinishPartRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.finish_part(&peer, request.into_inner());
+        metered("finish_part", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn complete_upload(
+        &self,
+        request: Request<v1::CompleteUploadRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.complete_upload(&peer, request.into_inner());
+        metered("complete_upload", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn abort_upload(
+        &self,
+        request: Request<v1::AbortUploadRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.abort_upload(&peer, request.into_inner());
+        metered("abort_upload", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn list_uploads(
+        &self,
+        request: Request<v1::ListUploadsRequest>,
+    ) -> Result<Response<v1::ListUploadsReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.list_uploads(&peer, request.into_inner());
+        metered("list_uploads", call).await.map(Response::new)
+    }
+
+    async fn list_parts(
+        &self,
+        request: Request<v1::ListPartsRequest>,
+    ) -> Result<Response<v1::ListPartsReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.list_parts(&peer, request.into_inner());
+        metered("list_parts", call).await.map(Response::new)
+    }
+
     async fn get_object(
         &self,
         request: Request<v1::GetObjectRequest>,

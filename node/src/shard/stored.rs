@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
+use node_state::listing::{self, PartsQuery};
 use node_state::read;
 use proto::ids::{DatasetId, GroupId, LeaseId, ObjectKey, ObjectVersionId};
 use proto::v1;
@@ -130,32 +131,70 @@ impl Audit {
         }
         let tree = PieceTree::new(entry.sealed_bytes, &asked.pieces)
             .map_err(|_| CallError::Malformed("it asks for a piece past the end"))?;
-        if let Some((header, pieces)) = self.hashed(asked, &entry, tree) {
+        if let Some((header, part, pieces)) = self.hashed(asked, &entry, tree) {
             answer.header = header;
+            answer.part = part;
             fill(&mut answer, pieces);
         }
         Ok(answer)
     }
 
-    /// The first bytes, and the tree; `None` where bytes are missing or damaged.
+    /// The first bytes, of which part they are, and the tree; `None` where bytes are missing or damaged.
     fn hashed(
         &self,
         asked: &Asked,
         entry: &v1::ObjectEntry,
         mut tree: PieceTree,
-    ) -> Option<(Bytes, Pieces)> {
+    ) -> Option<(Bytes, u32, Pieces)> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         let mut take = |bytes: &[u8]| {
             let missing = HEADER_BYTES - header.len();
             header.extend_from_slice(&bytes[..missing.min(bytes.len())]);
             tree.push(bytes);
         };
-        if entry.blocks.is_empty() {
-            take(&entry.inline);
+        if entry.parts == 0 {
+            self.read(asked.version, &entry.inline, &entry.blocks, &mut take)?;
         }
-        for (number, block) in entry.blocks.iter().enumerate() {
+        // One part's blocks at a time: all of them are many.
+        let (mut left, mut after, mut first) = (entry.parts, 0, 0);
+        while left > 0 {
+            let (part, number) = self.next_part(&asked.version, after)?;
+            let id = ObjectVersionId::try_from(part.part?.part_id.as_ref()).ok()?;
+            self.read(id, &part.inline, &part.blocks, &mut take)?;
+            first = if first == 0 { number } else { first };
+            (left, after) = (left - 1, number);
+        }
+        Some((header.into(), first, tree.finish()?))
+    }
+
+    /// The part after the one of number `after`, with where its bytes are.
+    fn next_part(&self, of: &ObjectVersionId, after: u32) -> Option<(v1::ListedPart, u32)> {
+        let shard = self.core.shard(self.shard.0).ok()?;
+        let (view, _) = self.core.view(&shard.group).ok()?;
+        let query = PartsQuery {
+            of,
+            start_after: after,
+            limit: 1,
+            with_bodies: true,
+        };
+        let part = listing::parts(&*view.state, query).0.pop()?;
+        let number = part.part.as_ref()?.number;
+        Some((part, number))
+    }
+
+    /// Gives one stream's bytes to `take`; `None` where some are missing or damaged.
+    fn read(
+        &self,
+        version: ObjectVersionId,
+        inline: &[u8],
+        blocks: &[v1::BlockRef],
+        take: &mut impl FnMut(&[u8]),
+    ) -> Option<()> {
+        if blocks.is_empty() {
+            take(inline);
+        }
+        for (number, block) in blocks.iter().enumerate() {
             let number = BlockNumber(u32::try_from(number).ok()?);
-            let version = asked.version;
             let read = self.core.store.read(BlockKey { version, number }, 0..0);
             let mut reader = read.ok()?;
             let digest = BlockDigest::try_from(block.digest.as_ref()).ok()?;
@@ -167,7 +206,7 @@ impl Audit {
                 take(&piece);
             }
         }
-        Some((header.into(), tree.finish()?))
+        Some(())
     }
 }
 

@@ -30,6 +30,9 @@ pub enum UploadError {
     /// The lease's token in the shard names another holder.
     #[error("the lease is held by another key")]
     NotHolder,
+    /// The upload that the part is of is completed.
+    #[error("the upload in parts is completed: it takes no more of them")]
+    NoSuchUpload,
     /// This node has no replica of the shard.
     #[error("this node holds no replica of shard {0}")]
     NoSuchShard(GroupId),
@@ -88,7 +91,7 @@ impl Faulty for UploadError {
             Self::TooMany | Self::DiskFull { .. } => Fault::Busy,
             Self::Peer(error) => error.fault(),
             Self::NotGranted(_) | Self::NotHolder => Fault::Denied,
-            Self::NoSuchShard(_) => Fault::Missing,
+            Self::NoSuchShard(_) | Self::NoSuchUpload => Fault::Missing,
             Self::Epoch { .. } => Fault::Precondition,
             Self::Id(_) | Self::Frame(_) | Self::Draft { .. } | Self::Stalled { .. } => {
                 Fault::Caller
@@ -106,6 +109,7 @@ impl Faulty for UploadError {
             Self::Peer(error) => error.reason(),
             Self::NotGranted(_) => "not-granted",
             Self::NotHolder => "lease-not-holders",
+            Self::NoSuchUpload => "no-such-upload",
             Self::NoSuchShard(_) => "no-such-shard",
             Self::Epoch { .. } => "upload-epoch",
             Self::Id(_) | Self::Frame(_) => "upload-malformed",

@@ -1,6 +1,6 @@
 //! Opening an upload: who may, under which epoch, and since when.
 //!
-//! Owns the time at which a version's upload began, shared by all its streams. Refuses what [`super`] lists. The
+//! Owns the time at which a version's or part's upload began, shared by all its streams. Refuses what [`super`] lists. The
 //! checks here save work and disk; what makes an upload count is apply, which checks epoch and token again.
 
 use std::collections::HashMap;
@@ -105,10 +105,19 @@ pub(super) fn open(
             shard: current,
         });
     }
-    // A token that is not there may not have been applied here yet.
-    let holder = repair::lease_holder(view.state.as_ref(), &dataset, &lease);
-    if holder.is_some_and(|holder| holder != holder_of(&peer.public_key)) {
-        return Err(UploadError::NotHolder);
+    let state = view.state.as_ref();
+    if frame.part_of.is_empty() {
+        // A token that is not there may not have been applied here yet.
+        let holder = repair::lease_holder(state, &dataset, &lease);
+        if holder.is_some_and(|holder| holder != holder_of(&peer.public_key)) {
+            return Err(UploadError::NotHolder);
+        }
+    } else {
+        // An upload that is not there may not have been applied here yet; what became a version takes no parts.
+        let of = ObjectVersionId::try_from(frame.part_of.as_ref())?;
+        if repair::is_object(state, &of) {
+            return Err(UploadError::NoSuchUpload);
+        }
     }
     let on_disk = begun_on_disk(&inner.store, version);
     let (begun_at, guard) = inner.open.begin(version, first_frame_at, on_disk);

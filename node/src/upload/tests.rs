@@ -245,6 +245,7 @@ fn open_at(epoch: u64) -> Frame {
         version_id: VERSION.into(),
         upload_epoch: epoch,
         lease_id: LEASE.into(),
+        part_of: Bytes::new(),
     })
 }
 
@@ -451,6 +452,7 @@ async fn who_may_not_write_is_refused_by_reason() {
         version_id: VERSION.into(),
         upload_epoch: EPOCH,
         lease_id: LEASE.into(),
+        part_of: Bytes::new(),
     });
     assert_eq!(
         refusal(region.upload("client", vec![other_shard]).await).0,

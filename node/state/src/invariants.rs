@@ -27,6 +27,7 @@ pub fn shard(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     invariant_counters_are_sums(state)?;
     invariant_current_is_newest(state)?;
     invariant_versions_and_entries_match(state)?;
+    invariant_parts_belong(state)?;
     invariant_changes_are_complete(state)?;
     invariant_tokens_are_there(state)?;
     invariant_garbage_is_unreferenced(state)?;
@@ -45,6 +46,11 @@ macro_rules! ensure {
         }
     };
 }
+
+// After the macro, which it uses.
+mod multipart;
+
+pub use multipart::invariant_parts_belong;
 
 /// No key stands outside the tables.
 pub fn invariant_tables_are_known(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
@@ -69,7 +75,15 @@ pub fn invariant_counters_are_sums(state: &(impl Reader + ?Sized)) -> Result<(),
         let sum = sums.entry(id).or_default();
         sum.0 += u64::from(of == table::CURRENT && !head.delete_marker);
         sum.1 += 1;
-        sum.2 += head.sealed_bytes;
+        // Parts count themselves, from when they are finished until they are removed.
+        sum.2 += u64::from(head.parts == 0) * head.sealed_bytes;
+    }
+    for (id, part) in multipart::parts(state) {
+        sums.entry(id).or_default().2 += part.sealed_bytes;
+    }
+    let mut uploads: BTreeMap<DatasetId, u64> = BTreeMap::new();
+    for (key, _) in rows(state, table::UPLOAD) {
+        *uploads.entry(dataset_of(&key)).or_default() += 1;
     }
     for (key, _) in rows(state, table::TOMBSTONE) {
         sums.entry(dataset_of(&key)).or_default().3 += 1;
@@ -89,14 +103,21 @@ pub fn invariant_counters_are_sums(state: &(impl Reader + ?Sized)) -> Result<(),
             "counters_are_sums",
             "dataset {id} says {says:?} and holds {sum:?}"
         );
+        ensure!(
+            held.uploads == uploads.remove(&id).unwrap_or_default(),
+            "counters_are_sums",
+            "dataset {id} says it has {} uploads",
+            held.uploads
+        );
         datasets += u64::from(held.status() != v1::DatasetStatus::Tombstoned);
         bytes += held.sealed_bytes;
     }
     ensure!(
-        sums.is_empty(),
+        sums.is_empty() && uploads.is_empty(),
         "counters_are_sums",
-        "contents of no dataset: {:?}",
-        sums.keys()
+        "contents of no dataset: {:?}, {:?}",
+        sums.keys(),
+        uploads.keys()
     );
     let meta = ShardMeta::load(state);
     let says = (meta.datasets, meta.sealed_bytes);
@@ -152,13 +173,22 @@ pub fn invariant_versions_and_entries_match(
                 && at.dataset_id == id.as_bytes()[..]
                 && at.finished_index == head.finished_index
                 && at.blocks as usize == blocks
+                && at.kind() == v1::VersionKind::Object
                 && body.is_some() != head.delete_marker,
             "versions_and_entries_match",
             "version {version}"
         );
         bodies += usize::from(body.is_some());
     }
-    for (of, count) in [(table::VERSION, seen.len()), (table::BODY, bodies)] {
+    // Uploads have a record of their id, parts that and a body.
+    let (uploads, parts) = (
+        rows(state, table::UPLOAD).len(),
+        rows(state, table::PART).len(),
+    );
+    for (of, count) in [
+        (table::VERSION, seen.len() + uploads + parts),
+        (table::BODY, bodies + parts),
+    ] {
         let held = rows(state, of).len();
         ensure!(
             held == count,
@@ -212,7 +242,7 @@ pub fn invariant_changes_are_complete(state: &(impl Reader + ?Sized)) -> Result<
     Ok(())
 }
 
-/// Every version's token is there and counted; every token's dataset exists.
+/// The token of every version and upload is there and counted; every token's dataset exists.
 pub fn invariant_tokens_are_there(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     let mut uses: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     for (_, id, head) in heads(state)
@@ -221,6 +251,10 @@ pub fn invariant_tokens_are_there(state: &(impl Reader + ?Sized)) -> Result<(), 
     {
         let key = [&[table::TOKEN_USE], &id.as_bytes()[..], &head.lease_id].concat();
         *uses.entry(key).or_default() += 1;
+    }
+    for (id, upload) in multipart::uploads(state) {
+        let key = [&[table::TOKEN_USE], &id.as_bytes()[..], &upload.lease_id];
+        *uses.entry(key.concat()).or_default() += 1;
     }
     for key in uses.keys() {
         let mut token = key.clone();

@@ -21,10 +21,17 @@ pub mod table {
     pub const CURRENT: u8 = 0x20;
     /// Dataset, object key and inverted finished index to an older version's head: newest first.
     pub const OLDER: u8 = 0x21;
-    /// Version id to `VersionRecord`.
+    /// Version, upload or part id to `VersionRecord`.
     pub const VERSION: u8 = 0x22;
-    /// Version id to manifest, inline bytes and blocks (an `ObjectEntry` with only those).
+    /// Version or part id to manifest, inline bytes and blocks (an `ObjectEntry` with only those).
     pub const BODY: u8 = 0x23;
+    /// Dataset, object key and index at which it began to `UploadRecord`.
+    pub const UPLOAD: u8 = 0x24;
+    /// Version id, of an upload or an object, and part number to `PartRecord`.
+    pub const PART: u8 = 0x25;
+    /// Log index and id of a version or upload that is gone, whose parts are to be removed: its dataset, and the part
+    /// number to go on with.
+    pub const DOOMED: u8 = 0x26;
     /// Dataset and log index to `ChangeRecord`.
     pub const CHANGE: u8 = 0x30;
     /// Dataset and log index of a tombstone in the change index: the order in which they are dropped.
@@ -41,9 +48,9 @@ pub mod table {
     pub const TOKEN_USE: u8 = 0x61;
 
     /// All of them.
-    pub const ALL: [u8; 15] = [
-        META, SWEEP, DATASET, PURGE, CURRENT, OLDER, VERSION, BODY, CHANGE, TOMBSTONE, GARBAGE,
-        FREED, REQUEST, TOKEN, TOKEN_USE,
+    pub const ALL: [u8; 18] = [
+        META, SWEEP, DATASET, PURGE, CURRENT, OLDER, VERSION, BODY, UPLOAD, PART, DOOMED, CHANGE,
+        TOMBSTONE, GARBAGE, FREED, REQUEST, TOKEN, TOKEN_USE,
     ];
 }
 
@@ -156,6 +163,42 @@ pub fn older_index(record_key: &[u8]) -> Option<LogIndex> {
     Some(LogIndex(!u64::from_be_bytes(rest.try_into().ok()?)))
 }
 
+/// Key of an upload's record.
+pub fn upload(dataset: &DatasetId, key: &str, begun: LogIndex) -> Vec<u8> {
+    let mut out = object_prefix(table::UPLOAD, dataset, key);
+    out.extend_from_slice(&TERMINATOR);
+    out.extend_from_slice(&begun.0.to_be_bytes());
+    out
+}
+
+/// Key of a part's record.
+pub fn part(of: &ObjectVersionId, number: u32) -> Vec<u8> {
+    join(table::PART, &[of.as_bytes(), &number.to_be_bytes()])
+}
+
+/// Part number in the key of a part's record.
+pub fn part_number(record_key: &[u8]) -> Option<u32> {
+    let number = record_key.get(1 + ObjectVersionId::BYTES..)?;
+    Some(u32::from_be_bytes(number.try_into().ok()?))
+}
+
+/// Key under which the parts of what was removed at a log index are due.
+pub fn doomed(index: LogIndex, of: &ObjectVersionId) -> Vec<u8> {
+    join(table::DOOMED, &[&index.0.to_be_bytes(), of.as_bytes()])
+}
+
+/// First key of what was removed at or after a log index.
+pub fn doomed_start(index: LogIndex) -> Vec<u8> {
+    join(table::DOOMED, &[&index.0.to_be_bytes()])
+}
+
+/// Log index and id in the key of what was removed.
+pub fn doomed_parts(record_key: &[u8]) -> Option<(LogIndex, ObjectVersionId)> {
+    let (index, id) = record_key.get(1..)?.split_at_checked(8)?;
+    let index = LogIndex(u64::from_be_bytes(index.try_into().ok()?));
+    Some((index, ObjectVersionId::try_from(id).ok()?))
+}
+
 /// Key of a version's record in `table` ([`table::VERSION`], [`table::BODY`] or [`table::FREED`]).
 pub fn version(table: u8, id: &ObjectVersionId) -> Vec<u8> {
     join(table, &[id.as_bytes()])
@@ -243,6 +286,15 @@ mod tests {
         );
         assert_eq!(hex(&version(table::VERSION, &version_id)), format!("22{v}"));
         assert_eq!(hex(&version(table::BODY, &version_id)), format!("23{v}"));
+        assert_eq!(
+            hex(&upload(&DATASET, "k", LogIndex(258))),
+            format!("24{d}6b00010000000000000102")
+        );
+        assert_eq!(hex(&part(&version_id, 10_000)), format!("25{v}00002710"));
+        assert_eq!(part_number(&part(&version_id, 7)), Some(7));
+        let gone = doomed(LogIndex(258), &version_id);
+        assert_eq!(hex(&gone), format!("260000000000000102{v}"));
+        assert_eq!(doomed_parts(&gone), Some((LogIndex(258), version_id)));
         assert_eq!(
             hex(&change(table::CHANGE, &DATASET, LogIndex(258))),
             format!("30{d}0000000000000102")

@@ -6,8 +6,17 @@ pub const EPOCHS_KEPT: u64 = 24;
 pub const INLINE_BYTES_MAX: usize = 64 << 10;
 /// Bytes of one block.
 pub const BLOCK_BYTES_MAX: u32 = 8 << 20;
-/// Blocks of one finished object: 64 GiB. Larger objects are finished part by part.
+/// Blocks of one stream, an object's only one or a part's: 64 GiB. Larger objects are finished part by part.
 pub const BLOCKS_MAX: usize = 8192;
+
+/// Parts of one object, and the highest number one may have.
+pub const PARTS_MAX: u32 = 10_000;
+
+/// Plaintext bytes of an object in parts: 5 TiB.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+
+/// Bytes of what is sealed beside one part: checksums. All parts' of an object stay under 10 MiB.
+pub const PART_METADATA_BYTES_MAX: usize = 1 << 10;
 /// Bytes of a sealed manifest.
 pub const MANIFEST_BYTES_MAX: usize = 512 << 10;
 /// Bytes of sealed metadata: one 16 KiB chunk and its seal.

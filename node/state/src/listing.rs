@@ -1,4 +1,4 @@
-//! Listings: pages over objects and over versions, in key order.
+//! Listings: pages over objects, over versions and over uploads, in key order.
 //!
 //! Owns delimiter folding by seeking past each common prefix, and the bounds of a page: entries, bytes, records
 //! looked at. A page is a snapshot because its reader is one; the next page goes on by key. Refuses to show delete
@@ -12,6 +12,10 @@ use proto::v1;
 use crate::keys::{self, table};
 use crate::limits::{PAGE_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_SCANS_MAX};
 use crate::record;
+
+mod uploads;
+
+pub use uploads::{PartsQuery, UploadsQuery, parts, uploads};
 
 /// Which objects a page is asked for.
 #[derive(Clone, Copy)]
@@ -93,7 +97,7 @@ pub fn objects(state: &(impl Reader + ?Sized), query: ObjectsQuery<'_>) -> v1::L
                 reply.truncated = true;
                 return false;
             }
-            if let Some(folded) = common_prefix(query, &key) {
+            if let Some(folded) = common_prefix(query.prefix, query.delimiter, &key) {
                 page.add(folded.len());
                 folded.clone_into(&mut last);
                 reply.common_prefixes.push(folded.to_owned());
@@ -126,7 +130,7 @@ fn first_key(query: ObjectsQuery<'_>) -> Vec<u8> {
     if after.is_empty() {
         return Vec::new();
     }
-    if common_prefix(query, after) == Some(after) {
+    if common_prefix(query.prefix, query.delimiter, after) == Some(after) {
         return keys::end_of(&keys::object_prefix(table::CURRENT, query.dataset, after));
     }
     let mut key = keys::current(query.dataset, after);
@@ -135,12 +139,12 @@ fn first_key(query: ObjectsQuery<'_>) -> Vec<u8> {
 }
 
 /// Prefix, then everything up to and with the first delimiter after it.
-fn common_prefix<'k>(query: ObjectsQuery<'_>, key: &'k str) -> Option<&'k str> {
-    if query.delimiter.is_empty() {
+fn common_prefix<'k>(prefix: &str, delimiter: &str, key: &'k str) -> Option<&'k str> {
+    if delimiter.is_empty() {
         return None;
     }
-    let at = key.strip_prefix(query.prefix)?.find(query.delimiter)?;
-    Some(&key[..query.prefix.len() + at + query.delimiter.len()])
+    let at = key.strip_prefix(prefix)?.find(delimiter)?;
+    Some(&key[..prefix.len() + at + delimiter.len()])
 }
 
 /// Which versions a page is asked for.

@@ -53,7 +53,8 @@ pub fn head(
         return Some(current);
     }
     let at = self::version(state, asked)?;
-    if at.key != key || at.dataset_id != dataset.as_bytes()[..] {
+    let is_object = at.kind() == v1::VersionKind::Object;
+    if !is_object || at.key != key || at.dataset_id != dataset.as_bytes()[..] {
         return None;
     }
     record::load(
@@ -62,12 +63,28 @@ pub fn head(
     )
 }
 
-/// Where a version is.
+/// The record of an upload under way, if this is one's id and key.
+pub fn upload(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    key: &str,
+    id: &ObjectVersionId,
+) -> Option<v1::UploadRecord> {
+    let at = version(state, id)?;
+    let of_key = at.kind() == v1::VersionKind::Upload
+        && at.key == key
+        && at.dataset_id == dataset.as_bytes()[..];
+    let place = keys::upload(dataset, key, LogIndex(at.finished_index));
+    of_key.then(|| record::load(state, &place)).flatten()
+}
+
+/// Where a version, upload or part is.
 pub fn version(state: &(impl Reader + ?Sized), id: &ObjectVersionId) -> Option<v1::VersionRecord> {
     record::load(state, &keys::version(table::VERSION, id))
 }
 
-/// Manifest, inline bytes and blocks of a version: what repair goes by. `None` for delete markers and unknown ids.
+/// Manifest, inline bytes and blocks of a version or part: what repair goes by. `None` for delete markers, uploads and
+/// unknown ids.
 pub fn body(state: &(impl Reader + ?Sized), id: &ObjectVersionId) -> Option<v1::ObjectEntry> {
     record::load(state, &keys::version(table::BODY, id))
 }

@@ -1,4 +1,4 @@
-//! The machine of one shard: datasets, objects, tokens, request ids, upload epochs.
+//! The machine of one shard: datasets, objects, uploads in parts, tokens, request ids, upload epochs.
 //!
 //! Owns the order of checks, the same in every command: the leader's clock; size and shape; request id window; verdict;
 //! dataset; key; token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have
@@ -23,6 +23,7 @@ mod delete;
 mod epoch;
 mod evidence;
 mod hold;
+mod multipart;
 mod put;
 mod refusal;
 mod request;
@@ -31,6 +32,7 @@ mod token;
 mod versions;
 
 pub use hold::{HOLD_LEVEL, is_held};
+pub use multipart::MULTIPART_LEVEL;
 use refusal::{Answer, malformed, refuse};
 use request::Window;
 
@@ -67,6 +69,10 @@ impl ShardMachine {
         let takes = match kind {
             Command::AdvanceTime(_) => TIME_BOUND_LEVEL,
             Command::SetHold(_) => HOLD_LEVEL,
+            Command::CreateUpload(_)
+            | Command::FinishPart(_)
+            | Command::CompleteUpload(_)
+            | Command::AbortUpload(_) => MULTIPART_LEVEL,
             _ => FeatureLevel(0),
         };
         if at.level < takes {
@@ -156,6 +162,10 @@ impl Apply<'_> {
             Command::PutObject(put) => self.put_object(verdict, put),
             Command::FinishObject(finish) => self.finish_object(verdict, finish),
             Command::DeleteObject(delete) => self.delete_object(delete),
+            Command::CreateUpload(create) => self.create_upload(verdict, create),
+            Command::FinishPart(finish) => self.finish_part(verdict, finish),
+            Command::CompleteUpload(complete) => self.complete_upload(verdict, complete),
+            Command::AbortUpload(abort) => self.abort_upload(abort),
             Command::AdvanceUploadEpoch(_)
             | Command::SetAuthority(_)
             | Command::Sweep(_)

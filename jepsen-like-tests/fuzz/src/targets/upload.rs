@@ -291,6 +291,7 @@ fn seeds() -> Vec<Vec<u8>> {
         version_id: VERSION.into(),
         upload_epoch: 3,
         lease_id: Bytes::from_static(&[0x1E; 16]),
+        part_of: Bytes::new(),
     });
     let header = |number, data: &[u8]| {
         Frame::Header(v1::BlockHeader {

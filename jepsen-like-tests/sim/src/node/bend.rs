@@ -99,7 +99,14 @@ fn body(draw: &mut Draw, model: &Model, command: &mut v1::ShardCommand) {
         Some(Command::SetAuthority(set)) => set.version = set.version.saturating_sub(2),
         Some(Command::AdvanceUploadEpoch(advance)) => advance.from += 1,
         Some(Command::AdvanceTime(advance)) => advance.clocks.truncate(1),
-        Some(Command::Sweep(_)) | None => {}
+        Some(
+            Command::Sweep(_)
+            | Command::CreateUpload(_)
+            | Command::FinishPart(_)
+            | Command::CompleteUpload(_)
+            | Command::AbortUpload(_),
+        )
+        | None => {}
     }
 }
 

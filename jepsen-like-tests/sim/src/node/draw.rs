@@ -641,6 +641,10 @@ pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
         Command::PutObject(put) => &put.dataset_id,
         Command::FinishObject(finish) => &finish.dataset_id,
         Command::DeleteObject(delete) => &delete.dataset_id,
+        Command::CreateUpload(create) => &create.dataset_id,
+        Command::FinishPart(finish) => &finish.dataset_id,
+        Command::CompleteUpload(complete) => &complete.dataset_id,
+        Command::AbortUpload(abort) => &abort.dataset_id,
         Command::AdvanceUploadEpoch(_)
         | Command::SetAuthority(_)
         | Command::Sweep(_)

@@ -88,8 +88,12 @@ impl Apply<'_> {
     ) -> Answer {
         let at: Option<v1::VersionRecord> =
             record::load(&*self.state, &keys::version(table::VERSION, id));
-        let Some(at) = at.filter(|at| at.key == key && at.dataset_id == dataset.id.as_bytes()[..])
-        else {
+        let of_key = |at: &v1::VersionRecord| {
+            at.kind() == v1::VersionKind::Object
+                && at.key == key
+                && at.dataset_id == dataset.id.as_bytes()[..]
+        };
+        let Some(at) = at.filter(of_key) else {
             return refuse(v1::Refusal::NoSuchObject);
         };
         match current {

@@ -16,6 +16,8 @@ use crate::at::{At, Unknown};
 use crate::record::ShardMeta;
 use crate::{invariants, limits};
 
+pub(crate) mod parts;
+
 pub(crate) const DATASET: DatasetId = DatasetId([0xD5; 16]);
 pub(crate) const LEASE: [u8; 16] = [0x1E; 16];
 pub(crate) const HOLDER: [u8; 32] = [0x40; 32];
@@ -92,7 +94,13 @@ impl Shard {
     pub(crate) fn command(&mut self, kind: Command) -> v1::ShardCommand {
         let needs_id = matches!(
             kind,
-            Command::PutObject(_) | Command::FinishObject(_) | Command::DeleteObject(_)
+            Command::PutObject(_)
+                | Command::FinishObject(_)
+                | Command::DeleteObject(_)
+                | Command::CreateUpload(_)
+                | Command::FinishPart(_)
+                | Command::CompleteUpload(_)
+                | Command::AbortUpload(_)
         );
         let request_id = match needs_id {
             true => Bytes::copy_from_slice(&self.fresh_id().to_bytes()),

@@ -9,10 +9,12 @@ use proto::v1;
 use proto::v1::Refusal;
 use proto::v1::shard_command::Command;
 
+use super::fixture::parts::{Stream, abort, complete, create_upload, finish_part};
 use super::fixture::*;
 use crate::limits::EPOCHS_KEPT;
 use crate::listing::{ObjectsQuery, VersionsQuery, objects, versions};
 use crate::read;
+use crate::shard::MULTIPART_LEVEL;
 
 const KEYS: [&str; 4] = ["a", "a/b", "a\0", "b"];
 
@@ -52,6 +54,27 @@ enum Step {
     Steal {
         back: usize,
     },
+    Begin {
+        key: usize,
+        reuse: Option<u64>,
+    },
+    /// Of the id at this place of all ever made, be it an upload's or not.
+    Part {
+        made: u64,
+        number: u32,
+        seed: u64,
+        blocks: bool,
+    },
+    /// Names the parts whose bits are set, as the model sees them, and perhaps one that is not there.
+    Complete {
+        made: u64,
+        condition: Condition,
+        named: u32,
+        wrong: bool,
+    },
+    Abort {
+        made: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -71,6 +94,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop_oneof![Just(1u64), Just(EPOCHS_KEPT), Just(EPOCHS_KEPT + 1)].prop_map(Step::Epochs),
         2 => (0usize..6).prop_map(|back| Step::Retry { back }),
         1 => (0usize..6).prop_map(|back| Step::Steal { back }),
+        3 => (0..KEYS.len(), prop::option::weighted(0.1, 0u64..20))
+            .prop_map(|(key, reuse)| Step::Begin { key, reuse }),
+        6 => (0u64..20, 1u32..5, 0u64..40, any::<bool>())
+            .prop_map(|(made, number, seed, blocks)| Step::Part { made, number, seed, blocks }),
+        3 => (0u64..20, condition_of_any(), 0u32..32, prop::bool::weighted(0.1))
+            .prop_map(|(made, condition, named, wrong)| Step::Complete { made, condition, named, wrong }),
+        1 => (0u64..20).prop_map(|made| Step::Abort { made }),
+    ]
+}
+
+fn condition_of_any() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        6 => Just(Condition::None),
+        1 => Just(Condition::Absent),
+        1 => Just(Condition::Current),
+        1 => Just(Condition::Wrong),
     ]
 }
 
@@ -80,6 +119,13 @@ struct Version {
     marker: bool,
     kept: bool,
     blocks: bool,
+    parts: Vec<Stream>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Upload {
+    key: &'static str,
+    parts: BTreeMap<u32, Stream>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +142,7 @@ struct Model {
     /// Oldest first; the last is the current one.
     objects: BTreeMap<&'static str, Vec<Version>>,
     freed: BTreeMap<ObjectVersionId, u64>,
+    uploads: BTreeMap<ObjectVersionId, Upload>,
     answered: BTreeMap<RequestId, (Command, Outcome)>,
 }
 
@@ -119,10 +166,15 @@ impl Model {
     }
 
     fn id_taken(&self, id: &ObjectVersionId) -> bool {
+        let is_part = |parts: &[Stream]| parts.iter().any(|part| part.id() == *id);
         self.objects
             .values()
             .flatten()
-            .any(|version| version.id == *id)
+            .any(|version| version.id == *id || is_part(&version.parts))
+            || self
+                .uploads
+                .iter()
+                .any(|(of, upload)| of == id || upload.parts.values().any(|part| part.id() == *id))
             || self
                 .freed
                 .get(id)
@@ -133,6 +185,95 @@ impl Model {
         if version.blocks {
             self.freed.insert(version.id, self.epoch);
         }
+        self.free_parts(&version.parts);
+    }
+
+    /// With so few parts, the very command that ends them removes them all.
+    fn free_parts(&mut self, parts: &[Stream]) {
+        for part in parts {
+            self.free_part(part);
+        }
+    }
+
+    fn free_part(&mut self, part: &Stream) {
+        if part.blocks {
+            self.freed.insert(part.id(), self.epoch);
+        }
+    }
+
+    fn upload(&mut self, id: &Bytes, key: &str) -> Option<(ObjectVersionId, &mut Upload)> {
+        let id = ObjectVersionId::try_from(id.as_ref()).expect("an id");
+        let upload = self.uploads.get_mut(&id)?;
+        (upload.key == key).then_some((id, upload))
+    }
+
+    fn finish_part(&mut self, asked: &v1::FinishPart, stream: Stream) -> Outcome {
+        use Outcome::{Done, Refused};
+        let epoch = self.epoch;
+        let Some((of, upload)) = self.upload(&asked.version_id, &asked.key) else {
+            return Refused(Refusal::NoSuchUpload);
+        };
+        let held = upload.parts.get(&stream.number).copied();
+        if held.is_some_and(|held| held.id() == stream.id()) {
+            return Done(Some(stream.id()));
+        }
+        if self.id_taken(&stream.id()) {
+            return Refused(Refusal::VersionIdReused);
+        }
+        if stream.blocks && epoch - asked.upload_epoch > EPOCHS_KEPT {
+            return Refused(Refusal::UploadTooOld);
+        }
+        if let Some(held) = held {
+            self.free_part(&held);
+        }
+        let upload = self.uploads.get_mut(&of).expect("found above");
+        upload.parts.insert(stream.number, stream);
+        Done(Some(stream.id()))
+    }
+
+    fn complete(&mut self, asked: &v1::CompleteUpload) -> Outcome {
+        use Outcome::{Done, Refused};
+        let key = static_key(&asked.key);
+        let id = ObjectVersionId::try_from(asked.version_id.as_ref()).expect("an id");
+        if asked.parts.is_empty() {
+            return Refused(Refusal::Malformed);
+        }
+        let Some(upload) = self.uploads.get(&id).filter(|upload| upload.key == key) else {
+            let held = self.objects.get(key).into_iter().flatten();
+            let same = held.filter(|version| version.id == id).any(|version| {
+                let names = version.parts.iter().map(Stream::name);
+                !version.parts.is_empty() && names.eq(asked.parts.iter().cloned())
+            });
+            return match same {
+                true => Done(Some(id)),
+                false => Refused(Refusal::NoSuchUpload),
+            };
+        };
+        let named: Vec<Stream> = upload
+            .parts
+            .values()
+            .filter(|part| asked.parts.contains(&part.name()))
+            .copied()
+            .collect();
+        if named.len() != asked.parts.len() {
+            return Refused(Refusal::InvalidPart);
+        }
+        if !self.condition_holds(key, &asked.precondition) {
+            return Refused(Refusal::PreconditionFailed);
+        }
+        let upload = self.uploads.remove(&id).expect("found above");
+        for part in upload.parts.values().filter(|part| !named.contains(part)) {
+            self.free_part(part);
+        }
+        let new = Version {
+            id,
+            marker: false,
+            kept: self.versioning,
+            blocks: false,
+            parts: named,
+        };
+        self.add(key, new);
+        Done(Some(id))
     }
 
     fn add(&mut self, key: &'static str, new: Version) {
@@ -173,11 +314,46 @@ impl Model {
                     marker: false,
                     kept: self.versioning,
                     blocks,
+                    parts: Vec::new(),
                 };
                 self.add(static_key(key), new);
                 Done(Some(id))
             }
             Command::DeleteObject(asked) => self.delete(asked),
+            Command::CreateUpload(asked) => {
+                let upload = asked.upload.as_ref().expect("the fixture has one");
+                let id = ObjectVersionId::try_from(upload.version_id.as_ref()).expect("an id");
+                if self.id_taken(&id) {
+                    return Refused(Refusal::VersionIdReused);
+                }
+                let new = Upload {
+                    key: static_key(&asked.key),
+                    parts: BTreeMap::new(),
+                };
+                self.uploads.insert(id, new);
+                Done(Some(id))
+            }
+            Command::FinishPart(asked) => {
+                let part = asked.part.as_ref().expect("the fixture has one");
+                // The seed is not in the command: it is found by what it gives.
+                let stream = (0..40)
+                    .map(|seed| Stream {
+                        number: part.number,
+                        seed,
+                        blocks: asked.inline.is_empty(),
+                    })
+                    .find(|stream| stream.id().as_bytes()[..] == part.part_id[..]);
+                self.finish_part(asked, stream.expect("one of the streams"))
+            }
+            Command::CompleteUpload(asked) => self.complete(asked),
+            Command::AbortUpload(asked) => {
+                let Some((id, _)) = self.upload(&asked.version_id, &asked.key) else {
+                    return Refused(Refusal::NoSuchUpload);
+                };
+                let upload = self.uploads.remove(&id).expect("found above");
+                self.free_parts(&upload.parts.into_values().collect::<Vec<_>>());
+                Done(Some(id))
+            }
             other => unreachable!("the steps make no {other:?}"),
         }
     }
@@ -211,6 +387,7 @@ impl Model {
                     marker: true,
                     kept: self.versioning,
                     blocks: false,
+                    parts: Vec::new(),
                 },
             );
             return Done(Some(id));
@@ -247,8 +424,10 @@ struct Run {
 
 impl Run {
     fn new() -> Self {
+        let mut shard = Shard::new();
+        shard.level = MULTIPART_LEVEL;
         Self {
-            shard: Shard::new(),
+            shard,
             model: Model::default(),
             made: 0,
             sent: Vec::new(),
@@ -333,6 +512,55 @@ impl Run {
                 self.model.epoch += by;
                 return;
             }
+            Step::Begin { key, reuse } => {
+                let id = self.mint(*reuse);
+                Command::CreateUpload(create_upload(KEYS[*key], id))
+            }
+            Step::Part {
+                made,
+                number,
+                seed,
+                blocks,
+            } => {
+                let stream = Stream {
+                    number: *number,
+                    seed: *seed,
+                    blocks: *blocks,
+                };
+                let epoch = UploadEpoch(self.model.epoch);
+                let key = self.key_of(*made);
+                Command::FinishPart(finish_part(key, version(*made), stream, epoch))
+            }
+            Step::Complete {
+                made,
+                condition,
+                named,
+                wrong,
+            } => {
+                let key = self.key_of(*made);
+                let precondition = self.precondition(key, condition);
+                let held = self.model.uploads.get(&version(*made));
+                let held = held.map(|upload| upload.parts.values().copied());
+                let of_version = self.model.objects.values().flatten();
+                let of_version = of_version.filter(|held| held.id == version(*made));
+                let mut parts: Vec<Stream> = held.into_iter().flatten().collect();
+                parts.retain(|part| named & (1 << (part.number - 1)) != 0);
+                // An upload that was completed before, asked for again.
+                parts.extend(of_version.flat_map(|held| held.parts.clone()));
+                if *wrong {
+                    parts.push(Stream {
+                        number: 9,
+                        seed: 0,
+                        blocks: false,
+                    });
+                }
+                let asked = complete(key, version(*made), &parts);
+                Command::CompleteUpload(v1::CompleteUpload {
+                    precondition,
+                    ..asked
+                })
+            }
+            Step::Abort { made } => abort(self.key_of(*made), version(*made)),
             Step::Retry { back } => {
                 if let Some(command) = self.earlier(*back) {
                     self.send(command);
@@ -354,6 +582,17 @@ impl Run {
         let command = self.shard.command(kind);
         self.sent.push(command.clone());
         self.send(command);
+    }
+
+    /// The key of an upload, or of the version that it became.
+    fn key_of(&self, made: u64) -> &'static str {
+        let id = version(made);
+        let upload = self.model.uploads.get(&id).map(|upload| upload.key);
+        let object = self.model.objects.iter();
+        let mut object = object.filter(|(_, held)| held.iter().any(|version| version.id == id));
+        upload
+            .or_else(|| object.next().map(|(key, _)| *key))
+            .unwrap_or(KEYS[0])
     }
 
     fn earlier(&self, back: usize) -> Option<v1::ShardCommand> {
@@ -435,6 +674,7 @@ impl Run {
                 let found = read::object(state, &DATASET, key, Some(&version.id));
                 let found = found.expect("every version can be read");
                 assert_eq!(found.blocks.is_empty(), !version.blocks);
+                assert_eq!(found.parts as usize, version.parts.len());
                 all.push(((*key).to_owned(), version.id));
             }
         }
@@ -488,6 +728,7 @@ proptest! {
         }
         // The same log gives the same bytes.
         let mut twin = Shard::empty();
+        twin.level = MULTIPART_LEVEL;
         for command in run.shard.log.clone() {
             twin.apply_bytes(command).expect("a known command");
         }

@@ -16,9 +16,9 @@ use crate::limits::{
     METADATA_BYTES_MAX,
 };
 
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// On the voters of the shard.
-const PLACEMENT: u32 = 1;
+pub(super) const PLACEMENT: u32 = 1;
 
 impl Apply<'_> {
     pub(super) fn put_object(&mut self, verdict: v1::Verdict, put: &v1::PutObject) -> Answer {
@@ -57,7 +57,10 @@ impl Apply<'_> {
             entry,
             &finish.holder,
         )?;
-        let blocks = block_count(entry)?;
+        if !entry.inline.is_empty() {
+            return malformed();
+        }
+        let blocks = block_count(&entry.blocks, entry.sealed_bytes)?;
         let dataset = self.writable(&finish.dataset_id)?;
         self.key_allows(verdict, &dataset)?;
         let (now, receipts) = (self.meta.time, &finish.receipts);
@@ -65,16 +68,21 @@ impl Apply<'_> {
             now < expiry || self.begun_before(receipts, expiry)
         })?;
         self.unused(&commit.version)?;
-        let epoch = self.meta.upload_epoch.0;
-        if entry.upload_epoch > epoch {
-            return malformed();
-        }
-        // Nodes may have removed the blocks of an upload that is older.
-        if epoch - entry.upload_epoch > EPOCHS_KEPT {
-            return refuse(v1::Refusal::UploadTooOld);
-        }
+        self.young_enough(entry.upload_epoch)?;
         self.on_majority(receipts, blocks)?;
         self.finish_commit(dataset, commit)
+    }
+
+    /// Refuses blocks that were uploaded under an epoch to come, or so long ago that nodes may have removed them.
+    pub(super) fn young_enough(&self, upload_epoch: u64) -> Result<(), v1::Refused> {
+        let epoch = self.meta.upload_epoch.0;
+        if upload_epoch > epoch {
+            return malformed();
+        }
+        if epoch - upload_epoch > EPOCHS_KEPT {
+            return refuse(v1::Refusal::UploadTooOld);
+        }
+        Ok(())
     }
 
     fn finish_commit(&mut self, mut dataset: super::Dataset, commit: Commit<'_>) -> Answer {
@@ -127,6 +135,7 @@ impl<'a> Commit<'a> {
             && entry.finished_at_ms == 0
             && !entry.delete_marker
             && !entry.versioned
+            && entry.parts == 0
             && entry.dek_salt.len() == DIGEST_BYTES
             && entry.name_salt.len() == DIGEST_BYTES
             && entry.plain_bytes <= entry.sealed_bytes
@@ -147,20 +156,14 @@ impl<'a> Commit<'a> {
     }
 }
 
-/// The number of blocks, if they are an object's.
-fn block_count(entry: &v1::ObjectEntry) -> Result<u32, v1::Refused> {
-    let blocks = &entry.blocks;
+/// The number of blocks, if they are a stream's of so many bytes.
+pub(super) fn block_count(blocks: &[v1::BlockRef], sealed_bytes: u64) -> Result<u32, v1::Refused> {
     let each = blocks.iter().all(|block| {
         block.digest.len() == DIGEST_BYTES && (1..=BLOCK_BYTES_MAX).contains(&block.bytes)
     });
     let sum: u64 = blocks.iter().map(|block| u64::from(block.bytes)).sum();
     match u32::try_from(blocks.len()) {
-        Ok(count)
-            if (1..=BLOCKS_MAX).contains(&blocks.len())
-                && each
-                && sum == entry.sealed_bytes
-                && entry.inline.is_empty() =>
-        {
+        Ok(count) if (1..=BLOCKS_MAX).contains(&blocks.len()) && each && sum == sealed_bytes => {
             Ok(count)
         }
         _ => malformed(),

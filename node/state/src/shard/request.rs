@@ -36,7 +36,13 @@ impl Apply<'_> {
         if command.request_id.is_empty() {
             let by_itself = !matches!(
                 kind,
-                Command::PutObject(_) | Command::FinishObject(_) | Command::DeleteObject(_)
+                Command::PutObject(_)
+                    | Command::FinishObject(_)
+                    | Command::DeleteObject(_)
+                    | Command::CreateUpload(_)
+                    | Command::FinishPart(_)
+                    | Command::CompleteUpload(_)
+                    | Command::AbortUpload(_)
             );
             return if by_itself {
                 Window::Free(None)
@@ -88,8 +94,10 @@ fn hash(command: &v1::ShardCommand) -> [u8; 32] {
     let mut asked = command.clone();
     asked.now_ms = 0;
     asked.verdict = None;
-    if let Some(Command::FinishObject(finish)) = &mut asked.command {
-        finish.receipts.clear();
+    match &mut asked.command {
+        Some(Command::FinishObject(finish)) => finish.receipts.clear(),
+        Some(Command::FinishPart(finish)) => finish.receipts.clear(),
+        _ => {}
     }
     blake3::hash(&asked.encode_to_vec()).into()
 }

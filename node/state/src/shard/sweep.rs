@@ -1,4 +1,4 @@
-//! Removal of what is due: expired request ids and garbage records, contents of dropped datasets.
+//! Removal of what is due: expired request ids and garbage records, parts of what is gone, contents of dropped datasets.
 //!
 //! Owns where each sweep goes on, so that no scan meets again what was removed. Refuses to do more than a bounded
 //! number of steps in one apply, and to remove anything by a clock.
@@ -17,9 +17,10 @@ use crate::record;
 const EXPIRING: [u8; 2] = [table::REQUEST, table::GARBAGE];
 
 /// In this order the counters and references of a dataset stay true at every step.
-const PURGED: [u8; 5] = [
+const PURGED: [u8; 6] = [
     table::OLDER,
     table::CURRENT,
+    table::UPLOAD,
     table::TOMBSTONE,
     table::TOKEN_USE,
     table::TOKEN,
@@ -52,11 +53,13 @@ impl Apply<'_> {
         for of in EXPIRING {
             left = self.sweep_expired(of, left);
         }
+        left = self.sweep_parts(left);
         while left > 0 {
             let Some((id, cursor)) = self.next_purge() else {
                 break;
             };
             left = self.purge(id, cursor, left);
+            left = self.sweep_parts(left);
         }
         self.meta.sweeping = left == 0;
         self.meta.sweeping
@@ -126,6 +129,9 @@ impl Apply<'_> {
         if of == table::TOMBSTONE {
             return self.drop_tombstone(dataset, key);
         }
+        if of == table::UPLOAD {
+            return self.drop_upload(dataset, key, &record::decode(value));
+        }
         if of == table::OLDER || of == table::CURRENT {
             let head: v1::ObjectEntry = record::decode(value);
             if of == table::CURRENT {
@@ -136,7 +142,12 @@ impl Apply<'_> {
         self.state.delete(key);
     }
 
-    fn some_records(&self, start: &[u8], end: &[u8], count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub(super) fn some_records(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        count: usize,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut found = Vec::new();
         if count == 0 {
             return found;

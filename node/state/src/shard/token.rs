@@ -68,20 +68,29 @@ impl Apply<'_> {
         holder: &[u8],
         alive: impl FnOnce(UnixMs) -> bool,
     ) -> Result<(), v1::Refused> {
-        let key = keys::token(table::TOKEN, &dataset.id, lease);
-        let Some(token) = record::load::<v1::TokenRecord>(&*self.state, &key) else {
-            return refuse(v1::Refusal::NoSuchToken);
-        };
+        let token = self.token(dataset, lease)?;
         if token.holder != holder {
             return refuse(v1::Refusal::TokenNotHolders);
         }
-        if token.kek_version < dataset.record.min_kek_version {
-            return refuse(v1::Refusal::TokenTooOld);
-        }
+        recent(dataset, &token)?;
         if !alive(UnixMs(token.expires_at_ms)) {
             return refuse(v1::Refusal::TokenExpired);
         }
         Ok(())
+    }
+
+    /// The token is here and is not too old, whoever its holder is and whenever it expires.
+    pub(super) fn token_in_use(
+        &self,
+        dataset: &Dataset,
+        lease: &LeaseId,
+    ) -> Result<(), v1::Refused> {
+        recent(dataset, &self.token(dataset, lease)?)
+    }
+
+    fn token(&self, dataset: &Dataset, lease: &LeaseId) -> Result<v1::TokenRecord, v1::Refused> {
+        let key = keys::token(table::TOKEN, &dataset.id, lease);
+        record::load(&*self.state, &key).map_or_else(|| refuse(v1::Refusal::NoSuchToken), Ok)
     }
 
     /// One more version needs the token.
@@ -109,6 +118,14 @@ impl Apply<'_> {
             u64::from_be_bytes(value.as_ref().try_into().expect("written as eight bytes"))
         })
     }
+}
+
+/// Refuses a token wrapped under a KEK version below the dataset's minimum.
+fn recent(dataset: &Dataset, token: &v1::TokenRecord) -> Result<(), v1::Refused> {
+    if token.kek_version < dataset.record.min_kek_version {
+        return refuse(v1::Refusal::TokenTooOld);
+    }
+    Ok(())
 }
 
 fn token_use_key(dataset: &DatasetId, lease: &[u8]) -> Vec<u8> {

@@ -26,12 +26,12 @@ impl Apply<'_> {
         record::load(&*self.state, &keys::current(dataset, key))
     }
 
-    /// Refuses an id that stands for a version, or whose blocks nodes may be removing.
+    /// Refuses an id that stands for a version, or whose blocks or parts are being removed.
     pub(super) fn unused(&self, id: &ObjectVersionId) -> Result<(), v1::Refused> {
         let taken = [table::VERSION, table::FREED]
             .into_iter()
             .any(|of| self.state.value(&keys::version(of, id)).is_some());
-        if taken {
+        if taken || self.has_parts(id) {
             refuse(v1::Refusal::VersionIdReused)
         } else {
             Ok(())
@@ -127,26 +127,44 @@ impl Apply<'_> {
             self.state.delete(&keys::version(table::BODY, &id));
             self.release_token(&dataset.id, &head.lease_id);
         }
-        if at.blocks > 0 {
-            let epoch = self.meta.upload_epoch;
-            let garbage = v1::GarbageRecord {
-                dataset_id: at.dataset_id,
-                blocks: at.blocks,
-                upload_epoch: at.upload_epoch,
-            };
-            self.state
-                .put(&keys::garbage(epoch, &id), &garbage.encode_to_vec());
-            self.state
-                .put(&keys::version(table::FREED, &id), &epoch.0.to_be_bytes());
-            local::forget(self.local, LogIndex(head.finished_index), &id);
+        self.free_blocks(&id, at);
+        if head.parts > 0 {
+            self.doom_parts(&dataset.id, &id);
         }
         let finished = LogIndex(head.finished_index);
         self.state
             .delete(&keys::change(table::CHANGE, &dataset.id, finished));
         let counts = &mut dataset.record;
         counts.versions = less(counts.versions, 1);
-        counts.sealed_bytes = less(counts.sealed_bytes, head.sealed_bytes);
-        self.meta.sealed_bytes = less(self.meta.sealed_bytes, head.sealed_bytes);
+        self.uncount_bytes(dataset, own_bytes(head));
+    }
+
+    /// Makes garbage of the blocks that an id stood for, if it had any.
+    pub(super) fn free_blocks(&mut self, id: &ObjectVersionId, at: v1::VersionRecord) {
+        if at.blocks == 0 {
+            return;
+        }
+        let epoch = self.meta.upload_epoch;
+        let garbage = v1::GarbageRecord {
+            dataset_id: at.dataset_id,
+            blocks: at.blocks,
+            upload_epoch: at.upload_epoch,
+        };
+        self.state
+            .put(&keys::garbage(epoch, id), &garbage.encode_to_vec());
+        self.state
+            .put(&keys::version(table::FREED, id), &epoch.0.to_be_bytes());
+        local::forget(self.local, LogIndex(at.finished_index), id);
+    }
+
+    pub(super) fn count_bytes(&mut self, dataset: &mut Dataset, bytes: u64) {
+        dataset.record.sealed_bytes += bytes;
+        self.meta.sealed_bytes += bytes;
+    }
+
+    pub(super) fn uncount_bytes(&mut self, dataset: &mut Dataset, bytes: u64) {
+        dataset.record.sealed_bytes = less(dataset.record.sealed_bytes, bytes);
+        self.meta.sealed_bytes = less(self.meta.sealed_bytes, bytes);
     }
 
     fn store(&mut self, dataset: &mut Dataset, key: &str, new: NewVersion) {
@@ -173,6 +191,7 @@ impl Apply<'_> {
             finished_index: self.index.0,
             blocks: u32::try_from(body.blocks.len()).expect("bounded when it was checked"),
             upload_epoch: head.upload_epoch,
+            ..Default::default()
         };
         let change = v1::ChangeRecord {
             key: key.to_owned(),
@@ -197,8 +216,7 @@ impl Apply<'_> {
         let counts = &mut dataset.record;
         counts.objects += u64::from(!head.delete_marker);
         counts.versions += 1;
-        counts.sealed_bytes += head.sealed_bytes;
-        self.meta.sealed_bytes += head.sealed_bytes;
+        self.count_bytes(dataset, own_bytes(&head));
     }
 
     /// Records in the change index that a version is gone, dropping the oldest tombstone where there are too many.
@@ -262,11 +280,20 @@ pub(super) fn uncount_object(dataset: &mut Dataset, current: &v1::ObjectEntry) {
     counts.objects = less(counts.objects, u64::from(!current.delete_marker));
 }
 
+/// Sealed bytes that a version counts for itself: those of parts are counted by each, from when it is finished until
+/// it is removed.
+fn own_bytes(head: &v1::ObjectEntry) -> u64 {
+    match head.parts {
+        0 => head.sealed_bytes,
+        _ => 0,
+    }
+}
+
 fn version_id(head: &v1::ObjectEntry) -> ObjectVersionId {
     ObjectVersionId::try_from(head.version_id.as_ref()).expect("checked before it was stored")
 }
 
-fn less(count: u64, by: u64) -> u64 {
+pub(super) fn less(count: u64, by: u64) -> u64 {
     count
         .checked_sub(by)
         .expect("counters cover everything that is stored")

@@ -23,7 +23,13 @@ fn verdict() -> Option<v1::Verdict> {
 fn of_shard(number: u64, kind: OfShard) -> v1::ShardCommand {
     let needs_id = matches!(
         kind,
-        OfShard::PutObject(_) | OfShard::FinishObject(_) | OfShard::DeleteObject(_)
+        OfShard::PutObject(_)
+            | OfShard::FinishObject(_)
+            | OfShard::DeleteObject(_)
+            | OfShard::CreateUpload(_)
+            | OfShard::FinishPart(_)
+            | OfShard::CompleteUpload(_)
+            | OfShard::AbortUpload(_)
     );
     let mut nonce = [0; 16];
     nonce[..8].copy_from_slice(&number.to_be_bytes());
@@ -126,6 +132,68 @@ fn delete(key: &str, version: &[u8], marker: &[u8]) -> OfShard {
     })
 }
 
+fn create_upload(key: &str, version: u8) -> OfShard {
+    let of = entry(version);
+    OfShard::CreateUpload(v1::CreateUpload {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        upload: Some(v1::UploadRecord {
+            format: 1,
+            version_id: of.version_id,
+            lease_id: of.lease_id,
+            dek_salt: of.dek_salt,
+            name_salt: of.name_salt,
+            placement: 1,
+            ..Default::default()
+        }),
+        holder: Bytes::from_static(&HOLDER),
+    })
+}
+
+fn finish_part(key: &str, version: u8, number: u32) -> OfShard {
+    let commitment = Bytes::from(vec![0x70 + number as u8; 32]);
+    OfShard::FinishPart(v1::FinishPart {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        version_id: ObjectVersionId([version; 16]).into(),
+        part: Some(v1::PartRecord {
+            number,
+            part_id: commitment.slice(..16),
+            commitment,
+            plain_bytes: 3,
+            sealed_bytes: 13,
+            ..Default::default()
+        }),
+        inline: Bytes::from_static(b"sealed stream"),
+        ..Default::default()
+    })
+}
+
+fn complete_upload(key: &str, version: u8, numbers: &[u32]) -> OfShard {
+    let named = numbers.iter().map(|number| v1::PartName {
+        number: *number,
+        part_id: vec![0x70 + *number as u8; 16].into(),
+    });
+    OfShard::CompleteUpload(v1::CompleteUpload {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        version_id: ObjectVersionId([version; 16]).into(),
+        parts: named.collect(),
+        sealed_manifest: Bytes::from_static(b"manifest"),
+        plain_bytes: 3 * numbers.len() as u64,
+        sealed_bytes: 13 * numbers.len() as u64,
+        ..Default::default()
+    })
+}
+
+fn abort_upload(key: &str, version: u8) -> OfShard {
+    OfShard::AbortUpload(v1::AbortUpload {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        version_id: ObjectVersionId([version; 16]).into(),
+    })
+}
+
 fn token(dataset: DatasetId) -> OfShard {
     OfShard::RegisterToken(v1::RegisterToken {
         lease_id: Bytes::from_static(&LEASE),
@@ -220,7 +288,22 @@ pub(super) fn shard_seeds() -> Vec<Vec<v1::ShardCommand>> {
             key_state(v1::KeyState::Enabled, 3),
         ]),
         of(vec![hold(0, true), drop_dataset.clone(), hold(1, false)]),
-        of(vec![drop_dataset, sweep.clone(), sweep]),
+        of(vec![drop_dataset, sweep.clone(), sweep.clone()]),
+        of(vec![
+            create_upload("big", 40),
+            finish_part("big", 40, 1),
+            finish_part("big", 40, 2),
+            finish_part("big", 40, 9),
+            complete_upload("big", 40, &[1, 9]),
+            delete("big", &[40; 16], &[]),
+            sweep.clone(),
+        ]),
+        of(vec![
+            create_upload("b", 41),
+            finish_part("b", 41, 3),
+            abort_upload("b", 41),
+            sweep,
+        ]),
         of(vec![
             token(DATASET),
             OfShard::SetAuthority(v1::SetAuthority { version: 2 }),
