@@ -44,6 +44,12 @@
 //! }
 //! ```
 //! ```compile_fail
+//! // ... an access key's secret no more than others, ...
+//! fn copies(secret: &envelope::AccessSecret) -> envelope::AccessSecret {
+//!     secret.clone()
+//! }
+//! ```
+//! ```compile_fail
 //! // ... printed, ...
 //! fn prints(root: &envelope::RootKey) -> String {
 //!     format!("{root:?}")
@@ -83,6 +89,7 @@ compile_error!(
 // graph.
 use aes_gcm as _;
 
+mod access_secret;
 mod backup;
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -103,6 +110,7 @@ mod shamir;
 mod token_seal;
 mod wrap;
 
+pub use access_secret::{ACCESS_SECRET_CHARS, AccessSecret};
 pub use cobblestone::{
     CHUNK_BYTES, CHUNKS_MAX, COMMITMENT_BYTES, ChunkSpan, Commitment, HEADER_BYTES, OpenError,
     Opener, PLAIN_BYTES_MAX, RangeError, RangeOpener, SEALED_CHUNK_BYTES, STREAM_SALT_BYTES,

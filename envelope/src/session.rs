@@ -14,8 +14,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ::hpke::{Deserializable, Kem, OpModeR, OpModeS, Serializable, setup_receiver, setup_sender};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use proto::ids::{DatasetId, LeaseId, RegionId, RootEpoch};
+use proto::ids::{AccessKeyId, DatasetId, LeaseId, RegionId, RootEpoch};
 
+use crate::access_secret::AccessSecret;
 use crate::context::{LABEL_SESSION_EXPORT, LABEL_SESSION_INFO, LABEL_SESSION_ITEM, ObjectContext};
 use crate::encode::put_field;
 use crate::hpke_key::{
@@ -197,6 +198,10 @@ enum Subject<'a> {
         version: u32,
     },
     Root(RootEpoch),
+    AccessSecret {
+        region: &'a RegionId,
+        id: AccessKeyId,
+    },
 }
 
 impl Subject<'_> {
@@ -230,6 +235,11 @@ impl Subject<'_> {
             Self::Root(epoch) => {
                 put_field(&mut out, b"root");
                 put_field(&mut out, &epoch.0.to_be_bytes());
+            }
+            Self::AccessSecret { region, id } => {
+                put_field(&mut out, b"access-secret");
+                put_field(&mut out, region.as_str().as_bytes());
+                put_field(&mut out, id.as_str().as_bytes());
             }
         }
         out.extend_from_slice(caller);
@@ -286,6 +296,16 @@ impl SessionSender {
     /// Sends the root key to a peer that was let in: unsealing within the region's KMS.
     pub fn send_root(&self, root: &RootKey, aad: &[u8]) -> Result<SealedKey, SessionError> {
         self.send(&Subject::Root(root.epoch), &root.key, aad)
+    }
+
+    /// Sends the secret of an access key, after its record.
+    pub fn send_access_secret(
+        &self,
+        secret: &AccessSecret,
+        aad: &[u8],
+    ) -> Result<SealedKey, SessionError> {
+        let AccessSecret { region, id, key } = secret;
+        self.send(&Subject::AccessSecret { region, id: *id }, key, aad)
     }
 
     fn send(
@@ -394,6 +414,22 @@ impl SessionReceiver {
             epoch,
             key: self.receive(&Subject::Root(epoch), sealed, aad)?,
         })
+    }
+
+    /// Receives the secret of access key `id`.
+    pub fn receive_access_secret(
+        &self,
+        sealed: &SealedKey,
+        region: RegionId,
+        id: AccessKeyId,
+        aad: &[u8],
+    ) -> Result<AccessSecret, SessionError> {
+        let subject = Subject::AccessSecret {
+            region: &region,
+            id,
+        };
+        let key = self.receive(&subject, sealed, aad)?;
+        Ok(AccessSecret { region, id, key })
     }
 
     fn receive(

@@ -5,9 +5,10 @@
 //! is committed to. Refuses a format version, suite or key type it does not know, a header that was
 //! changed, and a wrapped key of one type where another is expected.
 
-use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId};
+use proto::ids::{AccessKeyId, DatasetId, KekId, KekVersion, LeaseId, RegionId};
 
 use crate::KeyError;
+use crate::access_secret::AccessSecret;
 use crate::cobblestone::{HEADER_BYTES, TAG_BYTES, open_short, seal_short};
 use crate::context::{LABEL_WRAP, Suite};
 use crate::encode::{Malformed, Reader, put_field};
@@ -26,6 +27,8 @@ pub enum KeyType {
     Lease = 2,
     /// A metadata key, wrapped under a KEK.
     Metadata = 3,
+    /// The secret of an access key, wrapped under the root key.
+    AccessSecret = 4,
 }
 
 /// What is said in the clear, and authenticated, about a wrapped key.
@@ -37,9 +40,10 @@ pub struct WrapHeader {
     pub key_type: KeyType,
     /// The region the key lives in.
     pub region: RegionId,
-    /// KEK id, lease id, or the dataset id of a metadata key.
+    /// KEK id, lease id, the dataset id of a metadata key, or the bits of an access key's id (big-endian).
     pub id: [u8; 16],
-    /// KEK: its version. Lease key: the version of the KEK around it. Metadata key: its version.
+    /// KEK: its version. Lease key: the version of the KEK around it. Metadata key: its version. Access secret: the epoch
+    /// of the root key around it.
     pub version: u32,
 }
 
@@ -127,6 +131,7 @@ impl Wrapped {
             1 => KeyType::Kek,
             2 => KeyType::Lease,
             3 => KeyType::Metadata,
+            4 => KeyType::AccessSecret,
             other => return Err(WrappedError::UnknownType(other)),
         };
         let region = std::str::from_utf8(reader.field()?).map_err(|_| WrappedError::Malformed)?;
@@ -180,6 +185,32 @@ impl RootKey {
             region,
             id: KekId(id),
             version: KekVersion(version),
+            key,
+        })
+    }
+
+    /// Wraps the secret of an access key for KMS state.
+    pub fn wrap_access_secret(&self, secret: &AccessSecret) -> Result<Wrapped, KeyError> {
+        let id = secret.id.bits().to_be_bytes();
+        let header = WrapHeader::new(KeyType::AccessSecret, &secret.region, &id, self.epoch.0);
+        wrap(&self.key, header, &secret.key)
+    }
+
+    /// Unwraps the secret of an access key.
+    pub fn unwrap_access_secret(&self, wrapped: &Wrapped) -> Result<AccessSecret, UnwrapError> {
+        let key = unwrap(&self.key, wrapped, KeyType::AccessSecret)?;
+        let WrapHeader {
+            region,
+            id,
+            version,
+            ..
+        } = wrapped.header.clone();
+        if version != self.epoch.0 {
+            return Err(UnwrapError::NotAuthentic);
+        }
+        Ok(AccessSecret {
+            region,
+            id: AccessKeyId::from_bits(u128::from_be_bytes(id)),
             key,
         })
     }

@@ -469,9 +469,114 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// Names a secret by which a client of a gateway signs its requests: `RDT` and 17 of `A-Z 2-7` (RFC 4648 section 6), 85
+/// random bits. Public.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccessKeyId([u8; Self::BYTES]);
+
+impl AccessKeyId {
+    /// Length in bytes of its text, which is its only form on the wire and on disk.
+    pub const BYTES: usize = 20;
+    const PREFIX: &[u8; 3] = b"RDT";
+    const DIGITS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    const DIGIT_BITS: usize = 5;
+
+    /// The id that the lowest 85 of these bits name.
+    pub fn from_bits(bits: u128) -> Self {
+        let mut text = [0; Self::BYTES];
+        text[..Self::PREFIX.len()].copy_from_slice(Self::PREFIX);
+        let mut rest = bits;
+        for digit in text[Self::PREFIX.len()..].iter_mut().rev() {
+            *digit = Self::DIGITS[(rest & 31) as usize];
+            rest >>= Self::DIGIT_BITS;
+        }
+        Self(text)
+    }
+
+    /// Its 85 bits: what a wrapped secret names it by.
+    pub fn bits(&self) -> u128 {
+        self.0[Self::PREFIX.len()..].iter().fold(0, |bits, letter| {
+            let digit = Self::digit(*letter).expect("an id in memory is valid");
+            (bits << Self::DIGIT_BITS) | digit
+        })
+    }
+
+    /// The text form.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("an id in memory is ASCII")
+    }
+
+    fn digit(letter: u8) -> Option<u128> {
+        let digits = Self::DIGITS.iter();
+        digits
+            .zip(0..)
+            .find_map(|(held, digit)| (*held == letter).then_some(digit))
+    }
+}
+
+impl TryFrom<&[u8]> for AccessKeyId {
+    type Error = IdError;
+    fn try_from(bytes: &[u8]) -> Result<Self, IdError> {
+        let bad = IdError {
+            what: "access key id",
+            why: "not RDT and 17 of A-Z and 2-7",
+        };
+        let text: [u8; Self::BYTES] = bytes.try_into().map_err(|_| bad.clone())?;
+        let digits = text.strip_prefix(Self::PREFIX);
+        match digits.is_some_and(|digits| digits.iter().all(|d| Self::digit(*d).is_some())) {
+            true => Ok(Self(text)),
+            false => Err(bad),
+        }
+    }
+}
+
+impl FromStr for AccessKeyId {
+    type Err = IdError;
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        Self::try_from(text.as_bytes())
+    }
+}
+
+impl fmt::Display for AccessKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for AccessKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccessKeyId({self})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_access_key_id_has_these_letters_and_no_other() {
+        let text = AccessKeyId::from_bits(0).to_string();
+        assert_eq!(text, "RDTAAAAAAAAAAAAAAAAA");
+        let largest = AccessKeyId::from_bits(u128::MAX);
+        assert_eq!(largest.as_str(), "RDT77777777777777777");
+        assert_eq!(largest.bits(), (1 << 85) - 1);
+        let bits = 0x0123_4567_89ab_cdef_0123;
+        let id: AccessKeyId = AccessKeyId::from_bits(bits)
+            .as_str()
+            .parse()
+            .expect("valid");
+        assert_eq!(id.bits(), bits);
+        for bad in [
+            "",
+            "RDTAAAAAAAAAAAAAAAA",
+            "RDTAAAAAAAAAAAAAAAAAA",
+            "RDTAAAAAAAAAAAAAAAA1",
+            "RDTaAAAAAAAAAAAAAAAA",
+            "AKIAAAAAAAAAAAAAAAAA",
+        ] {
+            assert!(bad.parse::<AccessKeyId>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn identity_round_trips_and_refuses_what_is_not_one() {

@@ -36,6 +36,10 @@ fn lease() -> LeaseKey {
     LeaseKey::generate(region(), LeaseId([1; 16])).expect("room")
 }
 
+fn secret() -> AccessSecret {
+    AccessSecret::generate(region(), AccessKeyId::from_bits(6)).expect("room")
+}
+
 fn over_the_wire(sealed: SealedKey) -> SealedKey {
     SealedKey::try_from(&sealed.as_bytes()[..]).expect("well formed")
 }
@@ -87,6 +91,13 @@ fn every_key_arrives_as_its_receiving_type() {
         .receive_root(&sealed, RootEpoch(2), b"aad")
         .expect("receives");
     assert_eq!(received.check_value(), root.check_value());
+
+    let secret = secret();
+    let sealed = over_the_wire(sender.send_access_secret(&secret, b"aad").expect("sends"));
+    let received = receiver
+        .receive_access_secret(&sealed, region(), secret.id(), b"aad")
+        .expect("receives");
+    assert_eq!(received.text(), secret.text());
 }
 
 #[test]
@@ -96,12 +107,14 @@ fn no_key_is_received_as_another() {
     let dek = lease.open_dek(&SALT, &context()).expect("room");
     let metadata = MetadataKey::generate(region(), DatasetId([4; 16]), 3).expect("room");
     let root = RootKey::generate(RootEpoch(2)).expect("room");
+    let secret = secret();
     let sent = [
         sender.send_lease(&lease, b""),
         sender.send_dek(&dek, b""),
         sender.send_upload_dek(&dek, b""),
         sender.send_metadata_key(&metadata, b""),
         sender.send_root(&root, b""),
+        sender.send_access_secret(&secret, b""),
     ]
     .map(|sealed| sealed.expect("sends"));
     for (kind, sealed) in sent.iter().enumerate() {
@@ -113,6 +126,9 @@ fn no_key_is_received_as_another() {
                 .receive_metadata_key(sealed, region(), DatasetId([4; 16]), 3, b"")
                 .err(),
             receiver.receive_root(sealed, RootEpoch(2), b"").err(),
+            receiver
+                .receive_access_secret(sealed, region(), secret.id(), b"")
+                .err(),
         ];
         for (tried, error) in received.iter().enumerate() {
             let expected = (tried != kind).then_some(SessionError::NotAuthentic);

@@ -51,6 +51,37 @@ fn every_key_comes_back_as_it_went() {
         .expect("unwraps");
     assert!(same(&again.key, &metadata.key));
     assert_eq!((again.dataset(), again.version()), (metadata.dataset(), 9));
+
+    let id = AccessKeyId::from_bits(0x0102_0304_0506_0708_090a);
+    let secret = AccessSecret::generate(region(), id).expect("room");
+    let wrapped = root.wrap_access_secret(&secret).expect("wraps");
+    assert_eq!(wrapped.header().version, 1, "the epoch of the root key");
+    let again = root
+        .unwrap_access_secret(&Wrapped::from_bytes(&wrapped.to_bytes()).expect("parses"))
+        .expect("unwraps");
+    assert_eq!((again.id(), again.text()), (id, secret.text()));
+    let next = RootKey::generate(RootEpoch(2)).expect("room");
+    assert_eq!(
+        next.unwrap_access_secret(&wrapped).err(),
+        Some(UnwrapError::NotAuthentic)
+    );
+}
+
+/// Both lie under the root key, and their ids may be the same bytes.
+#[test]
+fn a_kek_and_a_secret_are_not_taken_for_each_other() {
+    let root = RootKey::generate(RootEpoch(7)).expect("room");
+    let kek = Kek::generate(region(), KekId([0; 16]), KekVersion(7)).expect("room");
+    let secret = AccessSecret::generate(region(), AccessKeyId::from_bits(0)).expect("room");
+    let (kek, secret) = (root.wrap_kek(&kek), root.wrap_access_secret(&secret));
+    let (mut kek, mut secret) = (kek.expect("wraps"), secret.expect("wraps"));
+    let refused = Some(UnwrapError::NotAuthentic);
+    assert_eq!(root.unwrap_kek(&secret).err(), refused);
+    assert_eq!(root.unwrap_access_secret(&kek).err(), refused);
+    kek.header.key_type = KeyType::AccessSecret;
+    secret.header.key_type = KeyType::Kek;
+    assert_eq!(root.unwrap_kek(&secret).err(), refused);
+    assert_eq!(root.unwrap_access_secret(&kek).err(), refused);
 }
 
 #[test]
@@ -169,7 +200,7 @@ fn unknown_formats_suites_and_types_fail_closed() {
     };
     assert_eq!(with(0, 2), WrappedError::UnknownFormat(2));
     assert_eq!(with(1, 2), WrappedError::UnknownSuite(2));
-    assert_eq!(with(2, 4), WrappedError::UnknownType(4));
+    assert_eq!(with(2, 5), WrappedError::UnknownType(5));
     assert_eq!(with(2, 0), WrappedError::UnknownType(0));
     assert_eq!(with(4, 200), WrappedError::Malformed);
     assert_eq!(with(5, b'C'), WrappedError::Malformed, "not a region");
