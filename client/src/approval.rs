@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use envelope::{NameCommitment, NameSalt};
 use prost::Message as _;
-use proto::ids::{DatasetName, Identity, ObjectKey, ObjectVersionId, RegionId};
+use proto::ids::{AccessKeyId, DatasetName, Identity, ObjectKey, ObjectVersionId, RegionId};
 use proto::transcript;
 use proto::v1;
 use serde::{Deserialize, Serialize};
 use transport::LocalIdentity;
 
+use crate::access_keys;
 use crate::error::Error;
 use crate::operator::{approve_until, request_hash, sha256};
 use crate::region::random_id;
@@ -51,6 +52,16 @@ pub enum Approvable {
     Policy {
         /// Without approvals.
         request: v1::ChangePolicyRequest,
+    },
+    /// A new access key, whose secret is shown to the requester alone.
+    AccessKey {
+        /// Without session and approvals.
+        request: v1::CreateAccessKeyRequest,
+    },
+    /// A disabled access key to be enabled again.
+    EnableAccessKey {
+        /// Without approvals.
+        request: v1::SetAccessKeyStateRequest,
     },
     /// Unsealing a replica by its token and the requester's half.
     TokenUnseal {
@@ -139,6 +150,28 @@ impl ApprovalRequest {
         })
     }
 
+    /// Asks for an access key of a service principal.
+    pub fn access_key(requester: &Identity, principal: &Identity) -> Result<Self, Error> {
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::AccessKey {
+                request: access_keys::new_request(requester, principal)?,
+            },
+        })
+    }
+
+    /// Asks to enable a disabled access key.
+    pub fn enable_access_key(requester: &Identity, id: AccessKeyId) -> Result<Self, Error> {
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::EnableAccessKey {
+                request: access_keys::enable_request(id)?,
+            },
+        })
+    }
+
     /// As a file.
     pub fn to_text(&self) -> String {
         let (method, request, object) = match &self.what {
@@ -156,6 +189,10 @@ impl ApprovalRequest {
                 ("Open", request.encode_to_vec(), Some(object))
             }
             Approvable::Policy { request } => ("ChangePolicy", request.encode_to_vec(), None),
+            Approvable::AccessKey { request } => ("CreateAccessKey", request.encode_to_vec(), None),
+            Approvable::EnableAccessKey { request } => {
+                ("SetAccessKeyState", request.encode_to_vec(), None)
+            }
             Approvable::TokenUnseal { asked } => ("UnsealByToken", asked.encode_to_vec(), None),
         };
         let file = RequestFile {
@@ -185,6 +222,28 @@ impl ApprovalRequest {
                 let request = v1::ChangePolicyRequest::decode(bytes);
                 let request = request.map_err(|_| malformed(none))?;
                 Approvable::Policy { request }
+            }
+            ("CreateAccessKey", None) => {
+                let request = v1::CreateAccessKeyRequest::decode(bytes);
+                let request = request.map_err(|_| malformed(none))?;
+                // Approved for one requester, it would show another the secret.
+                let claim = request.claim.clone().unwrap_or_default();
+                if claim.actor != requester.to_string() {
+                    return Err(malformed(
+                        "the file names another requester than the request",
+                    ));
+                }
+                AccessKeyId::try_from(&request.access_key_id[..])?;
+                Approvable::AccessKey { request }
+            }
+            ("SetAccessKeyState", None) => {
+                let request = v1::SetAccessKeyStateRequest::decode(bytes);
+                let request = request.map_err(|_| malformed(none))?;
+                AccessKeyId::try_from(&request.access_key_id[..])?;
+                if request.state() != v1::AccessKeyState::Enabled {
+                    return Err(malformed("it asks for what takes no approval"));
+                }
+                Approvable::EnableAccessKey { request }
             }
             ("UnsealByToken", None) => {
                 let asked = v1::TokenUnsealAsked::decode(bytes).map_err(|_| malformed(none))?;
@@ -228,6 +287,8 @@ impl ApprovalRequest {
                 sha256(&transcript::approved_open(&actor, request))
             }
             Approvable::Policy { request } => request_hash("ChangePolicy", request),
+            Approvable::AccessKey { request } => access_keys::new_hash(&self.requester, request),
+            Approvable::EnableAccessKey { request } => request_hash("SetAccessKeyState", request),
             Approvable::TokenUnseal { asked } => sha256(&transcript::approved_token_unseal(
                 &asked.replica,
                 &asked.boot_id,
@@ -240,6 +301,8 @@ impl ApprovalRequest {
         match &self.what {
             Approvable::Open { request, .. } => request.single_use_id.clone(),
             Approvable::Policy { request } => request.single_use_id.clone(),
+            Approvable::AccessKey { request } => request.single_use_id.clone(),
+            Approvable::EnableAccessKey { request } => request.single_use_id.clone(),
             Approvable::TokenUnseal { asked } => asked.single_use_id.clone(),
         }
     }
@@ -281,6 +344,20 @@ impl ApprovalRequest {
                     ("text", format!("\n{}", request.text.trim_end())),
                 ]);
             }
+            Approvable::AccessKey { request } => {
+                let what = "make an access key: the requester is shown its secret";
+                shown.extend([
+                    ("asks to", what.to_owned()),
+                    ("principal", request.principal.clone()),
+                    ("access key", text_of(&request.access_key_id)),
+                ]);
+            }
+            Approvable::EnableAccessKey { request } => {
+                shown.extend([
+                    ("asks to", "enable a disabled access key".to_owned()),
+                    ("access key", text_of(&request.access_key_id)),
+                ]);
+            }
             Approvable::TokenUnseal { asked } => {
                 shown.extend([
                     ("asks to", "unseal a KMS replica by its token".to_owned()),
@@ -309,6 +386,10 @@ impl ApprovalRequest {
         let (hash, id) = (self.hash(), self.single_use_id());
         Ok(approve_until(approver, hash, id, minutes * 60_000))
     }
+}
+
+fn text_of(id: &[u8]) -> String {
+    String::from_utf8_lossy(id).into_owned()
 }
 
 /// An approval as a file.

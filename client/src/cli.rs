@@ -1,5 +1,6 @@
 //! Arguments and their dispatch.
 
+mod access_keys;
 mod approve;
 mod approvers;
 mod context;
@@ -99,6 +100,9 @@ enum Command {
     /// What takes more than one person: ask, show, sign, open.
     #[command(subcommand)]
     Approve(approve::Command),
+    /// Credentials of S3 clients: create, ls, disable, enable, rm.
+    #[command(subcommand)]
+    AccessKey(access_keys::Command),
     Verify(verify::Verify),
     /// Evidence about a dataset for somebody outside: export.
     #[command(subcommand)]
@@ -160,6 +164,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Log(command) => keys::log(&session, command).await,
         Command::Policy(command) => policy::run(&session, command).await,
         Command::Approve(command) => approve::run(&session, command).await,
+        Command::AccessKey(command) => access_keys::run(&session, command).await,
         Command::Verify(verify) => verify.run(session.json),
         Command::Evidence(command) => evidence::run(&session, command).await,
         Command::Custody(command) => custody::run(&session, command).await,

@@ -27,6 +27,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use transport::{Fault, Stated};
 
+use crate::acting::{Acting, ActingChannel};
 use crate::download::ObjectReader;
 use crate::error::Error;
 use crate::kms::now;
@@ -180,11 +181,13 @@ pub struct GetOptions {
 }
 
 impl GetOptions {
-    /// As nodes are told of it.
+    /// As nodes are told of it: of whom it is for, where policy is asked about that one too. Words stay with the KMS.
     pub(crate) fn stated(&self) -> Stated {
+        let named = self.on_behalf_of.starts_with("spiffe://");
         Stated {
             purpose: self.purpose.clone(),
             case: self.case.clone(),
+            on_behalf_of: named.then(|| self.on_behalf_of.clone()).unwrap_or_default(),
         }
     }
 }
@@ -379,7 +382,12 @@ impl Dataset {
         let sealed = SealedMetadata::from_bytes(sealed.to_vec()).map_err(Error::NotAuthentic)?;
         let keys = self
             .keys()
-            .metadata_keys(self.0.id, Some(sealed.key_version()), self.purpose())
+            .metadata_keys(
+                self.0.id,
+                Some(sealed.key_version()),
+                self.purpose(),
+                self.acting(),
+            )
             .await?;
         let lease = keys.version(sealed.key_version()).ok_or(Error::Protocol {
             what: "the kms does not give this metadata key's version",
@@ -398,7 +406,9 @@ impl Dataset {
         version: ObjectVersionId,
         plain: &v1::UserMetadata,
     ) -> Result<(SealedMetadata, u32), Error> {
-        let keys = self.keys().metadata_keys(self.0.id, None, "").await?;
+        let keys = self.keys()
+            .metadata_keys(self.0.id, None, "", self.acting())
+            .await?;
         let key = keys.current()?;
         let sealed = key.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
         Ok((sealed, key.version()))
@@ -429,6 +439,10 @@ impl Dataset {
             RESEAL => RESEAL,
             _ => "",
         }
+    }
+
+    pub(crate) fn acting(&self) -> &Acting {
+        &self.0.region.1
     }
 
     pub(crate) fn keys(&self) -> &crate::kms::Keys {
@@ -503,14 +517,14 @@ impl Dataset {
     /// A write to the shard: its answer is an answer of apply.
     pub(crate) async fn write<F, Fut>(&self, call: F) -> Result<v1::Done, Error>
     where
-        F: Fn(ShardClient<Channel>) -> Fut,
+        F: Fn(ShardClient<ActingChannel>) -> Fut,
         Fut: Future<Output = Result<v1::ShardAnswer, Status>>,
     {
         let region = &self.0.region.0;
         let answer = region
             .nodes
             .change(self.0.shard, &region.tuning, |_, channel| {
-                call(shard_client(channel))
+                call(shard_client(self.acting().over(channel)))
             })
             .await?;
         match answer.answer {
@@ -531,20 +545,20 @@ impl Dataset {
 
     pub(crate) async fn ask_shard<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
-        F: Fn(ShardClient<Channel>) -> Fut,
+        F: Fn(ShardClient<ActingChannel>) -> Fut,
         Fut: Future<Output = Result<T, Status>>,
     {
         let region = &self.0.region.0;
         region
             .nodes
             .on_leader(self.0.shard, &region.tuning, |_, channel| {
-                call(shard_client(channel))
+                call(shard_client(self.acting().over(channel)))
             })
             .await
     }
 }
 
-pub(crate) fn shard_client(channel: Channel) -> ShardClient<Channel> {
+pub(crate) fn shard_client(channel: ActingChannel) -> ShardClient<ActingChannel> {
     ShardClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 

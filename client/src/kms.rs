@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use transport::{Lane, LocalIdentity};
 
+use crate::acting::Acting;
 use crate::error::Error;
 use crate::lease::{MetadataKeys, SealLease};
 use crate::opens::line::Line;
@@ -25,6 +26,8 @@ use crate::settings::Tuning;
 
 /// Leases are asked for whole hours at most.
 const LEASE_SECONDS: u32 = 3_600;
+/// Leases of each kind held at once: a gateway has one for each dataset and principal. What is over is asked for again.
+const LEASES_MAX: usize = 8_192;
 /// Leaves of one read at most.
 const LEAVES_PAGE: u32 = 1_000;
 /// A session the replica has forgotten (it restarted): made again this often in one call.
@@ -39,9 +42,12 @@ pub struct Keys {
     sessions: Mutex<HashMap<NodeId, Arc<Session>>>,
     lines: Mutex<HashMap<NodeId, Arc<Line>>>,
     making: tokio::sync::Mutex<()>,
-    leases: tokio::sync::Mutex<HashMap<DatasetId, Arc<SealLease>>>,
-    metadata: tokio::sync::Mutex<HashMap<DatasetId, Arc<MetadataKeys>>>,
+    leases: tokio::sync::Mutex<HashMap<Held, Arc<SealLease>>>,
+    metadata: tokio::sync::Mutex<HashMap<Held, Arc<MetadataKeys>>>,
 }
+
+/// Of which dataset a lease is, and for whom: policy allowed it to both.
+type Held = (DatasetId, Acting);
 
 /// What changes of a key's aliases and tags: what is removed goes first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -181,10 +187,18 @@ impl Keys {
     /// Has the KMS make a dataset's key: the first step of [`Region::create_dataset`](crate::Region::create_dataset).
     /// Refused where the dataset has one.
     pub async fn create_key(&self, dataset: DatasetId) -> Result<v1::KeyInfo, Error> {
+        self.create_key_for(dataset, &Acting::default()).await
+    }
+
+    pub(crate) async fn create_key_for(
+        &self,
+        dataset: DatasetId,
+        acting: &Acting,
+    ) -> Result<v1::KeyInfo, Error> {
         let request = v1::CreateKeyRequest {
             dataset_id: dataset.into(),
             request_id: random_id()?,
-            claim: None,
+            claim: Some(acting.claim()),
         };
         self.call(move |mut kms| {
             let request = request.clone();
@@ -406,24 +420,37 @@ impl Keys {
     }
 
     /// The lease this process seals a dataset's objects with; asked for when there is none or it runs out.
-    pub(crate) async fn seal_lease(&self, dataset: DatasetId) -> Result<Arc<SealLease>, Error> {
+    pub(crate) async fn seal_lease(
+        &self,
+        dataset: DatasetId,
+        acting: &Acting,
+    ) -> Result<Arc<SealLease>, Error> {
+        let held = (dataset, acting.clone());
         let mut leases = self.leases.lock().await;
-        if let Some(lease) = leases.get(&dataset).filter(|lease| lease.fresh(now())) {
+        if let Some(lease) = leases.get(&held).filter(|lease| lease.fresh(now())) {
             return Ok(lease.clone());
         }
-        let lease = Arc::new(SealLease::request(self, dataset, LEASE_SECONDS).await?);
-        leases.insert(dataset, lease.clone());
+        let lease = SealLease::request(self, dataset, acting.claim(), LEASE_SECONDS).await?;
+        let lease = Arc::new(lease);
+        if leases.len() >= LEASES_MAX {
+            leases.retain(|_, lease| lease.fresh(now()));
+        }
+        if leases.len() >= LEASES_MAX {
+            leases.clear();
+        }
+        leases.insert(held, lease.clone());
         Ok(lease)
     }
 
     /// Forgets a lease the shard no longer takes.
-    pub(crate) async fn drop_lease(&self, dataset: DatasetId, lease: &SealLease) {
+    pub(crate) async fn drop_lease(&self, dataset: DatasetId, acting: &Acting, lease: &SealLease) {
+        let held = (dataset, acting.clone());
         let mut leases = self.leases.lock().await;
         if leases
-            .get(&dataset)
+            .get(&held)
             .is_some_and(|held| held.id() == lease.id())
         {
-            leases.remove(&dataset);
+            leases.remove(&held);
         }
     }
 
@@ -433,14 +460,27 @@ impl Keys {
         dataset: DatasetId,
         needs: Option<u32>,
         purpose: &'static str,
+        acting: &Acting,
     ) -> Result<Arc<MetadataKeys>, Error> {
+        let name = (dataset, acting.clone());
         let mut held = self.metadata.lock().await;
         let usable = |keys: &MetadataKeys| keys.fresh(now()) && needs.is_none_or(|v| keys.has(v));
-        if let Some(keys) = held.get(&dataset).filter(|keys| usable(keys)) {
+        if let Some(keys) = held.get(&name).filter(|keys| usable(keys)) {
             return Ok(keys.clone());
         }
-        let keys = Arc::new(MetadataKeys::request(self, dataset, purpose, LEASE_SECONDS).await?);
-        held.insert(dataset, keys.clone());
+        let claim = v1::Claim {
+            purpose: purpose.to_owned(),
+            ..acting.claim()
+        };
+        let keys = MetadataKeys::request(self, dataset, claim, LEASE_SECONDS).await?;
+        let keys = Arc::new(keys);
+        if held.len() >= LEASES_MAX {
+            held.retain(|_, keys| keys.fresh(now()));
+        }
+        if held.len() >= LEASES_MAX {
+            held.clear();
+        }
+        held.insert(name, keys.clone());
         Ok(keys)
     }
 

@@ -29,6 +29,7 @@ impl SealLease {
     pub(crate) async fn request(
         keys: &Keys,
         dataset: DatasetId,
+        claim: v1::Claim,
         seconds: u32,
     ) -> Result<Self, Error> {
         let request_id = random_id()?;
@@ -38,7 +39,7 @@ impl SealLease {
                 dataset_id: dataset.into(),
                 request_id: request_id.clone(),
                 seconds,
-                claim: None,
+                claim: Some(claim.clone()),
                 dataset_epoch: 0,
             };
             async move {
@@ -103,22 +104,18 @@ impl MetadataKeys {
     pub(crate) async fn request(
         keys: &Keys,
         dataset: DatasetId,
-        purpose: &'static str,
+        claim: v1::Claim,
         seconds: u32,
     ) -> Result<Self, Error> {
         let request_id = random_id()?;
         let region = keys.region.clone();
-        let claim = (!purpose.is_empty()).then(|| v1::Claim {
-            purpose: purpose.to_owned(),
-            ..v1::Claim::default()
-        });
         keys.call_in_session(|mut kms, session| {
             let request = v1::IssueLeaseRequest {
                 session_id: session.id.clone(),
                 dataset_id: dataset.into(),
                 request_id: request_id.clone(),
                 seconds,
-                claim: claim.clone(),
+                claim: Some(claim.clone()),
                 dataset_epoch: 0,
             };
             let region = region.clone();

@@ -7,6 +7,8 @@
 #[cfg(feature = "fuzzing")]
 extern crate self as client;
 
+mod access_keys;
+mod acting;
 mod approval;
 pub mod backup;
 mod body;
@@ -41,6 +43,7 @@ mod settings;
 pub mod token_seals;
 mod upload;
 
+pub use access_keys::{AccessGrant, AccessKeys, NewAccessKey, service_principal};
 pub use approval::{
     APPROVAL_MINUTES, APPROVAL_MINUTES_MAX, Approvable, ApprovalRequest, approval_from_text,
     approval_to_text,
@@ -67,6 +70,6 @@ pub use region::{CreateOptions, Region, RegionStatus};
 pub use reseal::{RESEAL, RESEALED_FINISHED_AT, RESEALED_FROM, Resealed};
 pub use settings::{Context, ContextFile, SettingsError, Tuning};
 
-pub use envelope::MemoryMode;
+pub use envelope::{AccessSecret, MemoryMode};
 pub use proto::ids;
 pub use transport::Fault;

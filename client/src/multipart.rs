@@ -113,7 +113,7 @@ impl Dataset {
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
                 {
-                    self.keys().drop_lease(self.id(), &lease).await;
+                    self.keys().drop_lease(self.id(), self.acting(), &lease).await;
                 }
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && reason == "request-too-old" =>
@@ -227,7 +227,7 @@ impl Dataset {
             dek_salt: Bytes::copy_from_slice(upload.salt.as_bytes()),
             plain_bytes: 0,
         };
-        let (dek, until) = opens::go_on(&self.0.region.0, self.id(), ask).await?;
+        let (dek, until) = opens::go_on(&self.0.region, self.id(), ask).await?;
         let dek = Arc::new(dek);
         *upload.dek.lock() = Some(Held {
             dek: dek.clone(),

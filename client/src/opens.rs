@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::error::Error;
 use crate::kms::now;
 use crate::lease::usable_until;
-use crate::region::{Inner, random_id};
+use crate::region::{Inner, Region, random_id};
 
 /// Items of one request at most.
 const ITEMS_MAX: usize = 100;
@@ -189,13 +189,13 @@ pub(crate) async fn send(
 
 /// A DEK to go on with an upload, and when no stream may begin under it any more. On record as any other open.
 pub(crate) async fn go_on(
-    region: &Inner,
+    Region(region, acting): &Region,
     dataset: DatasetId,
     ask: Ask,
 ) -> Result<(SealDek, UnixMs), Error> {
     let claim = v1::Claim {
         purpose: MULTIPART.to_owned(),
-        ..v1::Claim::default()
+        ..acting.claim()
     };
     let request = v1::OpenRequest {
         request_id: random_id()?,

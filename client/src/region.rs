@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 use transport::{Connector, KeyExchange, Lane, LocalIdentity, PublicKey, RegionTrust, Stated};
 
+use crate::acting::{Acting, ActingChannel};
 use crate::dataset::{Dataset, DatasetInfo, GetOptions};
 use crate::error::Error;
 use crate::kms::Keys;
@@ -37,7 +38,7 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(30);
 
 /// A connection to a region. Cheap to clone.
 #[derive(Clone)]
-pub struct Region(pub(crate) Arc<Inner>);
+pub struct Region(pub(crate) Arc<Inner>, pub(crate) Acting);
 
 pub(crate) struct Inner {
     pub(crate) id: RegionId,
@@ -61,7 +62,9 @@ impl Drop for Inner {
 /// Learns the members anew whenever a call has met one that is not known, or none that answers, and every now and then.
 async fn follow(region: Weak<Inner>, stale: Arc<Notify>) {
     let learn = || {
-        let region = region.upgrade().map(Region);
+        let region = region
+            .upgrade()
+            .map(|region| Region(region, Acting::default()));
         async move {
             let Some(region) = region else {
                 return false;
@@ -128,7 +131,7 @@ impl Region {
         let kms = Pool::new(Role::Kms, connector, &context.kms, stale.clone());
         let kms = Arc::new(kms);
         let keys = Keys::new(context.region.clone(), local.clone(), kms, tuning.clone());
-        let region = Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             id: context.region.clone(),
             local,
             tuning,
@@ -136,7 +139,8 @@ impl Region {
             keys,
             members_version: AtomicU64::new(0),
             following: Mutex::new(None),
-        }));
+        });
+        let region = Self(inner, Acting::default());
         region.refresh().await?;
         let following = tokio::spawn(follow(Arc::downgrade(&region.0), stale));
         *region.0.following.lock() = Some(following);
@@ -151,6 +155,12 @@ impl Region {
     /// Who we are.
     pub fn identity(&self) -> &Identity {
         self.0.local.identity()
+    }
+
+    /// The same connection, of which every use of data is made on behalf of a service principal: storage nodes and the KMS
+    /// allow what both may, we and the principal. For gateways; what else they ask for is refused then.
+    pub fn on_behalf_of(&self, principal: &Identity) -> Self {
+        Self(self.0.clone(), Acting::for_principal(principal))
     }
 
     /// Learns the members again, from any node that answers.
@@ -193,7 +203,7 @@ impl Region {
         options: &CreateOptions,
     ) -> Result<Dataset, Error> {
         let id = DatasetId(random()?);
-        let key = self.0.keys.create_key(id).await?;
+        let key = self.0.keys.create_key_for(id, &self.1).await?;
         let record = key.key.ok_or(Error::Protocol {
             what: "no key in the answer",
         })?;
@@ -358,13 +368,13 @@ impl Region {
 
     async fn catalog<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
-        F: Fn(CatalogClient<Channel>) -> Fut,
+        F: Fn(CatalogClient<ActingChannel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,
     {
         self.0
             .nodes
             .on_leader(GroupId::CATALOG, &self.0.tuning, |_, channel| {
-                call(CatalogClient::new(channel))
+                call(CatalogClient::new(self.1.over(channel)))
             })
             .await
     }

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use transport::Lane;
 
+use crate::acting::ActingChannel;
 use crate::body::Body;
 use crate::error::Error;
 use crate::region::Region;
@@ -156,7 +157,7 @@ impl Upload {
             };
             tokio::spawn(serve(
                 node,
-                BlocksClient::new(channel),
+                BlocksClient::new(region.1.over(channel)),
                 open,
                 blocks,
                 tell.clone(),
@@ -315,7 +316,7 @@ impl Upload {
 /// One replica's stream, from the opening to the receipt.
 async fn serve(
     node: NodeId,
-    mut client: BlocksClient<tonic::transport::Channel>,
+    mut client: BlocksClient<ActingChannel>,
     open: v1::OpenUpload,
     blocks: mpsc::Receiver<Arc<Block>>,
     tell: mpsc::Sender<Said>,

@@ -99,6 +99,15 @@ pub fn open_hash(actor: &Identity, request: &v1::OpenRequest) -> [u8; 32] {
     sha256(&transcript::approved_open(&actor.to_string(), request))
 }
 
+/// What an approval's `request_hash` must be for an access key that `actor` asks for: everything in it but the session,
+/// which a retry at another replica has anew, and the approvals themselves.
+pub fn access_key_hash(actor: &Identity, request: &v1::CreateAccessKeyRequest) -> [u8; 32] {
+    sha256(&transcript::approved_access_key(
+        &actor.to_string(),
+        request,
+    ))
+}
+
 /// The approvals that came with a request, and what they have to be of.
 pub(crate) struct Approved {
     pub(crate) hash: [u8; 32],

@@ -78,6 +78,15 @@ pub(crate) enum AuthorityError {
     OutgoingSilent(#[from] OutgoingSilent),
 }
 
+/// Builds from before service principals refuse a grant for one.
+fn of_service_principals(grant: &v1::Grant) -> bool {
+    let role = match grant.principal.strip_prefix("role:") {
+        Some(role) => role.parse().ok(),
+        None => grant.principal.parse().ok().map(|id: Identity| id.role()),
+    };
+    role == Some(Role::Service)
+}
+
 impl Core {
     /// The current set, signed now by this replica. Before the ceremony it is the CA's.
     pub(crate) async fn fetch_enrolments(&self) -> Result<v1::SignedEnrolmentSet, AuthorityError> {
@@ -119,6 +128,9 @@ impl Core {
         peer: &Peer,
         mut request: v1::ChangeGrantsRequest,
     ) -> Result<v1::KmsDone, AuthorityError> {
+        if request.add.iter().any(of_service_principals) {
+            self.may_change(peer, kms_state::LEVEL_ACCESS_KEYS)?;
+        }
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("ChangeGrants", &request);
         let claim = Some(self.stated(peer, request.claim.take()));
@@ -153,14 +165,14 @@ impl Core {
         let claim = Some(self.stated(peer, request.claim.take()));
         let text = request.text;
         let parsed = tokio::task::spawn_blocking(move || {
-            let parsed = PolicyText::parse(&text).map(drop);
+            let parsed = PolicyText::parse(&text).map(|text| text.names_service_principals());
             (text, parsed)
         });
         let (text, parsed) = match parsed.await {
             Ok(parsed) => parsed,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        parsed.map_err(|errors| {
+        let of_service_principals = parsed.map_err(|errors| {
             let problems = errors.problems();
             // Its first line: the rest is a hint, and a status is no place for all of it.
             let first = problems.first().map(ToString::to_string);
@@ -174,6 +186,10 @@ impl Core {
                 more,
             }
         })?;
+        // Builds of before could not read it, and would deny everything.
+        if of_service_principals {
+            self.at_level(kms_state::LEVEL_ACCESS_KEYS)?;
+        }
         let what = v1::kms_command::Command::ChangePolicy(v1::ChangePolicy { text, claim });
         let single_use_id = request.single_use_id;
         self.dual_control(peer, &hash, &single_use_id, &approvals, what)

@@ -7,16 +7,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use envelope::{
-    Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
+    AccessSecret, Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
     RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
 };
 use prost::Message as _;
-use proto::ids::{DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch, UnixMs};
 use proto::transcript;
 use proto::v1;
 use transport::LocalIdentity;
 
+use crate::access_keys::{AccessKey, NewSecret, SecretAsked, epoch_of, given_until};
 use crate::attest::Header;
 use crate::leases::{Lease, MetadataLease};
 use crate::ledger::{Leaf, Recorded};
@@ -399,6 +401,79 @@ impl Custody {
         let kek = self.kek(key, version)?;
         let wrapped = next.wrap_kek(&kek).map_err(CustodyError::Key)?;
         Ok(wrapped.to_bytes())
+    }
+
+    /// A new access key's secret, wrapped: born here, and gone from here when this returns.
+    pub(crate) fn born_access_secret(
+        &self,
+        id: AccessKeyId,
+        root_epoch: RootEpoch,
+    ) -> Result<Vec<u8>, CustodyError> {
+        let root = self.seal.root_of(root_epoch)?;
+        let secret = AccessSecret::generate(self.region.clone(), id).map_err(CustodyError::Key)?;
+        let wrapped = root.wrap_access_secret(&secret);
+        Ok(wrapped.map_err(CustodyError::Key)?.to_bytes())
+    }
+
+    /// Shows a new secret to the operator whose leaf says so. `None` where the access key was disabled since.
+    pub(crate) fn show_new_secret(
+        &self,
+        recorded: Recorded<NewSecret, AccessKey>,
+        session: &Session,
+    ) -> Result<Option<v1::CreateAccessKeyReply>, CustodyError> {
+        let (_, key, _) = recorded.into_parts();
+        if key.record.state() != v1::AccessKeyState::Enabled {
+            return Ok(None);
+        }
+        let sealed_secret = self.sealed_secret(&key, session)?;
+        Ok(Some(v1::CreateAccessKeyReply {
+            sealed_secret,
+            key: Some(key.record.clone()),
+        }))
+    }
+
+    /// Gives a gateway an access key's secret, for as long as the leaf says.
+    pub(crate) fn release_access_secret(
+        &self,
+        recorded: Recorded<SecretAsked, AccessKey>,
+        session: &Session,
+    ) -> Result<v1::IssueAccessSecretReply, CustodyError> {
+        let (asked, key, leaf) = recorded.into_parts();
+        Ok(v1::IssueAccessSecretReply {
+            sealed_secret: self.sealed_secret(&key, session)?,
+            principal: key.record.principal.clone(),
+            expires_at_ms: given_until(leaf.recorded_at, asked.seconds).0,
+            leaf_index: leaf.index.0,
+        })
+    }
+
+    fn sealed_secret(&self, key: &AccessKey, session: &Session) -> Result<Bytes, CustodyError> {
+        let secret = self.access_secret(key)?;
+        let sealed = session.sender.send_access_secret(&secret, &session.aad());
+        let sealed = sealed.map_err(CustodyError::Session)?;
+        Ok(Bytes::copy_from_slice(sealed.as_bytes()))
+    }
+
+    /// Unwrapped for one request: secrets are given once an hour to each gateway, and none is kept here.
+    fn access_secret(&self, key: &AccessKey) -> Result<AccessSecret, CustodyError> {
+        let root = self.seal.root_of(epoch_of(key))?;
+        let wrapped = Wrapped::from_bytes(&key.wrapped).map_err(CustodyError::Wrapped)?;
+        let secret = root.unwrap_access_secret(&wrapped)?;
+        match secret.id() == key.id && *secret.region() == self.region {
+            true => Ok(secret),
+            false => Err(CustodyError::NotAuthentic),
+        }
+    }
+
+    /// An access key's secret wrapped under another root key. It is unwrapped for that moment only.
+    pub(crate) fn rewrapped_secret(
+        &self,
+        key: &AccessKey,
+        next: &RootKey,
+    ) -> Result<Vec<u8>, CustodyError> {
+        let secret = self.access_secret(key)?;
+        let wrapped = next.wrap_access_secret(&secret);
+        Ok(wrapped.map_err(CustodyError::Key)?.to_bytes())
     }
 
     /// Drops every unwrapped key: sealed, stepped down, or a key's state has changed.

@@ -8,6 +8,7 @@ use replica::host::{MemberError, ProposeError, RaiseError, ReadError};
 use tlog::OwnTreeRefused;
 use transport::{Fault, Faulty, LeaderHint};
 
+use crate::access_keys::AccessKeyError;
 use crate::approvals::ApprovalError;
 use crate::attest::AttestError;
 use crate::authority::AuthorityError;
@@ -79,6 +80,10 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::SealMissing => (Fault::Precondition, "seal-missing"),
         KmsRefusal::SealNotDeleted => (Fault::Precondition, "seal-not-deleted"),
         KmsRefusal::AliasTaken => (Fault::Exists, "alias-taken"),
+        KmsRefusal::NoSuchAccessKey => (Fault::Missing, "no-such-access-key"),
+        KmsRefusal::AccessKeyExists => (Fault::Exists, "access-key-exists"),
+        KmsRefusal::AccessKeyDisabled => (Fault::Missing, "no-such-access-key"),
+        KmsRefusal::TooManyAccessKeys => (Fault::Precondition, "too-many-access-keys"),
     }
 }
 
@@ -169,7 +174,10 @@ faulty!(Denied {
     Self::Forbidden { .. } => (Denied, "forbidden-by-policy"),
     Self::PolicyFails { .. } => (Denied, "policy-fails"),
     Self::PolicyUnread => (Denied, "policy-unread"),
-    Self::Purpose => (Caller, "malformed"),
+    Self::Purpose | Self::OnBehalfOf => (Caller, "malformed"),
+    Self::NotAGateway => (Denied, "not-gateway"),
+    Self::Principal(_) => (Denied, "principal-not-allowed"),
+    Self::NoAccessKey => (Missing, "no-such-access-key"),
     Self::NeedsApprovals => (Denied, "needs-approvals"),
     Self::NoSuchKey => (Missing, "no-such-key"),
     Self::KeyNotEnabled => (Precondition, "key-disabled"),
@@ -237,6 +245,17 @@ faulty!(AttestError {
     Self::Items => (Caller, "too-many-items"),
     Self::NoSuchKey { .. } => (Missing, "no-such-key"),
 } inner { Sealed, Item, Stale });
+
+faulty!(AccessKeyError {
+    Self::Role { .. } => (Denied, "role-receives-no-keys"),
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::NotAuditor(_) => (Denied, "not-auditor"),
+    Self::Malformed { .. } => (Caller, "malformed"),
+    Self::NoSuch { .. } => (Missing, "no-such-access-key"),
+    Self::StillEnabled { .. } => (Precondition, "access-key-enabled"),
+    Self::NotEnabled { .. } => (Precondition, "access-key-disabled"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+} inner { Sealed, Session, Stale, Approval, Commit, Custody });
 
 faulty!(LeaseError {
     Self::Role { .. } => (Denied, "role-receives-no-keys"),

@@ -13,7 +13,7 @@ use transport::Peer;
 use crate::approvals::sha256;
 use crate::core::Core;
 use crate::custody::CustodyError;
-use crate::ledger::{CommitError, Release};
+use crate::ledger::{CommitError, DatasetUse};
 use crate::opens::{receives_keys, request_id};
 use crate::random;
 use crate::seal::Sealed;
@@ -105,7 +105,7 @@ fn issue(id: LeaseId, holder: &[u8; 32], terms: Terms, key: &v1::KekRecord) -> v
 
 macro_rules! release {
     ($lease:ty, $action:expr, $kind:path) => {
-        impl Release for $lease {
+        impl DatasetUse for $lease {
             fn actor(&self) -> &Identity {
                 &self.actor
             }
@@ -126,7 +126,7 @@ macro_rules! release {
                 self.request_id
             }
 
-            fn record(&self, key: &v1::KekRecord) -> v1::record::Kind {
+            fn kind(&self, key: &v1::KekRecord) -> v1::record::Kind {
                 $kind(issue(self.id, &self.holder, self.terms, key))
             }
         }

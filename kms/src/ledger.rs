@@ -40,8 +40,38 @@ pub(crate) const QUEUE_MAX: usize = 8192;
 /// Between two tries of a verdict that moved.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(2);
 
-/// A request that releases key material.
+/// A request that releases key material, or a secret.
 pub(crate) trait Release {
+    /// The key that it is decided on: what is released is that, or opens with it.
+    type Key;
+    /// Who asks, as authenticated.
+    fn actor(&self) -> &Identity;
+    /// The statement it is recorded with; its actor is set by the KMS.
+    fn claim(&self) -> &v1::Claim;
+    /// Approvals that came with it.
+    fn approved(&self) -> Option<&Approved> {
+        None
+    }
+    /// What policy says on the state the leader sees.
+    fn permit(&self, policy: &Policy, state: &dyn Reader) -> Result<Permit<Self::Key>, Denied>;
+    /// What the leaf will say, given the key it was decided on.
+    fn record(&self, key: &Self::Key) -> v1::Record;
+}
+
+/// A key that is brought in, and shown to who asked for it.
+pub(crate) trait New {
+    /// What it is once it is in.
+    type Key;
+    /// Who asks, as authenticated.
+    fn requester(&self) -> &Identity;
+    /// What for, as stated.
+    fn purpose(&self) -> &str;
+    /// The key in the state.
+    fn found(&self, state: &dyn Reader) -> Option<Self::Key>;
+}
+
+/// A use of a dataset's key.
+pub(crate) trait DatasetUse {
     /// Who asks, as authenticated.
     fn actor(&self) -> &Identity;
     /// Of which dataset.
@@ -65,7 +95,45 @@ pub(crate) trait Release {
         None
     }
     /// What the leaf will say, given the key it was decided on.
-    fn record(&self, key: &v1::KekRecord) -> v1::record::Kind;
+    fn kind(&self, key: &v1::KekRecord) -> v1::record::Kind;
+}
+
+impl<R: DatasetUse> Release for R {
+    type Key = v1::KekRecord;
+
+    fn actor(&self) -> &Identity {
+        DatasetUse::actor(self)
+    }
+
+    fn claim(&self) -> &v1::Claim {
+        DatasetUse::claim(self)
+    }
+
+    fn approved(&self) -> Option<&Approved> {
+        DatasetUse::approved(self)
+    }
+
+    fn permit(&self, policy: &Policy, state: &dyn Reader) -> Result<Permit<Self::Key>, Denied> {
+        policy.permit(state, self)
+    }
+
+    fn record(&self, key: &v1::KekRecord) -> v1::Record {
+        v1::Record {
+            request_id: Bytes::copy_from_slice(&self.request_id()),
+            dataset_id: self.dataset().into(),
+            state_version: key.state_version,
+            claim: Some(stated(self)),
+            kind: Some(self.kind(key)),
+        }
+    }
+}
+
+/// What a request states, with the actor that was authenticated.
+pub(crate) fn stated(request: &impl Release) -> v1::Claim {
+    v1::Claim {
+        actor: request.actor().to_string(),
+        ..request.claim().clone()
+    }
 }
 
 /// Where and when a record stands.
@@ -77,17 +145,17 @@ pub(crate) struct Leaf {
     pub(crate) recorded_at: UnixMs,
 }
 
-/// A request that policy has allowed and the log has recorded. Only [`Ledger::commit`] builds one and using it
-/// consumes it.
-pub(crate) struct Recorded<R> {
+/// A request that policy has allowed and the log has recorded, with the key it is about. Only [`Ledger::commit`] and
+/// [`Ledger::commit_new`] build one and using it consumes it.
+pub(crate) struct Recorded<R, K = v1::KekRecord> {
     request: R,
-    key: Arc<v1::KekRecord>,
+    key: Arc<K>,
     leaf: Leaf,
 }
 
-impl<R> Recorded<R> {
+impl<R, K> Recorded<R, K> {
     /// The request, the key as it stood at the record, and the record's place.
-    pub(crate) fn into_parts(self) -> (R, Arc<v1::KekRecord>, Leaf) {
+    pub(crate) fn into_parts(self) -> (R, Arc<K>, Leaf) {
         (self.request, self.key, self.leaf)
     }
 }
@@ -160,6 +228,11 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
         }
         R::OtherRestore => {
             "rows of another backup are in this cluster: begin again on replicas with empty folders"
+        }
+        R::NoSuchAccessKey => "there is no such access key",
+        R::AccessKeyExists => "the access key's id is taken",
+        R::TooManyAccessKeys => {
+            "the region has as many access keys as it may have: delete those that are disabled"
         }
         R::AliasTaken => {
             "an alias is another key's: take it from that one first (reduit key label --remove-alias)"
@@ -257,15 +330,14 @@ impl Ledger {
         &self,
         request: R,
         deadline: Instant,
-    ) -> Result<Recorded<R>, CommitError> {
+    ) -> Result<Recorded<R, R::Key>, CommitError> {
         loop {
             self.leading()?;
             let permit = {
                 let state = self.views.of(&self.group).map_err(|_| CommitError::State)?;
                 let state = &*state;
-                let permit = self
-                    .policy
-                    .permit(state, &request)
+                let permit = request
+                    .permit(&self.policy, state)
                     .map_err(CommitError::Denied)?;
                 let purpose = request.claim().purpose.as_str();
                 self.gate
@@ -273,7 +345,7 @@ impl Ledger {
                     .map_err(CommitError::Unwitnessed)?;
                 permit
             };
-            let record = record(&request, &permit);
+            let record = request.record(permit.key());
             let verdict = permit.verdict();
             if broken(Switch::ReleaseBeforeRecord) {
                 // The promise, broken: the key leaves on the strength of the verdict alone.
@@ -407,6 +479,31 @@ impl Ledger {
         }
     }
 
+    /// Commits a command that brings in a key under dual control, and answers with the proof by which it is shown to who
+    /// asked for it. `found` is the key as the command, or its first try, left it.
+    pub(crate) async fn commit_new<R: New, E: From<CommitError>>(
+        &self,
+        request: R,
+        deadline: Instant,
+        mut build: impl FnMut(&R, &dyn Reader) -> Result<Command, E>,
+    ) -> Result<Recorded<R, R::Key>, E> {
+        let done = self
+            .command::<E>(request.requester(), deadline, |state| {
+                let released = self.gate.may_release(state, request.purpose());
+                released.map_err(CommitError::Unwitnessed)?;
+                build(&request, state)
+            })
+            .await?;
+        let state = self.group.reader().map_err(|_| CommitError::Unknown)?;
+        let key = request.found(&*state).ok_or(CommitError::Unknown)?;
+        let leaf = Leaf {
+            index: LeafIndex(done.leaf_index),
+            recorded_at: kms_state::region_time(&*state),
+        };
+        let key = Arc::new(key);
+        Ok(Recorded { request, key, leaf })
+    }
+
     /// Brings up to date what a refused verdict was behind of.
     async fn follow(&self, reason: v1::KmsRefusal, deadline: Instant) -> Result<(), CommitError> {
         if Instant::now() >= deadline {
@@ -471,11 +568,14 @@ impl Ledger {
             requester: requester.to_string(),
             command: Some(command.what),
         };
-        // A new dataset's key can wait for room; everything else must work on a full disk.
+        // A new key can wait for room; everything else must work on a full disk.
         let bytes: Bytes = command.encode_to_vec().into();
         let proposal = async {
             match command.command {
-                Some(v1::kms_command::Command::CreateKek(_)) => self.group.propose_at(bytes).await,
+                Some(
+                    v1::kms_command::Command::CreateKek(_)
+                    | v1::kms_command::Command::CreateAccessKey(_),
+                ) => self.group.propose_at(bytes).await,
                 _ => self.group.propose_reserved(bytes).await,
             }
         };
@@ -575,19 +675,6 @@ fn again(reason: v1::KmsRefusal) -> bool {
             | v1::KmsRefusal::RootMoved
             | v1::KmsRefusal::ClockJump
     )
-}
-
-fn record<R: Release>(request: &R, permit: &Permit) -> v1::Record {
-    v1::Record {
-        request_id: Bytes::copy_from_slice(&request.request_id()),
-        dataset_id: request.dataset().into(),
-        state_version: permit.key().state_version,
-        claim: Some(v1::Claim {
-            actor: request.actor().to_string(),
-            ..request.claim().clone()
-        }),
-        kind: Some(request.record(permit.key())),
-    }
 }
 
 /// A member and where the enrolment set says it listens.

@@ -7,6 +7,7 @@
 //! session, and none does before its record is committed and applied (promise P3): a release consumes a
 //! `Recorded`, which only the ledger makes.
 
+mod access_keys;
 pub mod approvals;
 mod attest;
 mod authority;

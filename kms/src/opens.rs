@@ -14,7 +14,7 @@ use transport::Peer;
 use crate::approvals::{self, Approved};
 use crate::core::Core;
 use crate::custody::CustodyError;
-use crate::ledger::{CommitError, Release};
+use crate::ledger::{CommitError, DatasetUse};
 use crate::seal::Sealed;
 use crate::sessions::NoSession;
 
@@ -220,7 +220,7 @@ impl OpenItem {
     }
 }
 
-impl Release for OpenObjects {
+impl DatasetUse for OpenObjects {
     fn actor(&self) -> &Identity {
         &self.actor
     }
@@ -260,7 +260,7 @@ impl Release for OpenObjects {
         self.approved.as_ref()
     }
 
-    fn record(&self, _key: &v1::KekRecord) -> v1::record::Kind {
+    fn kind(&self, _key: &v1::KekRecord) -> v1::record::Kind {
         let items = self.items.iter().map(|item| item.stated.clone());
         v1::record::Kind::Opens(v1::Opens {
             items: items.collect(),

@@ -11,12 +11,13 @@ use kms_state::{Authority, Question};
 use parking_lot::RwLock;
 use policy::{PolicyText, Why};
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, Identity, RegionId, Role};
+use proto::ids::{AccessKeyId, DatasetId, Identity, RegionId, Role, UnixMs};
 use proto::store::Reader;
 use proto::v1;
 use tlog::Purpose;
 
-use crate::ledger::Release;
+use crate::access_keys::AccessKey;
+use crate::ledger::DatasetUse;
 
 /// Why policy says no. Names no dataset and no caller: who asked knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +47,18 @@ pub(crate) enum Denied {
         "this build cannot read the policy text in force: everything is denied until it can, or the text is changed"
     )]
     PolicyUnread,
+    /// Who acts on behalf of a service principal is a gateway.
+    #[error("only a gateway acts on behalf of a service principal")]
+    NotAGateway,
+    /// It is spelled as an identity, and is none.
+    #[error("whom it acts for is spelled as an identity and is none")]
+    OnBehalfOf,
+    /// The service principal that a gateway acts for may not: its access keys are disabled, or policy says no.
+    #[error("the service principal it acts for is not allowed")]
+    Principal(#[source] Box<Denied>),
+    /// No such access key, as far as a gateway may know.
+    #[error("there is no such access key, or it is disabled")]
+    NoAccessKey,
     /// The purpose stated is none.
     #[error("the purpose is not one: 1 to 64 of a-z, 0-9 and inner hyphens")]
     Purpose,
@@ -65,9 +78,10 @@ pub(crate) enum Denied {
     VersionTooOld,
 }
 
-/// Policy's yes to one request, and what it rests on. Only [`Policy::permit`] makes one.
-pub(crate) struct Permit {
-    key: Arc<v1::KekRecord>,
+/// Policy's yes to one request, and what it rests on: the key it was decided on, a dataset's or an access key. Only
+/// [`Policy`] makes one.
+pub(crate) struct Permit<K> {
+    key: Arc<K>,
     verdict: Verdict,
 }
 
@@ -80,14 +94,14 @@ pub(crate) struct Verdict {
     pub(crate) approvals_needed: u32,
 }
 
-impl Permit {
-    /// The dataset's key as it stood.
-    pub(crate) fn key(&self) -> &v1::KekRecord {
+impl<K> Permit<K> {
+    /// The key as it stood.
+    pub(crate) fn key(&self) -> &K {
         &self.key
     }
 
-    /// The dataset's key as it stood.
-    pub(crate) fn into_key(self) -> Arc<v1::KekRecord> {
+    /// The key as it stood.
+    pub(crate) fn into_key(self) -> Arc<K> {
         self.key
     }
 
@@ -139,6 +153,64 @@ impl Held {
     }
 }
 
+/// What one identity is judged on.
+struct Asked<'a> {
+    dataset: DatasetId,
+    action: v1::Action,
+    purpose: Purpose,
+    stated: Statement<'a>,
+    /// Region time.
+    at: UnixMs,
+}
+
+impl Held {
+    /// Whether text or grants allow it to an identity that is enrolled, or to a service principal that is in.
+    fn allows(&self, principal: &Identity, asked: &Asked<'_>) -> Result<(), Denied> {
+        let authority = &self.authority;
+        let text = match &self.rules {
+            Rules::Grants => {
+                let question = Question {
+                    principal,
+                    dataset: &asked.dataset,
+                    action: asked.action,
+                    purpose: &asked.purpose,
+                };
+                authority.may(question)?;
+                return Ok(());
+            }
+            Rules::Unread => return Err(Denied::PolicyUnread),
+            Rules::Text(text) => text,
+        };
+        authority.check_known(principal)?;
+        let case = &asked.stated.claim.case_id;
+        let recipient_region = asked.stated.recipient_region;
+        let request = policy::Request {
+            principal: principal.clone(),
+            action: asked
+                .action
+                .try_into()
+                .map_err(|_| Denied::NothingPermits)?,
+            dataset: Some(asked.dataset),
+            purpose: asked.purpose.clone(),
+            case: Some(case.clone()).filter(|case| !case.is_empty()),
+            recipient_region: recipient_region.unwrap_or(authority.region()).clone(),
+            at: asked.at,
+        };
+        let decision = text.decide(&request);
+        match decision.why {
+            Why::Permitted => Ok(()),
+            Why::Forbidden => Err(Denied::Forbidden {
+                by: decision.by.join(", "),
+            }),
+            Why::NothingPermits => Err(Denied::NothingPermits),
+            Why::RoleBound => Err(kms_state::Denied::Role.into()),
+            Why::Error => Err(Denied::PolicyFails {
+                why: decision.errors.join("; "),
+            }),
+        }
+    }
+}
+
 /// What a request states of itself besides who asks what of which dataset.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Statement<'a> {
@@ -186,7 +258,8 @@ impl Policy {
         let _ = self.held(state);
     }
 
-    /// Whether `actor` may do `action` with the dataset for what it states, and what that rests on.
+    /// Whether `actor` may do `action` with the dataset for what it states, and what that rests on. What a gateway asks on
+    /// behalf of a service principal has to be allowed to both: neither widens what the other may.
     pub(crate) fn judge(
         &self,
         state: &dyn Reader,
@@ -211,48 +284,25 @@ impl Policy {
         if broken(Switch::IgnorePolicy) {
             return Ok(verdict);
         }
-        let text = match &held.rules {
-            Rules::Grants => {
-                let question = Question {
-                    principal: actor,
-                    dataset: &dataset,
-                    action,
-                    purpose: &purpose,
-                };
-                authority.may(question)?;
-                return Ok(verdict);
-            }
-            Rules::Unread => return Err(Denied::PolicyUnread),
-            Rules::Text(text) => text,
-        };
-        authority
-            .enrolment(actor)
-            .ok_or(kms_state::Denied::NotEnrolled)?;
-        let case = &stated.claim.case_id;
-        let request = policy::Request {
-            principal: actor.clone(),
-            action: action.try_into().map_err(|_| Denied::NothingPermits)?,
-            dataset: Some(dataset),
+        let asked = Asked {
+            dataset,
+            action,
             purpose,
-            case: Some(case.clone()).filter(|case| !case.is_empty()),
-            recipient_region: stated
-                .recipient_region
-                .unwrap_or(authority.region())
-                .clone(),
+            stated,
             at: kms_state::region_time(state),
         };
-        let decision = text.decide(&request);
-        match decision.why {
-            Why::Permitted => Ok(verdict),
-            Why::Forbidden => Err(Denied::Forbidden {
-                by: decision.by.join(", "),
-            }),
-            Why::NothingPermits => Err(Denied::NothingPermits),
-            Why::RoleBound => Err(kms_state::Denied::Role.into()),
-            Why::Error => Err(Denied::PolicyFails {
-                why: decision.errors.join("; "),
-            }),
+        held.allows(actor, &asked)?;
+        let served = Identity::service_principal(&stated.claim.on_behalf_of)
+            .map_err(|_| Denied::OnBehalfOf)?
+            .filter(|_| !broken(Switch::GatewayAlone));
+        if let Some(principal) = served {
+            if actor.role() != Role::Gateway {
+                return Err(Denied::NotAGateway);
+            }
+            let allowed = held.allows(&principal, &asked);
+            allowed.map_err(|denied| Denied::Principal(Box::new(denied)))?;
         }
+        Ok(verdict)
     }
 
     /// As [`Self::judge`], for what nobody can approve beside it; the version of the authority that says so.
@@ -271,12 +321,12 @@ impl Policy {
         Ok(verdict.authority_version)
     }
 
-    /// The verdict on a request that releases key material.
-    pub(crate) fn permit<R: Release>(
+    /// The verdict on a request that releases key material of a dataset.
+    pub(crate) fn permit<R: DatasetUse>(
         &self,
         state: &dyn Reader,
         request: &R,
-    ) -> Result<Permit, Denied> {
+    ) -> Result<Permit<v1::KekRecord>, Denied> {
         let (actor, dataset) = (request.actor(), request.dataset());
         let stated = Statement {
             claim: request.claim(),
@@ -303,6 +353,32 @@ impl Policy {
         Ok(Permit {
             key: Arc::new(key),
             verdict,
+        })
+    }
+
+    /// The verdict on a gateway's request for an access key's secret. No policy is asked: which gateways a region enrols
+    /// says whom its principals sign for, and a principal that is out has no enabled access key.
+    pub(crate) fn permit_access(
+        &self,
+        state: &dyn Reader,
+        actor: &Identity,
+        id: &AccessKeyId,
+    ) -> Result<Permit<AccessKey>, Denied> {
+        let held = self.held(state)?;
+        let enrolled = held.authority.enrolment(actor);
+        enrolled.ok_or(kms_state::Denied::NotEnrolled)?;
+        if actor.role() != Role::Gateway {
+            return Err(kms_state::Denied::Role.into());
+        }
+        let key = AccessKey::find(state, id)
+            .filter(|key| key.record.state() == v1::AccessKeyState::Enabled)
+            .ok_or(Denied::NoAccessKey)?;
+        Ok(Permit {
+            key: Arc::new(key),
+            verdict: Verdict {
+                authority_version: held.authority.version(),
+                approvals_needed: 0,
+            },
         })
     }
 

@@ -11,13 +11,14 @@ use envelope::{
     Encapsulated, KeyError, OfferPublic, RootCheck, RootKey, SealedKey, SessionError, SessionInfo,
     SessionOffer, establish,
 };
-use proto::ids::RootEpoch;
+use proto::ids::{AccessKeyId, RootEpoch};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_command::Command as What;
 use tonic::Request;
 use transport::{Peer, PublicKey};
 
+use crate::access_keys::AccessKey;
 use crate::core::Core;
 use crate::ledger::{Command, CommitError};
 use crate::peers::CALL_MAX;
@@ -362,7 +363,7 @@ impl Core {
         Ok(reply)
     }
 
-    /// Wraps every KEK under the root key under way, once every replica that serves holds it.
+    /// Wraps every KEK and every access key's secret under the root key under way, once every replica that serves holds it.
     pub(crate) async fn rewrap_all(&self, plan: &v1::CustodyPlan) -> Result<(), ReshareError> {
         let next = self.seal.next().filter(|next| holds(Some(next), plan));
         let next = next.ok_or(ReshareError::RootLost)?;
@@ -372,10 +373,23 @@ impl Core {
                 .reader()
                 .map_err(|error| ReshareError::Stale(crate::core::StaleError::State(error)))?;
             let missing = kms_state::not_rewrapped(&*state, kms_state::REWRAP_MAX);
+            let bare = kms_state::secrets_not_rewrapped(&*state, kms_state::REWRAP_MAX);
+            let bare: Vec<_> = bare
+                .iter()
+                .filter_map(|record| AccessKeyId::try_from(&record.access_key_id[..]).ok())
+                .filter_map(|id| AccessKey::find(&*state, &id))
+                .collect();
             let authority_version = kms_state::authority_version(&*state);
             drop(state);
-            if missing.is_empty() {
+            if missing.is_empty() && bare.is_empty() {
                 return Ok(());
+            }
+            let mut secrets = Vec::with_capacity(bare.len());
+            for key in &bare {
+                secrets.push(v1::RewrappedSecret {
+                    access_key_id: key.record.access_key_id.clone(),
+                    wrapped_secret: self.custody.rewrapped_secret(key, &next)?.into(),
+                });
             }
             let mut keks = Vec::with_capacity(missing.len());
             for (dataset, version, key) in &missing {
@@ -386,7 +400,11 @@ impl Core {
                 });
             }
             let set_id = plan.set_id.clone();
-            let what = What::RewrapKeks(v1::RewrapKeks { set_id, keks });
+            let what = What::RewrapKeks(v1::RewrapKeks {
+                set_id,
+                keks,
+                secrets,
+            });
             self.ledger
                 .command::<CommitError>(self.identity(), self.deadline(), |_| {
                     Ok(Command {

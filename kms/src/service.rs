@@ -281,6 +281,57 @@ impl Kms for Services {
         answer("ListKeys", page)
     }
 
+    async fn issue_access_secret(
+        &self,
+        request: Request<v1::IssueAccessSecretRequest>,
+    ) -> Answer<v1::IssueAccessSecretReply> {
+        let peer = peer(&request)?;
+        let given = self
+            .0
+            .issue_access_secret(&peer, request.into_inner())
+            .await;
+        answer("IssueAccessSecret", given)
+    }
+
+    async fn create_access_key(
+        &self,
+        request: Request<v1::CreateAccessKeyRequest>,
+    ) -> Answer<v1::CreateAccessKeyReply> {
+        let peer = peer(&request)?;
+        let created = self.0.create_access_key(&peer, request.into_inner()).await;
+        answer("CreateAccessKey", created)
+    }
+
+    async fn set_access_key_state(
+        &self,
+        request: Request<v1::SetAccessKeyStateRequest>,
+    ) -> Answer<v1::AccessKeyRecord> {
+        let peer = peer(&request)?;
+        let set = self
+            .0
+            .set_access_key_state(&peer, request.into_inner())
+            .await;
+        answer("SetAccessKeyState", set)
+    }
+
+    async fn delete_access_key(
+        &self,
+        request: Request<v1::DeleteAccessKeyRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let deleted = self.0.delete_access_key(&peer, request.into_inner()).await;
+        answer("DeleteAccessKey", deleted)
+    }
+
+    async fn list_access_keys(
+        &self,
+        request: Request<v1::ListAccessKeysRequest>,
+    ) -> Answer<v1::ListAccessKeysReply> {
+        let peer = peer(&request)?;
+        let page = self.0.list_access_keys(&peer, request.get_ref()).await;
+        answer("ListAccessKeys", page)
+    }
+
     async fn fetch_enrolments(
         &self,
         request: Request<v1::FetchEnrolmentsRequest>,

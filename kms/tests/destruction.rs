@@ -2,15 +2,14 @@
 
 mod common;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    AheadClock, BODY, Begin, Caller, DATASET, REPLICAS, Region, Sealed, change, claim, now, open,
-    random, reason,
+    AheadClock, BODY, Begin, Caller, DATASET, REPLICAS, Region, Sealed, change, claim, file_holds,
+    now, open, random, reason,
 };
 use kms::approvals::{approve, request_hash};
 use proto::ids::{DatasetId, UnixMs};
@@ -241,32 +240,6 @@ fn state_holds(region: &Region, at: usize, bytes: &[u8]) -> bool {
         !found
     });
     found
-}
-
-/// The file of a replica that holds one of these wrapped keys, if any does: by its sealed part, which is random.
-fn file_holds(region: &Region, at: usize, wrapped: &[Bytes]) -> Option<PathBuf> {
-    let finders: Vec<_> = wrapped
-        .iter()
-        .map(|key| memchr::memmem::Finder::new(&key[key.len() - 64..]))
-        .collect();
-    let mut folders = vec![region.places[at].config.data_dir.clone()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).expect("readable") {
-            let path = entry.expect("readable").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            // The engine removes files while it works.
-            let Ok(content) = std::fs::read(&path) else {
-                continue;
-            };
-            if finders.iter().any(|finder| finder.find(&content).is_some()) {
-                return Some(path);
-            }
-        }
-    }
-    None
 }
 
 /// Waits until every replica has said that its files hold nothing of the key, and looks.

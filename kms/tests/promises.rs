@@ -5,12 +5,13 @@ mod common;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Begin, Region, random, reason};
+use common::{Begin, PRINCIPAL, Region, random, reason};
 use proto::v1;
 
 const DATASET: [u8; 16] = [0xD3; 16];
 
-/// With the quorum gone no record can be committed, so nothing may be released: not a lease, not a DEK.
+/// With the quorum gone no record can be committed, so nothing may be released: not a lease, not a DEK, not the secret of
+/// an access key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_key_is_released_before_its_record_is_committed() {
     let begin = Begin {
@@ -21,8 +22,11 @@ async fn no_key_is_released_before_its_record_is_committed() {
     let app = region.caller("app");
     app.create_key(DATASET).await.expect("a key");
     let (lease, _) = app.lease(DATASET).await.expect("a lease");
+    let shown = region.access_key(PRINCIPAL).await;
+    let gateway = region.caller("gateway-1");
     let leader = region.leader().await;
     let session = app.session(leader).await.expect("a session");
+    let of_gateway = gateway.session(leader).await.expect("a session");
     let size = region.status(leader).await.tree_size;
 
     region.cut_off(leader);
@@ -46,14 +50,30 @@ async fn no_key_is_released_before_its_record_is_committed() {
         request_id: Bytes::copy_from_slice(&random::<16>()),
         ..v1::IssueLeaseRequest::default()
     };
+    let secret = v1::IssueAccessSecretRequest {
+        session_id: of_gateway.id,
+        access_key_id: shown.id.as_str().to_owned().into(),
+        request_id: Bytes::copy_from_slice(&random::<16>()),
+        ..v1::IssueAccessSecretRequest::default()
+    };
     let (mut kms, mut other) = (app.kms(leader), app.kms(leader));
-    let (opened, leased) = tokio::join!(kms.open(open.clone()), other.issue_lease(another));
+    let mut third = gateway.kms(leader);
+    let (opened, leased, given) = tokio::join!(
+        kms.open(open.clone()),
+        other.issue_lease(another),
+        third.issue_access_secret(secret)
+    );
     let refused = opened.expect_err("nothing is opened without its record");
     assert!(
         matches!(reason(&refused), "maybe-recorded" | "not-leader"),
         "{refused}"
     );
     let refused = leased.expect_err("nothing is leased without its record");
+    assert!(
+        matches!(reason(&refused), "maybe-recorded" | "not-leader"),
+        "{refused}"
+    );
+    let refused = given.expect_err("no secret is given without its record");
     assert!(
         matches!(reason(&refused), "maybe-recorded" | "not-leader"),
         "{refused}"

@@ -71,7 +71,8 @@ impl Policies {
 
 impl Core {
     /// Whether policy allows one of `actions`; `dataset` is `None` for what concerns no dataset in particular. Where no
-    /// text was ever set a grant counts whatever purpose it is for.
+    /// text was ever set a grant counts whatever purpose it is for. What a gateway asks on behalf of a service principal
+    /// has to be allowed to both: neither widens what the other may.
     pub(crate) fn may(
         &self,
         table: &EnrolmentTable,
@@ -82,36 +83,58 @@ impl Core {
         if broken(Switch::IgnorePolicy) {
             return true;
         }
-        let identity = &peer.identity;
-        let text = match &*self.refresher.policies.of(table) {
+        let Ok(served) = Identity::service_principal(&peer.stated.on_behalf_of) else {
+            return false;
+        };
+        let served = served.filter(|_| !broken(Switch::GatewayAlone));
+        let known = |served: &Identity| {
+            peer.identity.role() == Role::Gateway && table.is_service_principal(served)
+        };
+        if !served.as_ref().is_none_or(known) {
+            return false;
+        }
+        let rules = self.refresher.policies.of(table);
+        let both = || std::iter::once(&peer.identity).chain(&served);
+        actions.iter().any(|action| {
+            both().all(|identity| self.allowed(table, &rules, identity, peer, dataset, *action))
+        })
+    }
+
+    fn allowed(
+        &self,
+        table: &EnrolmentTable,
+        rules: &Rules,
+        identity: &Identity,
+        peer: &Peer,
+        dataset: Option<&DatasetId>,
+        action: Action,
+    ) -> bool {
+        let text = match rules {
             Rules::Grants => {
                 let mut grants = table.grants().iter();
-                return grants.any(|grant| allows(grant, identity, dataset, actions));
+                return grants.any(|grant| allows(grant, identity, dataset, action));
             }
             Rules::Unread => return false,
-            Rules::Text(text) => text.clone(),
+            Rules::Text(text) => text,
         };
         let stated = &peer.stated;
         let purpose = match stated.purpose.as_str() {
             "" => Some(Purpose::service()),
             stated => stated.parse().ok(),
         };
-        let Some(purpose) = purpose else { return false };
-        actions.iter().any(|action| {
-            let Ok(action) = (*action).try_into() else {
-                return false;
-            };
-            let request = policy::Request {
-                principal: identity.clone(),
-                action,
-                dataset: dataset.copied(),
-                purpose: purpose.clone(),
-                case: Some(stated.case.clone()).filter(|case| !case.is_empty()),
-                recipient_region: identity.region().clone(),
-                at: self.clock.now(),
-            };
-            text.decide(&request).allowed
-        })
+        let (Some(purpose), Ok(action)) = (purpose, action.try_into()) else {
+            return false;
+        };
+        let request = policy::Request {
+            principal: identity.clone(),
+            action,
+            dataset: dataset.copied(),
+            purpose,
+            case: Some(stated.case.clone()).filter(|case| !case.is_empty()),
+            recipient_region: identity.region().clone(),
+            at: self.clock.now(),
+        };
+        text.decide(&request).allowed
     }
 
     /// Refuses what [`Self::may`] does not allow.
@@ -131,18 +154,13 @@ impl Core {
     }
 }
 
-fn allows(
-    grant: &Grant,
-    identity: &Identity,
-    dataset: Option<&DatasetId>,
-    actions: &[Action],
-) -> bool {
+fn allows(grant: &Grant, identity: &Identity, dataset: Option<&DatasetId>, action: Action) -> bool {
     let who = match &grant.principal {
         Principal::Identity(principal) => principal == identity,
         Principal::Role(role) => *role == identity.role(),
     };
     let what = grant.dataset.is_none() || grant.dataset.as_ref() == dataset;
-    who && what && grant.actions.iter().any(|action| actions.contains(action))
+    who && what && grant.actions.contains(&action)
 }
 
 /// Grants and disk, as the block service asks for them.

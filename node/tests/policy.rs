@@ -29,6 +29,14 @@ fn stated(purpose: &str, case: &str) -> Stated {
     Stated {
         purpose: purpose.to_owned(),
         case: case.to_owned(),
+        ..Stated::default()
+    }
+}
+
+fn on_behalf_of(whom: &str) -> Stated {
+    Stated {
+        on_behalf_of: whom.to_owned(),
+        ..Stated::default()
     }
 }
 
@@ -87,5 +95,59 @@ async fn the_catalog_is_used_as_the_policy_text_says_purpose_and_case_included()
     assert_eq!(reason(get(&region, "c1", &nothing).await), "not-granted");
     region.set_policy(&text());
     region.until("a text is learnt", reads).await;
+    region.stop().await;
+}
+
+/// What a gateway asks on behalf of a service principal is permitted to both, or to nobody. Red with `gateway_alone`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_widens_nothing_that_its_principal_may_and_is_not_widened_by_it() {
+    let region = Region::with_dataset(3).await;
+    region.put("c1", put("a", 1)).await.expect("granted");
+    // The gateway may read and list, `backup` read, `analysis` write: no two of them the same.
+    region.set_policy(&format!(
+        r#"
+permit (principal in Role::"gateway", action in [Action::"read", Action::"list"], resource);
+permit (principal == Identity::"spiffe://ch-zrh/service/backup", action == Action::"read", resource == Dataset::"{DATASET}");
+permit (principal == Identity::"spiffe://ch-zrh/service/analysis", action == Action::"write", resource);
+permit (principal == Identity::"spiffe://ch-zrh/client/c1", action, resource);
+"#
+    ));
+    region.set_service_principals(&["analysis", "backup"]);
+    let backup = on_behalf_of("spiffe://ch-zrh/service/backup");
+    let reads = async || get(&region, "g1", &backup).await.is_ok();
+    region.until("the text is learnt", reads).await;
+    get(&region, "g1", &Stated::default())
+        .await
+        .expect("permitted, for nobody else");
+    get(&region, "g1", &on_behalf_of("the night shift"))
+        .await
+        .expect("words are recorded, and nobody is asked about them");
+    for whom in [
+        // May write, and not read.
+        "spiffe://ch-zrh/service/analysis",
+        // Of no enabled access key.
+        "spiffe://ch-zrh/service/other",
+        // Another region's, and none at all.
+        "spiffe://de-fra/service/backup",
+        "spiffe://ch-zrh/service/Backup",
+    ] {
+        let denied = get(&region, "g1", &on_behalf_of(whom)).await;
+        assert_eq!(reason(denied), "not-granted", "{whom}");
+    }
+    // Who is no gateway acts for itself: the client may read, and so may the principal.
+    get(&region, "c1", &Stated::default())
+        .await
+        .expect("granted");
+    assert_eq!(reason(get(&region, "c1", &backup).await), "not-granted");
+
+    // Its last access key is disabled.
+    region.set_service_principals(&["analysis"]);
+    region
+        .until("the principal is taken out", async || !reads().await)
+        .await;
+    assert_eq!(reason(get(&region, "g1", &backup).await), "not-granted");
+    get(&region, "g1", &Stated::default())
+        .await
+        .expect("the gateway's own rights are what they were");
     region.stop().await;
 }

@@ -27,7 +27,8 @@ pub fn role_may(role: Role, action: Action, purpose: &Purpose) -> bool {
     let unbound = broken(Switch::AnyonesPurpose) && matches!(role, Role::Gateway | Role::Client);
     let human = is_human(purpose) && !unbound;
     match role {
-        Role::Gateway => !human && action != Action::Keys,
+        // A service principal acts through a gateway, and never beyond it.
+        Role::Gateway | Role::Service => !human && action != Action::Keys,
         Role::Client => !human,
         // An operator runs the region and must not, by any interface, read customer data.
         Role::Operator => !human && matches!(action, Action::Create | Action::Keys),
@@ -44,6 +45,7 @@ pub fn role_may(role: Role, action: Action, purpose: &Purpose) -> bool {
 /// The same in words, for whoever runs into it.
 pub(crate) fn in_words(role: Role) -> &'static str {
     match role {
+        Role::Service => "a service principal administers no keys and states no person's purpose",
         Role::Gateway => "a gateway administers no keys and states no person's purpose",
         Role::Client => "a client states no person's purpose",
         Role::Operator => {

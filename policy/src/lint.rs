@@ -10,6 +10,18 @@ use crate::schema::Kind;
 use crate::text::{Policy, Statement};
 
 impl Policy {
+    /// Whether it speaks of service principals, which builds from before them cannot read.
+    pub fn names_service_principals(&self) -> bool {
+        let of_service = |role: Option<Role>| role == Some(Role::Service);
+        self.statements.iter().any(|statement| {
+            let mut roles = statement.literals.roles.iter();
+            let mut identities = statement.literals.identities.iter();
+            roles.any(|role| of_service(role.parse().ok()))
+                || identities
+                    .any(|text| of_service(text.parse().ok().map(|id: Identity| id.role())))
+        })
+    }
+
     /// Permits that can have no effect, and permits for whatever purpose is stated.
     pub fn warnings(&self) -> Vec<Problem> {
         self.statements.iter().filter_map(warning).collect()

@@ -19,6 +19,7 @@ use crate::text::Statement;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Literals {
     pub(crate) identities: BTreeSet<String>,
+    pub(crate) roles: BTreeSet<String>,
     pub(crate) datasets: BTreeSet<String>,
     pub(crate) regions: BTreeSet<String>,
     pub(crate) purposes: BTreeSet<String>,
@@ -41,7 +42,8 @@ impl Literals {
                 Some(Kind::Identity) => &mut found.identities,
                 Some(Kind::Dataset) => &mut found.datasets,
                 Some(Kind::Region) => &mut found.regions,
-                Some(Kind::Role | Kind::Action) | None => continue,
+                Some(Kind::Role) => &mut found.roles,
+                Some(Kind::Action) | None => continue,
             };
             kind.insert(id.to_owned());
         }
@@ -56,6 +58,7 @@ impl Literals {
     pub(crate) fn join(&mut self, other: &Self) {
         let pairs = [
             (&mut self.identities, &other.identities),
+            (&mut self.roles, &other.roles),
             (&mut self.datasets, &other.datasets),
             (&mut self.regions, &other.regions),
             (&mut self.purposes, &other.purposes),

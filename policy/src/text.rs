@@ -240,7 +240,7 @@ fn hint_of(error: &ValidationError) -> Option<String> {
             "types are Identity, Role, Dataset, Region and Action"
         }
         ValidationError::InvalidEnumEntity(_) => {
-            "roles are node, kms, gateway, client, operator, custodian and auditor"
+            "roles are node, kms, gateway, client, operator, custodian, auditor and service"
         }
         ValidationError::UnsafeOptionalAttributeAccess(_) => {
             "a request may come without it: write `context has case && ...` before it"

@@ -42,11 +42,13 @@ pub enum Switch {
     AnyonesPurpose,
     /// P2: a replica says that it erased what was ended, and does not.
     KeepEnded,
+    /// P3: policy is not asked about the service principal that a gateway acts for.
+    GatewayAlone,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -63,6 +65,7 @@ impl Switch {
         Self::IgnorePolicy,
         Self::AnyonesPurpose,
         Self::KeepEnded,
+        Self::GatewayAlone,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -84,6 +87,7 @@ impl Switch {
             Self::IgnorePolicy => "ignore_policy",
             Self::AnyonesPurpose => "anyones_purpose",
             Self::KeepEnded => "keep_ended",
+            Self::GatewayAlone => "gateway_alone",
         }
     }
 }

@@ -336,11 +336,13 @@ pub enum Role {
     Custodian,
     /// Reads the log and evidence.
     Auditor,
+    /// Acts through gateways alone: it has access keys, and neither a key nor a certificate of its own.
+    Service,
 }
 
 impl Role {
     /// Every role, in the order of their wire numbers (1-based).
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Node,
         Self::Kms,
         Self::Gateway,
@@ -348,6 +350,7 @@ impl Role {
         Self::Operator,
         Self::Custodian,
         Self::Auditor,
+        Self::Service,
     ];
 
     /// As in the identity's URI.
@@ -360,6 +363,7 @@ impl Role {
             Self::Operator => "operator",
             Self::Custodian => "custodian",
             Self::Auditor => "auditor",
+            Self::Service => "service",
         }
     }
 }
@@ -400,6 +404,19 @@ impl Identity {
             role,
             name: name.to_owned(),
         })
+    }
+
+    /// Whom a statement `on_behalf_of` names, where that is a service principal: policy is asked about it then, as about
+    /// the gateway that states it. Anything else is words, and recorded as such.
+    ///
+    /// # Errors
+    /// If it begins as an identity and is none: it would pass for words.
+    pub fn service_principal(stated: &str) -> Result<Option<Self>, IdError> {
+        if !stated.starts_with("spiffe://") {
+            return Ok(None);
+        }
+        let identity: Self = stated.parse()?;
+        Ok(Some(identity).filter(|identity| identity.role == Role::Service))
     }
 
     /// The region it belongs to.
@@ -591,6 +608,26 @@ mod tests {
             "spiffe://ch-zrh/node/",
         ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_statement_names_a_service_principal_or_is_words_and_nothing_between() {
+        let named = |stated| Identity::service_principal(stated);
+        let principal = "spiffe://ch-zrh/service/backup";
+        let found = named(principal).expect("an identity");
+        assert_eq!(
+            found.map(|found| found.to_string()).as_deref(),
+            Some(principal)
+        );
+        for words in ["", "the backup of Zurich", "spiffe://ch-zrh/client/app"] {
+            assert_eq!(named(words), Ok(None), "{words}");
+        }
+        for neither in [
+            "spiffe://ch-zrh/service/Backup",
+            "spiffe://ch-zrh/service/a/b",
+        ] {
+            assert!(named(neither).is_err(), "{neither}");
         }
     }
 

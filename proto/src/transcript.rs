@@ -293,6 +293,22 @@ pub fn approved_open(actor: &str, request: &v1::OpenRequest) -> Vec<u8> {
     approved_request("Open", &bound.encode_to_vec())
 }
 
+/// What an approval of a new access key is of: who asks, to whom alone its secret is shown, and everything asked for. Not
+/// the session, which a retry at another replica has anew.
+pub fn approved_access_key(actor: &str, request: &v1::CreateAccessKeyRequest) -> Vec<u8> {
+    let claim = v1::Claim {
+        actor: actor.to_owned(),
+        ..request.claim.clone().unwrap_or_default()
+    };
+    let bound = v1::CreateAccessKeyRequest {
+        session_id: Bytes::new(),
+        approvals: Vec::new(),
+        claim: Some(claim),
+        ..request.clone()
+    };
+    approved_request("CreateAccessKey", &bound.encode_to_vec())
+}
+
 /// What the approval of a peer unseal hashes: which replica, in which life, with which offer (by its SHA-256).
 pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<u8> {
     fields(&[
@@ -327,5 +343,27 @@ mod tests {
         assert_eq!(fields(&[b"a", b"bc"]), b"\0\0\0\x01a\0\0\0\x02bc");
         assert_ne!(fields(&[b"ab", b"c"]), fields(&[b"a", b"bc"]));
         assert_eq!(lease_token(b"h", b"w"), b"\0\0\0\x01h\0\0\0\x01w");
+    }
+
+    /// Approved for one operator, it shows the secret to no other; a retry in another session is the same request.
+    #[test]
+    fn an_approved_access_key_is_bound_to_who_asks_and_to_no_session() {
+        let request = v1::CreateAccessKeyRequest {
+            principal: "spiffe://ch-zrh/service/backup".to_owned(),
+            ..v1::CreateAccessKeyRequest::default()
+        };
+        let approved = approved_access_key("a", &request);
+        assert_ne!(approved, approved_access_key("b", &request));
+        let again = v1::CreateAccessKeyRequest {
+            session_id: Bytes::from_static(b"another"),
+            approvals: vec![v1::Approval::default()],
+            ..request.clone()
+        };
+        assert_eq!(approved, approved_access_key("a", &again));
+        let other = v1::CreateAccessKeyRequest {
+            principal: "spiffe://ch-zrh/service/other".to_owned(),
+            ..request
+        };
+        assert_ne!(approved, approved_access_key("a", &other));
     }
 }

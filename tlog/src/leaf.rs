@@ -103,6 +103,16 @@ pub enum Kind {
     SealDropped,
     /// A replica states that none of its files holds what was ended of keys.
     KeysErased,
+    /// A service principal was given an access key, whose secret was shown to who asked.
+    AccessKeyCreated,
+    /// An access key may be used again.
+    AccessKeyEnabled,
+    /// No gateway is given an access key's secret any more.
+    AccessKeyDisabled,
+    /// An access key was deleted, and its secret with it.
+    AccessKeyDeleted,
+    /// A gateway was given an access key's secret.
+    AccessSecret,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

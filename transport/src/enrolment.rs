@@ -364,6 +364,7 @@ pub fn new_set(trust: &RegionTrust, contents: SetContents) -> v1::EnrolmentSet {
         grants,
         approvals_min: contents.approvals_min,
         policy: String::new(),
+        service_principals: Vec::new(),
     }
 }
 

@@ -138,47 +138,65 @@ pub struct Stated {
     pub purpose: String,
     /// Which case; empty for none.
     pub case: String,
+    /// For whom; empty for nobody else. Policy is asked about a service principal too.
+    pub on_behalf_of: String,
 }
 
 impl Stated {
     const PURPOSE: &str = "reduit-purpose";
     const CASE: &str = "reduit-case-bin";
-    /// Bytes of either that are read: longer ones are of nobody's policy.
+    const UNREAD: &str = "spiffe://?";
+    const ON_BEHALF_OF: &str = "reduit-on-behalf-of-bin";
+    /// Bytes of each that are read: longer ones are of nobody's policy.
     const BYTES_MAX: usize = 1_024;
 
     /// A request that states this.
     pub fn of<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        let headers = request.metadata_mut();
+        self.write(request.metadata_mut());
+        request
+    }
+
+    /// The same in the headers of a request that is there.
+    pub fn write(&self, headers: &mut MetadataMap) {
         if let Ok(purpose) = self.purpose.parse()
             && !self.purpose.is_empty()
         {
             headers.insert(Self::PURPOSE, purpose);
         }
-        if !self.case.is_empty() {
-            headers.insert_bin(Self::CASE, MetadataValue::from_bytes(self.case.as_bytes()));
+        for (header, text) in [
+            (Self::CASE, &self.case),
+            (Self::ON_BEHALF_OF, &self.on_behalf_of),
+        ] {
+            if !text.is_empty() {
+                headers.insert_bin(header, MetadataValue::from_bytes(text.as_bytes()));
+            }
         }
-        request
     }
 
-    /// What cannot be read is kept as words that no policy permits anything for.
+    /// What cannot be read is kept as words that no policy permits anything for: as [`Self::UNREAD`] begins, no identity
+    /// is spelled.
     fn read(headers: &MetadataMap) -> Self {
-        let unread = || "?".to_owned();
+        let unread = || Self::UNREAD.to_owned();
         let purpose = headers.get(Self::PURPOSE).map(|value| {
             let text = value.to_str().ok().map(str::to_owned);
             text.filter(|text| text.len() <= Self::BYTES_MAX)
                 .unwrap_or_else(unread)
         });
-        let case = headers.get_bin(Self::CASE).map(|value| {
-            let bytes = value.to_bytes().ok().map(|bytes| bytes.to_vec());
-            bytes
-                .filter(|bytes| bytes.len() <= Self::BYTES_MAX)
-                .and_then(|bytes| String::from_utf8(bytes).ok())
-                .unwrap_or_else(unread)
-        });
+        let text = |header| {
+            let text = headers.get_bin(header).map(|value| {
+                let bytes = value.to_bytes().ok().map(|bytes| bytes.to_vec());
+                bytes
+                    .filter(|bytes| bytes.len() <= Self::BYTES_MAX)
+                    .and_then(|bytes| String::from_utf8(bytes).ok())
+                    .unwrap_or_else(unread)
+            });
+            text.unwrap_or_default()
+        };
         Self {
             purpose: purpose.unwrap_or_default(),
-            case: case.unwrap_or_default(),
+            case: text(Self::CASE),
+            on_behalf_of: text(Self::ON_BEHALF_OF),
         }
     }
 }

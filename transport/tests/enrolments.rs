@@ -232,6 +232,67 @@ fn a_set_that_is_not_well_formed_is_refused() {
     ));
 }
 
+/// A node goes by them when a gateway acts for one, so a set that it half understands is no set.
+#[test]
+fn service_principals_are_of_the_region_in_order_and_hold_no_key() {
+    let (region, kms, _) = founded();
+    let held = region.enrolments();
+    let set = |version, principals: &[&str]| {
+        let mut set = region.set(version, later(version));
+        set.service_principals = principals.iter().map(|text| (*text).to_owned()).collect();
+        set
+    };
+    let (a, b) = ("spiffe://ch-zrh/service/a", "spiffe://ch-zrh/service/b");
+    assert!(
+        held.offer(&sign_set(&kms, &set(2, &[a, b])))
+            .expect("follows")
+    );
+    let is_one = |text: &str| {
+        let identity = text.parse().expect("an identity");
+        held.current().is_service_principal(&identity)
+    };
+    assert!(is_one(a) && is_one(b) && !is_one("spiffe://ch-zrh/service/c"));
+    for bad in [
+        &[b, a][..],
+        &[a, a],
+        &["spiffe://de-fra/service/a"],
+        &["spiffe://ch-zrh/client/a"],
+        &["a"],
+    ] {
+        let refused = held.offer(&sign_set(&kms, &set(3, bad)));
+        let Err(EnrolmentError::Malformed(MalformedSet::ServicePrincipals)) = refused else {
+            panic!("{bad:?}: {refused:?}")
+        };
+    }
+    // Under the same version, other principals are another statement.
+    let forked = sign_set(
+        &kms,
+        &v1::EnrolmentSet {
+            signed_at_ms: later(9).0,
+            ..set(2, &[a])
+        },
+    );
+    let refused = held.offer(&forked);
+    assert!(matches!(
+        refused,
+        Err(EnrolmentError::Forked { version: 2 })
+    ));
+    let with_key = region.stranger(Role::Service, "a");
+    let mut enrolled = set(3, &[a]);
+    enrolled.enrolments.push(v1::Enrolment {
+        identity: with_key.identity().to_string(),
+        public_key: with_key.public_key().as_spki().to_vec().into(),
+        ..Default::default()
+    });
+    let refused = held.offer(&sign_set(&kms, &enrolled));
+    assert!(matches!(
+        refused,
+        Err(EnrolmentError::Malformed(MalformedSet::Identity))
+    ));
+    assert!(held.offer(&sign_set(&kms, &set(3, &[]))).expect("follows"));
+    assert!(!is_one(a));
+}
+
 fn grant(principal: &str, dataset: &str, actions: &[i32]) -> v1::Grant {
     v1::Grant {
         principal: principal.to_owned(),
@@ -400,6 +461,7 @@ fn golden_bytes_of_a_signed_enrolment_set() {
         }],
         approvals_min: 2,
         policy: String::new(),
+        service_principals: Vec::new(),
     };
     let bytes = set.encode_to_vec();
     let signed = v1::SignedEnrolmentSet {

@@ -98,6 +98,24 @@ const PROMISES: &[Promise] = &[
         test: "dual_control_takes_two_distinct_others",
     },
     Promise {
+        says: "P2 a service principal brought in by one operator",
+        switch: "ignore_approvals",
+        target: Some("machine"),
+        test: "a_service_principal_comes_in_by_dual_control_and_its_secret_is_shown_to_who_asked",
+    },
+    Promise {
+        says: "P3 the KMS asks policy about the gateway alone",
+        switch: "gateway_alone",
+        target: Some("access_keys"),
+        test: "what_a_gateway_opens_for_a_service_principal_is_allowed_to_both",
+    },
+    Promise {
+        says: "P3 nodes ask policy about the gateway alone",
+        switch: "gateway_alone",
+        target: Some("policy"),
+        test: "a_gateway_widens_nothing_that_its_principal_may_and_is_not_widened_by_it",
+    },
+    Promise {
         says: "P2 ended keys left in the replicas' files",
         switch: "keep_ended",
         target: Some("destruction"),

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use client::ids::ObjectVersionId;
+use client::ids::{AccessKeyId, Identity, ObjectVersionId, Role};
 use client::{APPROVAL_MINUTES, Approvable, ApprovalRequest, GetOptions};
 use proto::v1;
 use serde_json::json;
@@ -28,8 +28,8 @@ const HELP: &str = "A person opens for a person's purpose, and two operators app
 An approval serves once, for exactly this request, until it expires. What is opened is recorded, with its approvals,
 before a key is released; in a region with witnesses they have seen the record by then.
 
-A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`. And a replica
-is unsealed by its token: `reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`.";
+A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`. An access key
+is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. And a replica is unsealed by its token: `reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`.";
 
 #[derive(Subcommand)]
 #[command(after_help = HELP)]
@@ -41,6 +41,21 @@ pub(crate) enum Command {
     Policy {
         /// The text; `-` is standard input.
         text: PathBuf,
+        /// Where to write the request.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// As an operator: asks for approvals of an access key. Makes none.
+    #[command(
+        after_help = "Examples:\n  reduit approve access-key backup -o backup.request\n  reduit approve access-key --enable RDTAAAAAAAAAAAAAAAAA -o enable.request"
+    )]
+    AccessKey {
+        /// The service principal it is to act for, by its name.
+        #[arg(required_unless_present = "enable", conflicts_with = "enable")]
+        principal: Option<String>,
+        /// A disabled access key to be enabled again.
+        #[arg(long)]
+        enable: Option<AccessKeyId>,
         /// Where to write the request.
         #[arg(short, long)]
         output: PathBuf,
@@ -115,6 +130,23 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             let text = super::policy::valid_text(&text)?;
             let identity = identity(session)?;
             let request = ApprovalRequest::policy(identity.identity(), text)?;
+            asked(session, &request, &output)
+        }
+        Command::AccessKey {
+            principal,
+            enable,
+            output,
+        } => {
+            let identity = identity(session)?;
+            let own = identity.identity();
+            let request = match (principal, enable) {
+                (_, Some(id)) => ApprovalRequest::enable_access_key(own, id)?,
+                (name, None) => {
+                    let name = name.unwrap_or_default();
+                    let principal = Identity::new(own.region().clone(), Role::Service, &name)?;
+                    ApprovalRequest::access_key(own, &principal)?
+                }
+            };
             asked(session, &request, &output)
         }
         Command::Show { request } => {
@@ -257,7 +289,10 @@ async fn open(
 fn options(request: &ApprovalRequest) -> GetOptions {
     let claim = match &request.what {
         Approvable::Open { request, .. } => request.claim.clone().unwrap_or_default(),
-        Approvable::Policy { .. } | Approvable::TokenUnseal { .. } => v1::Claim::default(),
+        Approvable::Policy { .. }
+        | Approvable::AccessKey { .. }
+        | Approvable::EnableAccessKey { .. }
+        | Approvable::TokenUnseal { .. } => v1::Claim::default(),
     };
     GetOptions {
         purpose: claim.purpose,

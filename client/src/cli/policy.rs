@@ -228,6 +228,10 @@ impl Set {
 fn of_policy(asked: ApprovalRequest) -> Result<v1::ChangePolicyRequest, Failure> {
     match asked.what {
         Approvable::Policy { request } => Ok(request),
+        Approvable::AccessKey { .. } | Approvable::EnableAccessKey { .. } => {
+            let why = "that request is of an access key: see `reduit access-key create --request`";
+            Err(Failure::Usage(why.to_owned()))
+        }
         Approvable::Open { .. } => {
             let why = "that request opens an object: see `reduit approve open`";
             Err(Failure::Usage(why.to_owned()))

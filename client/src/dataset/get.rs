@@ -30,6 +30,10 @@ impl Dataset {
                 message: format!("under the purpose {MULTIPART} a key seals, and opens nothing"),
             });
         }
+        let options = GetOptions {
+            on_behalf_of: self.acting().on_behalf_of(&options.on_behalf_of),
+            ..options.clone()
+        };
         let reply = self
             .find(key, options.version, false, &options.stated())
             .await?;
@@ -45,13 +49,13 @@ impl Dataset {
             entry,
             token: reply.token,
             replicas: reply.replicas.into_iter().map(NodeId).collect(),
-            options: options.clone(),
+            options,
         });
         // Sealed bytes are asked for first: the KMS answers while they are on their way.
         let source = found.start(plain.clone())?;
         let (opened, info) = tokio::join!(
             self.open(&found),
-            self.info(key.clone(), &found.entry, options.version.is_none()),
+            self.info(key.clone(), &found.entry, found.options.version.is_none()),
         );
         // Why it is not opened comes first: who may not open may have no metadata lease either.
         let (opened, info) = (opened?, info?);
@@ -84,6 +88,7 @@ impl Dataset {
         let stated = Stated {
             purpose: claim.purpose.clone(),
             case: claim.case_id.clone(),
+            ..Stated::default()
         };
         let reply = self.find(key, version, true, &stated).await?;
         let entry = reply.entry.ok_or(Error::NoSuchObject)?;

@@ -58,7 +58,9 @@ impl Dataset {
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
                 {
-                    self.keys().drop_lease(self.0.id, &lease).await;
+                    self.keys()
+                        .drop_lease(self.0.id, self.acting(), &lease)
+                        .await;
                 }
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && reason == "request-too-old" =>
@@ -156,7 +158,9 @@ impl Dataset {
                     return Err(Error::Unknown { message });
                 }
                 reason if LEASE_REASONS.contains(&reason) => {
-                    self.keys().drop_lease(self.0.id, &lease).await;
+                    self.keys()
+                        .drop_lease(self.0.id, self.acting(), &lease)
+                        .await;
                 }
                 "request-too-old" | "upload-too-old" => {
                     self.learn_epoch().await?;
@@ -228,7 +232,7 @@ impl Dataset {
         key: &ObjectKey,
         options: &PutOptions,
     ) -> Result<Sealing, Error> {
-        let lease = self.keys().seal_lease(self.0.id).await?;
+        let lease = self.keys().seal_lease(self.0.id, self.acting()).await?;
         if !lease.registered() {
             let request = v1::RegisterLeaseRequest {
                 shard: self.0.shard.0,

@@ -302,7 +302,7 @@ async fn fetch_from(
     let member = member.ok_or_else(|| Miss::Away("its address is not known".to_owned()))?;
     let channel = nodes.channel(&member, Lane::Data, 0);
     let channel = channel.map_err(|error| Miss::Away(error.to_string()))?;
-    let mut blocks = BlocksClient::new(channel);
+    let mut blocks = BlocksClient::new(found.dataset.0.region.1.over(channel));
     let request = found.options.stated().of(request.clone());
     let mut stream = blocks.read(request).await?.into_inner();
     // Whoever made the entry says how long it is: room is taken for what came.

@@ -5,6 +5,7 @@
 //! now and then thrown away and taken up from its stored form; heads of the log that were seen once must be
 //! contained for ever, by proof. Refuses key bytes: what stands for wrapped keys is constant.
 
+mod access_keys;
 mod bend;
 mod compare;
 mod draw;
@@ -284,6 +285,9 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::FinishRestore(_)) => "FinishRestore",
         Some(Command::ProvisionSeal(_)) => "ProvisionSeal",
         Some(Command::DropSeal(_)) => "DropSeal",
+        Some(Command::CreateAccessKey(_)) => "CreateAccessKey",
+        Some(Command::SetAccessKeyState(_)) => "SetAccessKeyState",
+        Some(Command::DeleteAccessKey(_)) => "DeleteAccessKey",
         None => "none",
     }
 }

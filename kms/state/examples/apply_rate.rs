@@ -66,6 +66,7 @@ fn enrolments() -> EnrolmentSet {
         }],
         approvals_min: 2,
         policy: String::new(),
+        service_principals: Vec::new(),
     }
 }
 

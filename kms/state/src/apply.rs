@@ -14,12 +14,12 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
-    backup, custody, destroy, erase, keys, labels, members, policy, read, records, restore,
-    rotation, time, witnesses,
+    access_keys, backup, custody, destroy, erase, keys, labels, members, policy, read, records,
+    restore, rotation, time, witnesses,
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 8 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 9 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -58,6 +58,10 @@ pub const LEVEL_ERASE: FeatureLevel = FeatureLevel(7);
 /// From this level on the salts of a leaf come out of one stream and its openings are kept in fewer bytes: builds below
 /// would fork.
 pub const LEVEL_KEPT_OPENINGS: FeatureLevel = FeatureLevel(8);
+
+/// From this level on a leader may propose what makes, changes, uses and ends access keys, and grants and policy texts may
+/// speak of service principals: builds below stop at the one and cannot read the other.
+pub const LEVEL_ACCESS_KEYS: FeatureLevel = FeatureLevel(9);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -198,6 +202,9 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::RaiseMinVersion(raise) => rotation::raise_min(applying, raise)?,
         Command::EndKekVersions(end) => rotation::end(applying, end)?,
         Command::ConfirmErased(confirm) => erase::confirm(applying, confirm)?,
+        Command::CreateAccessKey(create) => access_keys::create(applying, create)?,
+        Command::SetAccessKeyState(set) => access_keys::set_state(applying, set)?,
+        Command::DeleteAccessKey(delete) => access_keys::delete(applying, delete)?,
         Command::BeginBackup(begin) => backup::begin(applying, begin)?,
         Command::ConfirmBackup(confirm) => backup::confirm(applying, confirm)?,
         Command::Init(_)

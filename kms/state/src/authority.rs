@@ -107,6 +107,7 @@ pub struct Authority {
     jurisdiction: Jurisdiction,
     set: EnrolmentSet,
     enrolled: BTreeMap<Identity, usize>,
+    service_principals: BTreeSet<Identity>,
 }
 
 /// What a role can never go beyond, whatever is granted.
@@ -114,7 +115,10 @@ fn role_allows(role: Role, action: Action, purpose: &Purpose) -> bool {
     let unbound = broken(Switch::AnyonesPurpose) && matches!(role, Role::Gateway | Role::Client);
     let human = is_human_purpose(purpose) && !unbound;
     match role {
-        Role::Gateway => !human && action != Action::Keys && action != Action::Unspecified,
+        // A service principal acts through a gateway, and never beyond it.
+        Role::Gateway | Role::Service => {
+            !human && action != Action::Keys && action != Action::Unspecified
+        }
         Role::Client => !human && action != Action::Unspecified,
         // An operator runs the region and must not, by any interface, read customer data.
         Role::Operator => !human && matches!(action, Action::Create | Action::Keys),
@@ -189,11 +193,13 @@ impl Authority {
         {
             return Err(Refusal::Malformed("grants are not sorted or not distinct"));
         }
+        let service_principals = service_principals(&region, &set)?;
         Ok(Self {
             region,
             jurisdiction,
             set,
             enrolled,
+            service_principals,
         })
     }
 
@@ -234,12 +240,25 @@ impl Authority {
             .map(|position| &self.set.enrolments[*position])
     }
 
+    /// Whether gateways may act for it: a service principal with an enabled access key.
+    pub fn is_service_principal(&self, identity: &Identity) -> bool {
+        self.service_principals.contains(identity)
+    }
+
     /// Enrolled identities of a role.
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = (&Identity, &Enrolment)> {
         self.enrolled
             .iter()
             .filter(move |(identity, _)| identity.role() == role)
             .map(|(identity, position)| (identity, &self.set.enrolments[*position]))
+    }
+
+    /// Refuses whoever is neither enrolled nor a service principal with an enabled access key.
+    pub fn check_known(&self, principal: &Identity) -> Result<(), Denied> {
+        match self.enrolled.contains_key(principal) || self.is_service_principal(principal) {
+            true => Ok(()),
+            false => Err(Denied::NotEnrolled),
+        }
     }
 
     /// The verdict. Default deny.
@@ -250,7 +269,7 @@ impl Authority {
             action,
             purpose,
         } = question;
-        self.enrolment(principal).ok_or(Denied::NotEnrolled)?;
+        self.check_known(principal)?;
         if !role_allows(principal.role(), action, purpose) {
             return Err(Denied::Role);
         }
@@ -287,6 +306,22 @@ fn grants_purpose(grant: &Grant, purpose: &Purpose) -> bool {
         .any(|granted| granted == purpose.as_str())
 }
 
+fn service_principals(
+    region: &RegionId,
+    set: &EnrolmentSet,
+) -> Result<BTreeSet<Identity>, Refusal> {
+    let malformed = Refusal::Malformed("service principals");
+    if !set.service_principals.is_sorted_by(|a, b| a < b) {
+        return Err(malformed);
+    }
+    let principals = set.service_principals.iter().map(|text| {
+        let principal: Identity = text.parse().ok()?;
+        let own = principal.role() == Role::Service && principal.region() == region;
+        own.then_some(principal)
+    });
+    principals.collect::<Option<_>>().ok_or(malformed)
+}
+
 fn check_enrolment(
     region: &RegionId,
     jurisdiction: &Jurisdiction,
@@ -296,6 +331,10 @@ fn check_enrolment(
         .identity
         .parse()
         .map_err(|_| Refusal::Malformed("identity"))?;
+    // It has access keys, and neither a key nor a certificate that a connection could be made with.
+    if identity.role() == Role::Service {
+        return Err(Refusal::Malformed("identity"));
+    }
     if identity.region() != region || enrolment.jurisdiction != jurisdiction.as_str() {
         return Err(Refusal::WrongJurisdiction);
     }

@@ -23,6 +23,7 @@ use proto::v1::{
 use serde::Serialize;
 use tlog::{Kind, Purpose, VerifierKey};
 
+use self::rewrap::Rewrapped;
 use crate::append::{Applying, details, stated};
 use crate::apply::Stop;
 use crate::authority::Authority;
@@ -52,12 +53,14 @@ pub(crate) struct SplitDetails {
     custodians: Vec<String>,
     log_key: String,
     keks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    access_keys: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     without_token: bool,
 }
 
 impl SplitDetails {
-    fn of(plan: &CustodyPlan, in_force: u32, keks: u64) -> Self {
+    fn of(plan: &CustodyPlan, in_force: u32, rewrapped: Rewrapped) -> Self {
         let named = plan.custodians.iter().map(|holder| holder.identity.clone());
         Self {
             root_epoch: plan.root_epoch,
@@ -67,10 +70,15 @@ impl SplitDetails {
             shares_needed: plan.shares_needed,
             custodians: named.collect(),
             log_key: plan.log_key.clone(),
-            keks,
+            keks: rewrapped.keks,
+            access_keys: rewrapped.secrets,
             without_token: false,
         }
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The name of a split in its public record (`envelope::ShareSet`): the 16 bytes after the format's.
@@ -190,7 +198,7 @@ pub(crate) fn begin(applying: &mut Applying<'_>, command: &BeginCustody) -> Resu
     }
     // One that was begun and not finished gives way, with what was wrapped for it.
     rewrap::forget(applying);
-    let shown = SplitDetails::of(&plan, region.root_epoch, 0);
+    let shown = SplitDetails::of(&plan, region.root_epoch, Rewrapped::default());
     let done = change.record(applying, Kind::CustodyBegun, &shown);
     plan.begun_leaf = done.leaf_index;
     custody.pending = Some(plan);
@@ -339,15 +347,15 @@ pub(crate) fn finish(
         return Err(Refusal::NotConfirmed.into());
     }
     let new_root = plan.root_epoch != region.root_epoch;
-    let mut keks = 0;
+    let mut rewrapped = Rewrapped::default();
     if new_root {
         check_log_key(applying, &region, &plan)?;
         token::check_next(&custody, &plan, command.without_token)?;
-        keks = rewrap::complete(applying, plan.root_epoch)?;
+        rewrapped = rewrap::complete(applying, plan.root_epoch)?;
     }
     let shown = SplitDetails {
         without_token: new_root && command.without_token,
-        ..SplitDetails::of(&plan, region.root_epoch, keks)
+        ..SplitDetails::of(&plan, region.root_epoch, rewrapped)
     };
     let in_force = custody.epochs.last_mut().ok_or(Refusal::NotInitialised)?;
     for split in &mut in_force.splits {
@@ -415,7 +423,7 @@ pub(crate) fn abandon(
     rewrap::forget(applying);
     custody.pending = None;
     store(applying, custody);
-    let shown = SplitDetails::of(&plan, region.root_epoch, 0);
+    let shown = SplitDetails::of(&plan, region.root_epoch, Rewrapped::default());
     details(&mut private, &shown);
     let leaf = applying.append(Kind::CustodyAbandoned, purpose, None, private);
     Ok(KmsDone {

@@ -76,13 +76,26 @@ fn waiting(record: &EraseRecord, authority: &Authority, leaf: LeafIndex) -> Vec<
         .collect()
 }
 
+/// Replicas that have not said that they erased what was last ended of any key.
+pub fn not_erased_at_all(state: &dyn Reader) -> Vec<Identity> {
+    let (Some(record), Some(authority)) = (stored(state), Authority::load(state)) else {
+        return Vec::new();
+    };
+    waiting(&record, &authority, LeafIndex(record.ended_leaf))
+}
+
 /// Notes that the command's leaf, which comes next, ends something of a key.
 pub(crate) fn ended(applying: &mut Applying<'_>, key: &mut KekRecord) {
     if applying.at.level < LEVEL_ERASE {
         return;
     }
+    key.ended_leaf = applying.next_leaf().0;
+    note(applying);
+}
+
+/// Notes that the command's leaf, which comes next, ends wrapped bytes.
+pub(crate) fn note(applying: &mut Applying<'_>) {
     let leaf = applying.next_leaf();
-    key.ended_leaf = leaf.0;
     let mut record = stored(&*applying.state).unwrap_or_default();
     record.ended_index = applying.at.index.0;
     record.ended_leaf = leaf.0;

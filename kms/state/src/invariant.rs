@@ -2,6 +2,8 @@
 //!
 //! Owns the checks; they read everything and are slow. Refuses: to repair.
 
+mod access_keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -12,6 +14,8 @@ use proto::v1::{
     KekRecord, KekVersionRecord, KeyState, LeaseRecord, RequestMemory, TokenSealRecord,
 };
 use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
+
+pub use access_keys::invariant_access_keys_are_in_order;
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
@@ -67,6 +71,7 @@ pub fn all(state: &dyn Reader) -> Checked {
     invariant_dataset_chains_are_complete(state)?;
     invariant_keys_are_in_order(state)?;
     invariant_authority_parses(state)?;
+    invariant_access_keys_are_in_order(state)?;
     invariant_witness_policy_parses(state)?;
     invariant_custody_is_whole(state)?;
     invariant_queues_match_their_tables(state)
@@ -473,6 +478,7 @@ pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked 
         });
         hold(grown, NAME, || format!("the key of {dataset}"))?;
     }
+    access_keys::only_grow(before, after, NAME)?;
     let (old, new) = (stored_leaves(before), stored_leaves(after));
     hold(new.starts_with(&old), NAME, || {
         "a leaf changed or vanished".into()

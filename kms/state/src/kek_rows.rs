@@ -18,8 +18,15 @@ pub const WRAPPED_ROW_BYTES_MAX: usize = 512;
 const GROWS_MAX: usize = 32;
 
 /// The tables whose rows hold wrapped keys.
-pub fn wrapped_ranges() -> [std::ops::Range<Vec<u8>>; 3] {
-    [layout::KEKS, layout::WRAPPED, layout::REWRAPPED].map(|table| vec![table]..vec![table + 1])
+pub fn wrapped_ranges() -> [std::ops::Range<Vec<u8>>; 5] {
+    [
+        layout::KEKS,
+        layout::WRAPPED,
+        layout::REWRAPPED,
+        layout::ACCESS_SECRETS,
+        layout::REWRAPPED_SECRETS,
+    ]
+    .map(|table| vec![table]..vec![table + 1])
 }
 
 /// Which of a version's wrapped keys.

@@ -2,7 +2,7 @@
 //!
 //! Owns the key bytes, which are a disk format. Refuses: reuse of a table's byte for another meaning.
 
-use proto::ids::{DatasetId, LeaseId, NodeId, Role, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, LeaseId, NodeId, Role, UnixMs};
 use tlog::StoredAt;
 
 /// The region's record ([`proto::v1::KmsRegion`]).
@@ -69,6 +69,13 @@ pub const WRAPPED: u8 = b'v';
 /// Table of KEKs wrapped under the root key under way, by dataset and version.
 pub const REWRAPPED: u8 = b'w';
 
+/// Table of access keys by id ([`proto::v1::AccessKeyRecord`]).
+pub const ACCESS_KEYS: u8 = b'c';
+/// Table of access keys' wrapped secrets by id, one for each record.
+pub const ACCESS_SECRETS: u8 = b'd';
+/// Table of secrets wrapped under the root key under way, by access key.
+pub const REWRAPPED_SECRETS: u8 = b'n';
+
 fn joined(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![table];
     for part in parts {
@@ -105,6 +112,21 @@ pub fn wrapped(dataset: &DatasetId, version: u32, which: u8) -> Vec<u8> {
 /// Key of a KEK version wrapped under the root key under way.
 pub fn rewrapped(dataset: &DatasetId, version: u32) -> Vec<u8> {
     joined(REWRAPPED, &[&dataset.0, &version.to_be_bytes()])
+}
+
+/// Key of an access key.
+pub fn access_key(id: &AccessKeyId) -> Vec<u8> {
+    joined(ACCESS_KEYS, &[id.as_str().as_bytes()])
+}
+
+/// Key of an access key's wrapped secret.
+pub fn access_secret(id: &AccessKeyId) -> Vec<u8> {
+    joined(ACCESS_SECRETS, &[id.as_str().as_bytes()])
+}
+
+/// Key of a secret wrapped under the root key under way.
+pub fn rewrapped_secret(id: &AccessKeyId) -> Vec<u8> {
+    joined(REWRAPPED_SECRETS, &[id.as_str().as_bytes()])
 }
 
 /// Key of a record that waits for the end of a restore.

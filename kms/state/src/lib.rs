@@ -7,6 +7,7 @@
 //! **Invariant:** no key material is released by this crate, and nothing that a driver releases is without a
 //! leaf: [`apply`] answers with the leaf's index, and an answer without one is a refusal.
 
+mod access_keys;
 mod append;
 mod apply;
 mod approvals;
@@ -34,8 +35,12 @@ mod rotation;
 mod time;
 mod witnesses;
 
+pub use access_keys::{
+    ACCESS_GIVEN_MS_MAX, ACCESS_KEYS_MAX, access_key, access_keys, access_secret,
+    secrets_not_rewrapped,
+};
 pub use apply::{
-    At, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_ERASE, LEVEL_KEPT_OPENINGS, LEVEL_LABELS,
+    At, LEVEL_ACCESS_KEYS, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_ERASE, LEVEL_KEPT_OPENINGS, LEVEL_LABELS,
     LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION,
     LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES, UnknownCommand, apply,
 };
@@ -47,7 +52,7 @@ pub use custody::retire::retirable;
 pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
 pub use custody::token::{TOKEN_SEALS_MAX, token_seal, token_seals};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
-pub use erase::{EraseDue, erase_due, erased_through, not_erased};
+pub use erase::{EraseDue, erase_due, erased_through, not_erased, not_erased_at_all};
 pub use impact::{last_use, live_leases};
 pub use kek_rows::{WRAPPED_ROW_BYTES_MAX, wrapped_ranges};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};

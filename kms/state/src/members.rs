@@ -16,7 +16,7 @@ use serde::Serialize;
 use tlog::{Kind, Origin, Purpose};
 
 use crate::append::{Applying, Private, array, details, stated};
-use crate::apply::Stop;
+use crate::apply::{LEVEL_ACCESS_KEYS, Stop};
 use crate::authority::Authority;
 use crate::custody;
 use crate::layout;
@@ -70,6 +70,10 @@ pub(crate) fn init(applying: &mut Applying<'_>, command: &InitKms) -> Result<Kms
     if authority.policy_text().is_some() {
         return Err(malformed("the first enrolment set names no policy text"));
     }
+    if !authority.set().service_principals.is_empty() {
+        return Err(malformed("the first enrolment set has service principals"));
+    }
+    check_principals(applying, &authority.set().grants)?;
     if authority.version() != 1 {
         return Err(malformed("the first enrolment set has version 1"));
     }
@@ -238,6 +242,21 @@ fn check_not_locked_out(before: &Authority, after: &Authority) -> Result<(), Ref
     Ok(())
 }
 
+/// Builds from before service principals would not read a grant for one, and refuse what this one takes.
+fn check_principals(applying: &Applying<'_>, grants: &[Grant]) -> Result<(), Refusal> {
+    let of_service = |grant: &Grant| {
+        let role = match grant.principal.strip_prefix("role:") {
+            Some(role) => role.parse().ok(),
+            None => grant.principal.parse().ok().map(|id: Identity| id.role()),
+        };
+        role == Some(Role::Service)
+    };
+    match applying.at.level < LEVEL_ACCESS_KEYS && grants.iter().any(of_service) {
+        true => Err(Refusal::Malformed("a grant's principal")),
+        false => Ok(()),
+    }
+}
+
 #[derive(Serialize)]
 struct ShownGrant<'a> {
     principal: &'a str,
@@ -294,6 +313,7 @@ pub(crate) fn change_grants(
     set.grants.extend(command.add.iter().cloned());
     set.grants.sort_by_cached_key(Message::encode_to_vec);
     set.version += 1;
+    check_principals(applying, &set.grants)?;
     let after = Authority::parse(set)?;
     let shown = GrantDetails {
         authority_version: after.version(),

@@ -20,6 +20,10 @@ use proto::v1::{
 };
 use tlog::Purpose;
 
+mod access_keys;
+
+pub use access_keys::{access_secret, create_access_key, delete_access_key, set_access_key_state};
+
 use crate::append::purpose_of;
 use crate::authority::{Authority, Question, Verdict};
 use crate::keys::transition;

@@ -16,6 +16,7 @@ use proto::v1::{
 use serde::Serialize;
 use tlog::{Field, Hash, Kind, Purpose};
 
+use crate::access_keys;
 use crate::append::{Applying, Private, array, details, stated};
 use crate::apply::{LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_SHARED_LEAVES, Stop};
 use crate::authority::is_human_purpose;
@@ -66,15 +67,22 @@ pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<
             // A retry of what waits, or another use under its id: it is judged by what is remembered of the first.
             waiting.append(applying, &mut key, &region, &mut answers);
         }
-        match one(
-            applying,
-            &mut key,
-            &mut waiting,
-            place,
-            record,
-            &region,
-            alone,
-        ) {
+        let answer = match &record.kind {
+            // Of no dataset, so of no key's chain.
+            Some(Use::AccessKey(asked)) => {
+                access_keys::issue(applying, record, asked, &region).map(Some)
+            }
+            _ => one(
+                applying,
+                &mut key,
+                &mut waiting,
+                place,
+                record,
+                &region,
+                alone,
+            ),
+        };
+        match answer {
             Ok(Some(answer)) => answers[place] = answer,
             Ok(None) => {}
             Err(refusal) => answers[place].refused = refusal.reason().into(),
@@ -261,7 +269,7 @@ fn use_it(key: &mut KekRecord, uses: u64) {
     }
 }
 
-fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
+pub(crate) fn answer_of(memory: &RequestMemory, reused: bool) -> RecordAnswer {
     RecordAnswer {
         refused: 0,
         leaf_index: memory.leaf_index,
@@ -304,6 +312,7 @@ fn check(
             What::Lease(Kind::MetadataLease, lease(issue, usable)?)
         }
         Use::Opens(opens) => What::Opens(Opened::check(key, opens, region, claim)?),
+        Use::AccessKey(_) => return Err(Refusal::Malformed("kind")),
     };
     Ok(Checked {
         request: Request::look(applying, request_id, request_hash(record)),
@@ -329,7 +338,7 @@ fn check_actor(actor: &Identity, purpose: &Purpose, region: &str) -> Result<(), 
             !is_human_purpose(purpose) || broken(Switch::AnyonesPurpose)
         }
         Role::Auditor => is_human_purpose(purpose),
-        Role::Node | Role::Kms | Role::Operator | Role::Custodian => false,
+        Role::Node | Role::Kms | Role::Operator | Role::Custodian | Role::Service => false,
     };
     if allowed {
         Ok(())
@@ -408,7 +417,7 @@ fn check_lease(
 }
 
 /// What a request id is bound to: the request without what the leader adds anew for each attempt.
-fn request_hash(record: &Record) -> Hash {
+pub(crate) fn request_hash(record: &Record) -> Hash {
     let mut bound = record.clone();
     bound.state_version = 0;
     if let Some(Use::Lease(issue) | Use::MetadataLease(issue)) = &mut bound.kind {

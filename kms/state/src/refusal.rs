@@ -132,6 +132,18 @@ pub enum Refusal {
     /// A token still gives its half.
     #[error("a token still holds its half of the epoch's root key")]
     SealNotDeleted,
+    /// No access key of that id.
+    #[error("there is no such access key")]
+    NoSuchAccessKey,
+    /// The id is another access key's.
+    #[error("the access key's id is taken")]
+    AccessKeyExists,
+    /// No gateway is given its secret.
+    #[error("the access key is disabled")]
+    AccessKeyDisabled,
+    /// See [`crate::ACCESS_KEYS_MAX`].
+    #[error("the region has as many access keys as it may have")]
+    TooManyAccessKeys,
     /// An alias leads to one key.
     #[error("an alias is another key's")]
     AliasTaken,
@@ -178,6 +190,10 @@ impl Refusal {
             Self::SealMissing => KmsRefusal::SealMissing,
             Self::SealNotDeleted => KmsRefusal::SealNotDeleted,
             Self::AliasTaken => KmsRefusal::AliasTaken,
+            Self::NoSuchAccessKey => KmsRefusal::NoSuchAccessKey,
+            Self::AccessKeyExists => KmsRefusal::AccessKeyExists,
+            Self::AccessKeyDisabled => KmsRefusal::AccessKeyDisabled,
+            Self::TooManyAccessKeys => KmsRefusal::TooManyAccessKeys,
         }
     }
 

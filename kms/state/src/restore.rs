@@ -7,12 +7,12 @@
 //! one origin are ever signed.
 
 use prost::Message as _;
-use proto::ids::{DatasetId, Identity, NodeId, Role, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, Identity, NodeId, Role, UnixMs};
 use proto::store::{Reader, Writer};
 use proto::v1::{
-    CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore, KekRecord, KmsAnswer, KmsCommand,
-    KmsDone, KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows, StateRow,
-    UnsealRecord, WitnessPolicy,
+    AccessKeyRecord, CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore, KekRecord, KmsAnswer,
+    KmsCommand, KmsDone, KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows,
+    StateRow, UnsealRecord, WitnessPolicy,
 };
 use serde::Serialize;
 use tlog::{Frontier, Kind, Origin};
@@ -120,6 +120,12 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         (_, layout::LEAVES | layout::OPENINGS, 8) => true,
         (_, layout::HASHES, 9) => value.len() == 32,
         (_, layout::REWRAPPED, 20) | (_, layout::WRAPPED, 21) => true,
+        (_, layout::ACCESS_KEYS, AccessKeyId::BYTES) => {
+            AccessKeyId::try_from(rest).is_ok() && AccessKeyRecord::decode(value).is_ok()
+        }
+        (_, layout::ACCESS_SECRETS | layout::REWRAPPED_SECRETS, AccessKeyId::BYTES) => {
+            AccessKeyId::try_from(rest).is_ok()
+        }
         (layout::ERASE, ..) => EraseRecord::decode(value).is_ok(),
         (layout::REGION | layout::RESTORE, ..) | (_, layout::RESTORED, _) => return malformed,
         // A key of another length than its table's.
@@ -140,7 +146,10 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             | layout::OPENINGS
             | layout::HASHES
             | layout::REWRAPPED
-            | layout::WRAPPED,
+            | layout::WRAPPED
+            | layout::ACCESS_KEYS
+            | layout::ACCESS_SECRETS
+            | layout::REWRAPPED_SECRETS,
             _,
         ) => return malformed,
         _ => true,

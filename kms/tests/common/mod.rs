@@ -4,10 +4,12 @@
 //! goes through a proxy that can be cut.
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+mod access_keys;
 mod backups;
 mod caller;
 mod custody;
 mod daemon;
+mod files;
 mod grown;
 mod log;
 mod objects;
@@ -34,11 +36,15 @@ use transport::testing::FlakyProxy;
 use transport::{Clock as _, LocalIdentity, SharedClock, SystemClock};
 
 #[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use access_keys::{PRINCIPAL, Shown};
+#[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use backups::Backup;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use caller::{Caller, Session};
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use daemon::Daemon;
+#[allow(unused_imports, reason = "each test file uses its part of this")]
+pub(crate) use files::file_holds;
 #[allow(unused_imports, reason = "each test file uses its part of this")]
 pub(crate) use log::{Served, TestWitness, leaves, policy_of, policy_text, served};
 #[allow(unused_imports, reason = "each test file uses its part of this")]

@@ -51,6 +51,7 @@ struct Authority {
     enrolments: Vec<v1::Enrolment>,
     grants: Vec<v1::Grant>,
     policy: String,
+    service_principals: Vec<String>,
 }
 
 pub struct Region {
@@ -109,6 +110,7 @@ impl Region {
                     grant("role:operator", &[v1::Action::List]),
                 ],
                 policy: String::new(),
+                service_principals: Vec::new(),
             })),
             genesis: v1::SignedEnrolmentSet::default(),
             nodes: BTreeMap::new(),
@@ -125,6 +127,7 @@ impl Region {
             region.enrol(Role::Client, name, 0, "");
         }
         region.enrol(Role::Operator, "o1", 0, "");
+        region.enrol(Role::Gateway, "g1", 0, "");
         let mut listeners = Vec::new();
         for id in 1..=nodes {
             listeners.push((id, region.enrol_node(id).await));
@@ -231,6 +234,14 @@ impl Region {
             enrolments, grants, ..
         } = &mut *authority;
         change(enrolments, grants);
+        authority.version += 1;
+    }
+
+    /// Names the service principals that have an enabled access key, as the KMS does.
+    pub fn set_service_principals(&self, names: &[&str]) {
+        let mut authority = self.authority.lock();
+        let principals = names.iter().map(|name| identity(Role::Service, name));
+        authority.service_principals = principals.map(|named| named.to_string()).collect();
         authority.version += 1;
     }
 
@@ -644,6 +655,7 @@ fn set(ca: &RegionCa, authority: &Authority, version: u64) -> v1::EnrolmentSet {
     };
     v1::EnrolmentSet {
         policy: authority.policy.clone(),
+        service_principals: authority.service_principals.clone(),
         ..new_set(&ca.trust(), contents)
     }
 }

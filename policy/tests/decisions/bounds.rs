@@ -56,6 +56,11 @@ fn no_policy_widens_what_a_role_may() {
                 "{action} {purpose}"
             );
             assert_eq!(
+                allowed(Role::Service, action, &purpose),
+                gateway,
+                "{action} {purpose}"
+            );
+            assert_eq!(
                 allowed(Role::Client, action, &purpose),
                 !human,
                 "{action} {purpose}"

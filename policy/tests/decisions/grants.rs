@@ -19,6 +19,7 @@ const SPKI: [u8; 12] = [
 pub(crate) fn authority(identities: &BTreeSet<Identity>, mut grants: Vec<Grant>) -> Authority {
     let mut enrolments: Vec<_> = identities
         .iter()
+        .filter(|identity| identity.role() != Role::Service)
         .enumerate()
         .map(|(at, identity)| {
             let at = u8::try_from(at + 1).unwrap();
@@ -52,6 +53,11 @@ pub(crate) fn authority(identities: &BTreeSet<Identity>, mut grants: Vec<Grant>)
         grants,
         approvals_min: 2,
         policy: String::new(),
+        service_principals: identities
+            .iter()
+            .filter(|identity| identity.role() == Role::Service)
+            .map(ToString::to_string)
+            .collect(),
     })
     .unwrap()
 }
@@ -83,11 +89,12 @@ const PURPOSES: [&str; 6] = [
 ];
 
 /// Roles that use keys more often than those that may not, or hardly a request would be allowed.
-const ROLES: [Role; 7] = [
+const ROLES: [Role; 8] = [
     Role::Client,
     Role::Client,
     Role::Client,
     Role::Gateway,
+    Role::Service,
     Role::Auditor,
     Role::Operator,
     Role::Kms,

@@ -3,7 +3,7 @@
 //! Refuses a set that is not well formed: unsorted, a key or a member id twice, an identity of another region,
 //! a member of another jurisdiction, a grant it cannot read, fewer than two approvers. A table in memory is valid.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -65,6 +65,9 @@ pub enum MalformedSet {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// Service principals out of order, or what is none of this region.
+    #[error("its service principals are not sorted, or one is none of its region")]
+    ServicePrincipals,
     /// Dual control with fewer than two approvers.
     #[error("it asks for {0} approvers; fewer than two are no dual control")]
     Approvals(u32),
@@ -96,6 +99,7 @@ pub struct EnrolmentTable {
     version: u64,
     grants: Vec<Grant>,
     policy: String,
+    service_principals: BTreeSet<Identity>,
     approvals_min: u32,
     signed_at: UnixMs,
     ca_certificate: Bytes,
@@ -119,7 +123,10 @@ impl EnrolmentTable {
         if set.approvals_min < APPROVALS_FLOOR {
             return Err(MalformedSet::Approvals(set.approvals_min));
         }
-        if set.enrolments.len() > ENROLMENTS_MAX || set.grants.len() > GRANTS_MAX {
+        if set.enrolments.len() > ENROLMENTS_MAX
+            || set.grants.len() > GRANTS_MAX
+            || set.service_principals.len() > ENROLMENTS_MAX
+        {
             return Err(MalformedSet::TooMany);
         }
         if set.policy.len() > POLICY_BYTES_MAX || !(set.policy.is_empty() || set.grants.is_empty())
@@ -140,6 +147,7 @@ impl EnrolmentTable {
             version: set.version,
             grants: Vec::with_capacity(set.grants.len()),
             policy: set.policy,
+            service_principals: BTreeSet::new(),
             approvals_min: set.approvals_min,
             signed_at: UnixMs(set.signed_at_ms),
             ca_certificate: set.ca_certificate,
@@ -172,6 +180,16 @@ impl EnrolmentTable {
                 .grants
                 .push(grant.map_err(|what| MalformedSet::Grant { at, what })?);
         }
+        let mut last = String::new();
+        for text in set.service_principals {
+            let principal: Identity = text.parse().map_err(|_| MalformedSet::ServicePrincipals)?;
+            let own = principal.role() == Role::Service && principal.region() == &table.region;
+            if !own || text <= last {
+                return Err(MalformedSet::ServicePrincipals);
+            }
+            table.service_principals.insert(principal);
+            last = text;
+        }
         Ok(table)
     }
 
@@ -182,6 +200,10 @@ impl EnrolmentTable {
             .map_err(|_| MalformedSet::Identity)?;
         if identity.region() != &self.region {
             return Err(MalformedSet::OtherRegion(identity));
+        }
+        // It has no key: a certificate that states one is nobody's.
+        if identity.role() == Role::Service {
+            return Err(MalformedSet::Identity);
         }
         let jurisdiction = match message.jurisdiction.as_str() {
             "" => None,
@@ -243,6 +265,11 @@ impl EnrolmentTable {
     /// The policy text in force, in Cedar. Where there is one it alone says who may do what, and there are no grants.
     pub fn policy(&self) -> Option<&str> {
         Some(self.policy.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// Whether gateways may act for it: a service principal with an enabled access key.
+    pub fn is_service_principal(&self, identity: &Identity) -> bool {
+        self.service_principals.contains(identity)
     }
 
     /// Whether a grant allows `identity` this action for this purpose; `dataset` is `None` for what concerns no
@@ -316,6 +343,7 @@ impl EnrolmentTable {
             && self.enrolled == other.enrolled
             && self.grants == other.grants
             && self.policy == other.policy
+            && self.service_principals == other.service_principals
             && self.approvals_min == other.approvals_min
     }
 }

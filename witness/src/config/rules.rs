@@ -56,10 +56,11 @@ impl Default for Rules {
 impl Rules {
     /// What happens every day: the use of keys and their life, which the other rules look at. A kind that is added to
     /// the log later alarms until somebody says that it is one of these.
-    pub const EVERYDAY: [Kind; 7] = [
+    pub const EVERYDAY: [Kind; 8] = [
         Kind::Lease,
         Kind::MetadataLease,
         Kind::Open,
+        Kind::AccessSecret,
         Kind::KeyCreated,
         Kind::KeyRotated,
         Kind::KeyStateAcknowledged,

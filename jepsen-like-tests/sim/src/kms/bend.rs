@@ -77,6 +77,28 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             4 => change.dataset_id = draw.dataset().into(),
             _ => claim(draw, &mut change.claim),
         },
+        Some(Command::CreateAccessKey(create)) => match dice {
+            0 => create.access_key_id = short,
+            1 => create.request_id = short,
+            2 => create.principal = id("client/s1").to_string(),
+            3 => create.principal = "spiffe://de-fra/service/p0".to_owned(),
+            4 if draw.rng.random() => create.root_epoch = 2,
+            // As long as a secret in the clear.
+            4 => create.wrapped_secret = vec![1; 32].into(),
+            _ => claim(draw, &mut create.claim),
+        },
+        Some(Command::SetAccessKeyState(set)) => match dice {
+            0 => set.state_version = set.state_version.wrapping_sub(1),
+            1 => set.state = 9,
+            2 => set.state = 0,
+            3 => set.access_key_id = short,
+            _ => claim(draw, &mut set.claim),
+        },
+        Some(Command::DeleteAccessKey(delete)) => match dice {
+            0 | 1 => delete.state_version = delete.state_version.wrapping_sub(1),
+            2 => delete.access_key_id = short,
+            _ => claim(draw, &mut delete.claim),
+        },
         Some(Command::RegisterShard(register)) => register.dataset_id = short,
         Some(Command::ConfirmErased(confirm)) => {
             confirm.through_leaf = confirm.through_leaf.wrapping_sub(1);
@@ -270,6 +292,12 @@ fn kind(draw: &mut Draw, record: &mut Record) {
                     one.name_commitment = Bytes::from_static(b"short");
                 }
             }
+        },
+        Some(Asked::AccessKey(issue)) => match dice {
+            0 => issue.access_key_id = Bytes::from_static(b"short"),
+            1 => issue.seconds = 0,
+            2 => issue.seconds = 3_601,
+            _ => issue.seconds /= 2,
         },
         None => {}
     }

@@ -8,7 +8,7 @@ use kms_state::{LeavesAsked, StateHashes};
 use prost::Message as _;
 use proto::ids::{LeafIndex, NodeId};
 use proto::store::MemoryStore;
-use proto::v1::{Grant, KekRecord, KeyState};
+use proto::v1::{AccessKeyState, Grant, KekRecord, KeyState};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tlog::{Field, Hash, Kind};
@@ -42,6 +42,27 @@ pub(super) fn state(state: &MemoryStore, model: &Model) -> Result<(), Broken> {
     hold!(
         set.policy == model.policy,
         "another policy text than the model's"
+    );
+    hold!(
+        model.principals().into_iter().eq(&set.service_principals),
+        "service principals are {:?}, the model's {:?}",
+        set.service_principals,
+        model.principals()
+    );
+    let held = kms_state::access_keys(state, None, usize::MAX);
+    let held = held.into_iter().map(|key| {
+        let enabled = key.state() == AccessKeyState::Enabled;
+        let told = (key.state_version, key.created_leaf, key.given_until_ms);
+        (key.access_key_id.to_vec(), (key.principal, enabled, told))
+    });
+    let wanted = model.access.iter().map(|(id, key)| {
+        let told = (key.version, key.created_leaf, key.until);
+        (id.clone(), (key.principal.clone(), key.enabled, told))
+    });
+    hold!(
+        held.eq(wanted),
+        "other access keys than the model's: {:?}",
+        model.access
     );
     let due = kms_state::erase_due(state).map(|due| due.leaf.0);
     hold!(

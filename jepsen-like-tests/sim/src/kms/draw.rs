@@ -4,12 +4,12 @@
 
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{Authority, Refusal};
-use proto::ids::{DatasetId, Identity, KekId, LeafIndex, LeaseId, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, Identity, KekId, LeafIndex, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy, ChangeWitnesses, Claim,
-    Enrolment, EnrolmentSet, Grant, KeyState, KeyTag, KmsCommand, LabelKey, OpenedItem, Record,
-    RewrappedMetadataKey, UnsealHow,
+    AccessKeyState, Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy,
+    ChangeWitnesses, Claim, CreateAccessKey, Enrolment, EnrolmentSet, Grant, KeyState, KeyTag,
+    KmsCommand, LabelKey, OpenedItem, Record, RewrappedMetadataKey, UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -101,7 +101,7 @@ impl Draw {
                 granted.expect("as at the beginning")
             }
         };
-        match self.rng.random_range(0..80) {
+        match self.rng.random_range(0..90) {
             0..4 => self.create(&authority),
             4..8 => self.rotate(state, &authority),
             8..18 => self.change_state(state, &authority),
@@ -156,6 +156,7 @@ impl Draw {
                 let asked = self.asked(&who);
                 Some(prepare::confirm_erased(&authority, asked, LeafIndex(said)))
             }
+            79..89 => self.access_key(state, &authority),
             _ => Some(prepare::init(self.asked(&["kms/r1"]), region(), &genesis())),
         }
     }
@@ -272,6 +273,57 @@ impl Draw {
         prepare::plan_key_rotation(state, authority, asked, change, age, uses).ok()
     }
 
+    /// Of few ids and fewer principals: they are made again, disabled while another stays, and gone.
+    fn access_key(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
+        let id = AccessKeyId::from_bits(self.rng.random_range(0..4));
+        let held = kms_state::access_key(state, &id);
+        let mut asked = self.asked(&["operator/o1", "operator/o1", "operator/o4", "gateway/g1"]);
+        let what = match &held {
+            None => 0,
+            Some(_) => self.rng.random_range(0..8),
+        };
+        match what {
+            0 => {
+                asked.approvals = self.approvals();
+                let principal = format!("service/p{}", self.rng.random_range(0..2));
+                let new = CreateAccessKey {
+                    access_key_id: id.as_str().to_owned().into(),
+                    principal: super::region::id(&principal).to_string(),
+                    wrapped_secret: vec![0xDD; 150].into(),
+                    root_epoch: 1,
+                    claim: None,
+                    request_id: vec![self.rng.random_range(0..2); 16].into(),
+                };
+                let claim = Claim::default();
+                Some(prepare::create_access_key(authority, asked, claim, new))
+            }
+            1..6 => {
+                let enable = held.is_some_and(|key| key.state() == AccessKeyState::Disabled);
+                let target = match enable ^ self.rng.random_ratio(1, 8) {
+                    true => AccessKeyState::Enabled,
+                    false => AccessKeyState::Disabled,
+                };
+                if enable || self.rng.random_ratio(1, 6) {
+                    asked.approvals = self.approvals();
+                }
+                let (claim, which) = (Claim::default(), (id, target));
+                prepare::set_access_key_state(state, authority, asked, claim, which).ok()
+            }
+            _ => prepare::delete_access_key(state, authority, asked, Claim::default(), id).ok(),
+        }
+    }
+
+    /// A gateway asks for a secret; now and then somebody else does.
+    fn secret(&mut self, state: &MemoryStore) -> Option<Record> {
+        let id = AccessKeyId::from_bits(self.rng.random_range(0..4));
+        let request_id = [self.rng.random_range(0..REQUESTS); 16];
+        let who = *["gateway/g1", "gateway/g2", "gateway/g1", "client/s1"].choose(&mut self.rng)?;
+        let (who, seconds) = (super::region::id(who), self.rng.random_range(1..=3_600));
+        let asked = (id, seconds);
+        let given = prepare::access_secret(state, &who, request_id, Claim::default(), asked);
+        Some(given.ok()?.0)
+    }
+
     /// Names of few: they are taken, given up and taken by another key.
     fn label(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
         let dataset = self.dataset();
@@ -348,6 +400,10 @@ impl Draw {
         let mut records = Vec::new();
         let mut human = false;
         for _ in 0..many {
+            if self.rng.random_ratio(1, 6) {
+                records.extend(self.secret(state));
+                continue;
+            }
             let Some((record, needs_approvals)) = self.record(state, authority) else {
                 continue;
             };

@@ -15,6 +15,7 @@ use proto::v1::{
 };
 use tlog::{Kind, Purpose};
 
+use super::access_keys::Access;
 use super::region::witness_policy;
 use super::uses::{Memory, Opened, Use};
 
@@ -115,6 +116,8 @@ pub(super) struct Model {
     pub(super) boots: BTreeSet<Bytes>,
     pub(super) leaves: Vec<Leaf>,
     pub(super) memory: BTreeMap<Bytes, Memory>,
+    /// Access keys by their ids.
+    pub(super) access: BTreeMap<Vec<u8>, Access>,
     /// The leaf that last ended something of any key.
     pub(super) ended: Option<u64>,
     /// Through which end a member has said that it erased.
@@ -231,6 +234,9 @@ impl Judging<'_> {
             Command::LabelKey(change) => self.label(change),
             Command::RaiseMinVersion(raise) => self.raise_oldest(raise),
             Command::EndKekVersions(end) => self.end_versions(end),
+            Command::CreateAccessKey(create) => self.create_access(create),
+            Command::SetAccessKeyState(set) => self.set_access(set),
+            Command::DeleteAccessKey(delete) => self.delete_access(delete),
             Command::AllocateKmsId(allocate) => self.allocate(&allocate.identity),
             Command::RecordUnseal(unseal) => {
                 self.unseal(&unseal.replica, &unseal.boot_id, unseal.how)
@@ -603,7 +609,7 @@ impl Judging<'_> {
     }
 
     /// What every change of the authority takes: an operator's own word, and that of enough others.
-    fn dual_control(&mut self, claim: Option<&Claim>) -> Ruled<(Purpose, String)> {
+    pub(super) fn dual_control(&mut self, claim: Option<&Claim>) -> Ruled<(Purpose, String)> {
         let (actor, purpose) = stated(claim)?;
         self.of_role(Role::Operator)?;
         if self.command.requester != actor.to_string() {

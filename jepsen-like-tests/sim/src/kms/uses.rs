@@ -186,8 +186,11 @@ impl Judging<'_> {
         place: usize,
         waits: &mut Vec<Wait>,
     ) -> Ruled<Option<RecordAnswer>> {
-        let checked = self.checked(record)?;
         let asked = without_attempt(record);
+        if let Some(Asked::AccessKey(issue)) = &record.kind {
+            return self.give_access(record, issue, asked).map(Some);
+        }
+        let checked = self.checked(record)?;
         let lease = checked.lease.map(|(id, _)| Bytes::from(id));
         let memory = self.model.memory.get(&record.request_id).cloned();
         if let Some(memory) = memory.filter(|m| m.until > self.model.time) {
@@ -290,6 +293,23 @@ impl Judging<'_> {
         self.model.memory.insert(id.clone(), memory);
     }
 
+    /// The answer to a use under this id, if it is remembered.
+    pub(super) fn used_before(&self, id: &Bytes, asked: &[u8]) -> Ruled<Option<RecordAnswer>> {
+        let memory = self.model.memory.get(id);
+        match memory.filter(|memory| memory.until > self.model.time) {
+            Some(memory) if memory.asked != asked => Err(KmsRefusal::RequestIdReused.into()),
+            memory => Ok(memory.map(|memory| self.found(memory, true))),
+        }
+    }
+
+    /// Remembers a use that is of no dataset.
+    pub(super) fn remembered(&mut self, id: &Bytes, asked: Vec<u8>, leaf: u64) -> RecordAnswer {
+        let memory = self.memory(asked, leaf, Bytes::new());
+        let answer = self.found(&memory, false);
+        self.model.memory.insert(id.clone(), memory);
+        answer
+    }
+
     fn found(&self, memory: &Memory, reused: bool) -> RecordAnswer {
         RecordAnswer {
             refused: 0,
@@ -359,6 +379,7 @@ impl Judging<'_> {
                 opened = Some((opens.items.len(), bytes.ok_or(KmsRefusal::Malformed)?));
                 (Kind::Open, None)
             }
+            Asked::AccessKey(_) => return Err(Stop::Unknown),
         };
         Ok(Checked {
             dataset,

@@ -1,4 +1,4 @@
-//! KEKs wrapped under the root key that is to come, beside those under the one in force.
+//! KEKs wrapped under the root key that is to come, beside those under the one in force; access keys' secrets with them.
 //!
 //! Owns the table of them until one command puts all of them in place. Refuses to put any in place while one is
 //! missing: a region whose keys stood under two root keys would need the shares of both.
@@ -8,6 +8,7 @@ use proto::store::{Reader, prefix_end};
 use proto::v1::{KekRecord, KmsDone, RewrapKeks};
 
 use super::{all_confirmed, loaded, under_way};
+use crate::access_keys;
 use crate::append::Applying;
 use crate::apply::Stop;
 use crate::kek_rows;
@@ -53,7 +54,7 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
     if !all_confirmed(plan) {
         return Err(Refusal::NotConfirmed.into());
     }
-    if command.keks.len() > REWRAP_MAX {
+    if command.keks.len() > REWRAP_MAX || command.secrets.len() > REWRAP_MAX {
         return Err(Refusal::Malformed("too many keys in one command").into());
     }
     let mut rows = Vec::new();
@@ -69,15 +70,28 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
             rows.push((layout::rewrapped(&dataset, kek.version), &kek.wrapped_kek));
         }
     }
+    let secrets = access_keys::rewrap(applying, &command.secrets)?;
     for (row, wrapped) in rows {
         applying.state.put(&row, wrapped);
+    }
+    for (row, wrapped) in secrets {
+        applying.state.put(&row, &wrapped);
     }
     Ok(applying.answer())
 }
 
-/// Puts every rewrapped KEK in place; says how many.
-pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<u64, Refusal> {
-    if !not_rewrapped(&*applying.state, 1).is_empty() {
+/// How many keys were put in place.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rewrapped {
+    pub(crate) keks: u64,
+    pub(crate) secrets: u64,
+}
+
+/// Puts every rewrapped key in place; says how many.
+pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<Rewrapped, Refusal> {
+    let whole = not_rewrapped(&*applying.state, 1).is_empty()
+        && access_keys::secrets_not_rewrapped(&*applying.state, 1).is_empty();
+    if !whole {
         return Err(Refusal::NotRewrapped);
     }
     let mut keks = 0;
@@ -94,12 +108,14 @@ pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<u
         }
         kek_rows::put(applying.state, applying.at.level, &dataset, &key);
     }
+    let secrets = access_keys::complete(applying, root_epoch)?;
     forget(applying);
-    Ok(keks)
+    Ok(Rewrapped { keks, secrets })
 }
 
-/// Drops the table.
+/// Drops the tables.
 pub(crate) fn forget(applying: &mut Applying<'_>) {
+    access_keys::forget(applying);
     let start = [layout::REWRAPPED];
     let end = prefix_end(&start).expect("the table's byte is not 0xFF");
     let mut rows = Vec::new();

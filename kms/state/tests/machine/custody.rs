@@ -1,12 +1,12 @@
 //! Claims about custody: a split comes into force whole or not at all, and a root key ends when nobody can rebuild it.
 
 use kms_state::prepare::{self, Asked};
-use kms_state::{custody, not_rewrapped, recoverable_under};
+use kms_state::{custody, not_rewrapped, recoverable_under, secrets_not_rewrapped};
 use proto::v1::kms_command::Command;
 use proto::v1::{
     AbandonCustody, BackupRecord, BeginCustody, ConfirmBackup, ConfirmShare, CustodyPlan,
     EraseShare, FinishCustody, KeyState, KmsCommand, KmsRefusal, RecordSeal, RecordUnseal,
-    RetireEpoch, RewrapKeks, RewrappedKek, SendRoot, ShareHolder, UnsealHow,
+    RetireEpoch, RewrapKeks, RewrappedKek, RewrappedSecret, SendRoot, ShareHolder, UnsealHow,
 };
 use tlog::{Kind, SignatureType, SignerKey};
 
@@ -14,7 +14,7 @@ use crate::lab::{DATASET, HOUR, Lab, OTHER, approval, id, region};
 use crate::witnesses::{one_witness, policy};
 
 pub(crate) const PEOPLE: [&str; 3] = ["custodian/c1", "custodian/c2", "custodian/c3"];
-const WRAPPED: [u8; 150] = [0xA2; 150];
+pub(crate) const WRAPPED: [u8; 150] = [0xA2; 150];
 
 fn log_key(seed: u8) -> String {
     let name = "ch-zrh/main/1".parse().expect("a name");
@@ -92,9 +92,15 @@ pub(crate) fn rewrap(lab: &Lab, name: u8) -> KmsCommand {
         version,
         wrapped_kek: WRAPPED.to_vec().into(),
     });
+    let missing = secrets_not_rewrapped(&lab.state, 10).into_iter();
+    let secrets = missing.map(|record| RewrappedSecret {
+        access_key_id: record.access_key_id,
+        wrapped_secret: WRAPPED.to_vec().into(),
+    });
     let rewrap = RewrapKeks {
         set_id: vec![name; 16].into(),
         keks: keks.collect(),
+        secrets: secrets.collect(),
     };
     step(lab, "kms/r1", Command::RewrapKeks(rewrap))
 }
@@ -332,6 +338,7 @@ fn only_a_replica_rewraps_and_never_with_a_key_in_the_clear() {
             version: 1,
             wrapped_kek: vec![7; 32].into(),
         }],
+        secrets: Vec::new(),
     };
     let command = step(&lab, "kms/r1", Command::RewrapKeks(rewrap));
     assert_eq!(lab.refused(&command).0, KmsRefusal::Malformed);
@@ -358,6 +365,7 @@ fn a_key_destroyed_during_a_rotation_leaves_no_copy_under_the_new_root_key() {
             version: 1,
             wrapped_kek: WRAPPED.to_vec().into(),
         }],
+        secrets: Vec::new(),
     };
     let command = step(&lab, "kms/r1", Command::RewrapKeks(late));
     lab.done(&command);

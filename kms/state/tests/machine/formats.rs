@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use kms_state::{At, LEVEL_ERASE, LEVEL_MAX, LEVEL_SHARED_LEAVES, apply, layout};
 use prost::Message;
-use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, Role, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, Role, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag, KmsCommand, LeaseRecord,
-    RequestMemory, UnsealRecord,
+    AccessKeyRecord, AccessKeyState, KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag,
+    KmsCommand, LeaseRecord, RequestMemory, UnsealRecord,
 };
 use tlog::StoredAt;
 
@@ -60,6 +60,18 @@ fn golden_bytes_of_state_keys() {
             layout::member(Role::Kms, NodeId(5)),
             "6d020000000000000005".to_owned(),
         ),
+        (
+            layout::access_key(&AccessKeyId::from_bits(31)),
+            format!("63524454{}37", "41".repeat(16)),
+        ),
+        (
+            layout::access_secret(&AccessKeyId::from_bits(31)),
+            format!("64524454{}37", "41".repeat(16)),
+        ),
+        (
+            layout::rewrapped_secret(&AccessKeyId::from_bits(31)),
+            format!("6e524454{}37", "41".repeat(16)),
+        ),
         (layout::leaf(0x0A0B), "650000000000000a0b".to_owned()),
         (layout::openings(0x0A0B), "6f0000000000000a0b".to_owned()),
         (
@@ -97,6 +109,23 @@ fn golden_bytes_of_records() {
     };
     let golden = "0a020101 1003 1a0104 2005 2a0106 30ac02".replace(' ', "");
     assert_eq!(hex::encode(memory.encode_to_vec()), golden);
+    let access_key = AccessKeyRecord {
+        format: 1,
+        access_key_id: bytes(2, 1),
+        principal: "p".into(),
+        state: AccessKeyState::Disabled.into(),
+        state_version: 5,
+        created_at_ms: 6,
+        created_leaf: 7,
+        created_by_request: bytes(8, 1),
+        created_by: "o".into(),
+        root_epoch: 10,
+        given_until_ms: 300,
+    };
+    assert_eq!(
+        hex::encode(access_key.encode_to_vec()),
+        "0801 120102 1a0170 2002 2805 3006 3807 420108 4a016f 500a 58ac02".replace(' ', "")
+    );
     let boot = UnsealRecord {
         replica: "r".into(),
         how: 2,

@@ -1,5 +1,6 @@
 //! Claims about the KMS machine: tables of commands, every refusal, and random sequences under all invariants.
 
+mod access_keys;
 mod custody;
 mod destruction;
 mod dual_control;

@@ -6,9 +6,11 @@ use proptest::prelude::*;
 use proto::ids::{FeatureLevel, LogIndex, UnixMs};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1::{
-    Action, ChangeEnrolment, ChangeGrants, KeyState, KmsCommand, Record, UnsealHow, kms_answer,
+    AccessKeyState, Action, ChangeEnrolment, ChangeGrants, KeyState, KmsCommand, Record, UnsealHow,
+    kms_answer,
 };
 
+use crate::access_keys;
 use crate::lab::{DATASET, Lab, OTHER, enrolment, grant, id, item};
 
 /// A command, chosen by small numbers so that ids collide, versions go stale and retries happen.
@@ -52,6 +54,19 @@ enum Step {
     Allocate {
         name: u8,
     },
+    AccessKey {
+        name: u8,
+        principal: u8,
+        approvals: u8,
+    },
+    AccessKeyState {
+        name: u8,
+        enable: bool,
+        approvals: u8,
+    },
+    AccessKeyEnd {
+        name: u8,
+    },
     Time {
         minutes: u16,
         clocks: u8,
@@ -71,7 +86,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(to, days, approvals)| Step::State { to, days, approvals }),
         1 => (15_u8..18).prop_map(|shard| Step::Shard { shard }),
         1 => Just(Step::Confirm),
-        6 => (proptest::collection::vec((0_u8..4, 0_u8..8, 0_u8..8), 0..5), 0_u8..8)
+        6 => (proptest::collection::vec((0_u8..5, 0_u8..8, 0_u8..8), 0..5), 0_u8..8)
             .prop_map(|(uses, behind)| Step::Records { uses, behind }),
         1 => (small.clone(), any::<bool>(), small.clone())
             .prop_map(|(name, remove, approvals)| Step::Enrol { name, remove, approvals }),
@@ -80,6 +95,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (small.clone(), any::<bool>(), small.clone())
             .prop_map(|(boot, peer, approvals)| Step::Unseal { boot, peer, approvals }),
         1 => small.clone().prop_map(|name| Step::Allocate { name }),
+        2 => (0_u8..3, 0_u8..2, 0_u8..30)
+            .prop_map(|(name, principal, approvals)| Step::AccessKey { name, principal, approvals }),
+        1 => (0_u8..3, any::<bool>(), 0_u8..30)
+            .prop_map(|(name, enable, approvals)| Step::AccessKeyState { name, enable, approvals }),
+        1 => (0_u8..3).prop_map(|name| Step::AccessKeyEnd { name }),
         2 => (0_u16..12_000, 0_u8..5).prop_map(|(minutes, clocks)| Step::Time { minutes, clocks }),
         2 => (0_u8..4).prop_map(|back| Step::Again { back }),
     ]
@@ -188,6 +208,28 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
             let asked = lab.asked("operator/o1");
             prepare::allocate_kms_id(&authority, asked, &id(&format!("kms/y{name}")))
         }
+        Step::AccessKey {
+            name,
+            principal,
+            approvals,
+        } => {
+            let principal = format!("spiffe://ch-zrh/service/p{principal}");
+            let new = access_keys::new_key(*name, &principal, *approvals);
+            access_keys::create(lab, lab.approved("operator/o1", *approvals), new)
+        }
+        Step::AccessKeyState {
+            name,
+            enable,
+            approvals,
+        } => {
+            let target = match enable {
+                true => AccessKeyState::Enabled,
+                false => AccessKeyState::Disabled,
+            };
+            let asked = lab.approved("operator/o1", *approvals);
+            access_keys::set_state(lab, *name, asked, target).ok()?
+        }
+        Step::AccessKeyEnd { name } => access_keys::delete(lab, *name, "operator/o1").ok()?,
         Step::Time { minutes, clocks } => {
             lab.now += u64::from(*minutes) * 60_000;
             let clocks = vec![UnixMs(lab.now); (*clocks).into()];
@@ -198,6 +240,9 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
 }
 
 fn record(lab: &Lab, (kind, request, other): (u8, u8, u8)) -> Option<Record> {
+    if kind == 4 {
+        return access_keys::given(lab, other % 3, "gateway/g1", request).ok();
+    }
     kms_state::key(&lab.state, &DATASET)?;
     match kind {
         0 => lab.lease(request, other).ok(),
@@ -315,8 +360,21 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         }
     }
     let kinds = [
-        "Create", "Rotate", "State", "Shard", "Confirm", "Records", "Enrol", "Grant", "Unseal",
-        "Allocate", "Time", "Again",
+        "Create",
+        "Rotate",
+        "State",
+        "Shard",
+        "Confirm",
+        "Records",
+        "Enrol",
+        "Grant",
+        "Unseal",
+        "Allocate",
+        "AccessKey",
+        "AccessKeyState",
+        "AccessKeyEnd",
+        "Time",
+        "Again",
     ];
     for kind in kinds {
         assert!(
@@ -325,7 +383,17 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         );
     }
     for kind in [
-        "Create", "State", "Shard", "Records", "Enrol", "Grant", "Unseal", "Time", "Again",
+        "Create",
+        "State",
+        "Shard",
+        "Records",
+        "Enrol",
+        "Grant",
+        "Unseal",
+        "AccessKey",
+        "AccessKeyEnd",
+        "Time",
+        "Again",
     ] {
         assert!(
             reached.contains(&(kind.to_owned(), false)),

@@ -231,6 +231,27 @@ fn a_restored_region_is_the_backups_with_new_replicas_and_its_log_goes_on() {
     assert_eq!(rows, Err(KmsRefusal::AlreadyInitialised));
 }
 
+/// What is under the root key in a backup opens after its restore: the rows are what they were.
+#[test]
+fn a_restored_region_has_its_access_keys_and_their_principals() {
+    use crate::access_keys::{PRINCIPAL, create, named, new_key};
+    let mut lab = Lab::with_key();
+    let asked = lab.approved("operator/o1", 1);
+    let command = create(&lab, asked, new_key(1, PRINCIPAL, 1));
+    lab.done(&command);
+    let mut anew = Anew::filled(&lab);
+    finished(&mut anew, finish(&lab), lab.now).expect("restored");
+    invariant::all(&anew.state).expect("all hold");
+    let held = |state: &MemoryStore| {
+        let id = named(1);
+        let record = kms_state::access_key(state, &id).expect("there");
+        (record, kms_state::access_secret(state, &id).expect("there"))
+    };
+    assert_eq!(held(&anew.state), held(&lab.state));
+    let set = kms_state::authority_set(&anew.state).expect("a set");
+    assert_eq!(set.service_principals, [PRINCIPAL]);
+}
+
 #[test]
 fn rows_are_of_one_backup_in_order_each_once_and_decode() {
     let lab = Lab::with_key();
@@ -258,6 +279,9 @@ fn rows_are_of_one_backup_in_order_each_once_and_decode() {
         row(layout::TIME, b"late"),
         row(layout::WITNESSES, &[0xFF]),
         row(&[layout::HASHES; 10], &[0; 31]),
+        row(&[layout::ACCESS_KEYS; 21], b""),
+        row(&[layout::ACCESS_KEYS; 17], b""),
+        row(&[layout::ACCESS_SECRETS; 21], b""),
         row(&[layout::MEMBERS; 10], b"nobody"),
     ] {
         let refused = Anew::new().rows(9, 0, std::slice::from_ref(&bad));
