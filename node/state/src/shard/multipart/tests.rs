@@ -282,7 +282,7 @@ fn a_part_that_does_not_add_up_is_refused() {
     };
     let answer = shard.run(Command::FinishPart(one));
     assert_eq!(reason(answer), Refusal::NotOnMajority);
-    assert_eq!(shard.numbers(1), []);
+    assert!(shard.numbers(1).is_empty());
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn an_aborted_upload_leaves_nothing() {
     assert_eq!((record.uploads, record.sealed_bytes), (0, 0));
     let blocks: Vec<_> = all.iter().filter(|part| part.blocks).copied().collect();
     assert_eq!(shard.garbage(), sorted(&blocks));
-    assert_eq!(shard.numbers(1), []);
+    assert!(shard.numbers(1).is_empty());
     shard.begin(1);
 }
 
