@@ -24,9 +24,9 @@ pub(crate) struct Arguments {
 /// The answer of `reduit-jepsen` where a machine cannot hold a world.
 const SKIPPED: i32 = 77;
 /// What CI runs: every workload under a mixed nemesis.
-const CI_MINUTES: &str = "3";
+const CI_MINUTES: &str = "2";
 const CI_SEED: &str = "20";
-const CI_SIM_SEEDS: &str = "400";
+const CI_SIM_SEEDS: &str = "250";
 
 pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<()> {
     let rest: Vec<&str> = arguments.rest.iter().map(String::as_str).collect();

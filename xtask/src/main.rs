@@ -255,7 +255,12 @@ fn daemons_with(
     name: &str,
 ) -> Result<PathBuf> {
     let mut build = cargo(root, target);
-    call(build.args(["build", "--workspace", "--bins", "--features", features]))?;
+    // All packages, so that features unify as in the tests; of their programs those that are started.
+    build.args(["build", "--workspace", "--features", features]);
+    DAEMONS.iter().for_each(|daemon| {
+        build.args(["--bin", daemon]);
+    });
+    call(&mut build)?;
     let bin = target.join(name);
     std::fs::create_dir_all(&bin).context("a folder for the daemons")?;
     for daemon in DAEMONS {
