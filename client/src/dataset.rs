@@ -17,8 +17,8 @@ use envelope::{
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{
-    DatasetId, DatasetName, GroupId, NodeId, ObjectKey, ObjectVersionId, RequestId, UnixMs,
-    UploadEpoch,
+    DatasetId, DatasetName, GroupId, KekId, LogIndex, NodeId, ObjectKey, ObjectVersionId,
+    RequestId, UnixMs, UploadEpoch,
 };
 use proto::v1;
 use proto::v1::shard_answer::Answer;
@@ -84,6 +84,8 @@ pub struct DatasetInfo {
     pub created_at: UnixMs,
     /// The pseudonym under which the log speaks of it.
     pub pseudonym: Vec<u8>,
+    /// Its KEK.
+    pub kek_id: KekId,
     /// Its key's state, as the shard has committed it.
     pub key_state: v1::KeyState,
     /// Compliance retention and legal hold, as the shard has committed them.
@@ -109,6 +111,7 @@ impl TryFrom<v1::DatasetInfo> for DatasetInfo {
             sealed_bytes: record.sealed_bytes,
             created_at: UnixMs(record.created_at_ms),
             pseudonym: record.pseudonym.to_vec(),
+            kek_id: KekId::try_from(&record.kek_id[..])?,
         })
     }
 }
@@ -152,7 +155,34 @@ pub struct PutOptions {
     pub metadata: BTreeMap<String, String>,
     /// Tags; sealed.
     pub tags: BTreeMap<String, String>,
+    /// Checksums of the plaintext; sealed. Looked at when the body has been read.
+    pub checksums: Checksums,
+    /// Binds the request id to the caller's own retries.
+    pub invocation: Option<Invocation>,
 }
+
+/// Checksums of a body, by their names: whoever gives the body sets them when it has seen the body's end. Clones share
+/// them.
+#[derive(Debug, Clone, Default)]
+pub struct Checksums(Arc<Mutex<BTreeMap<String, Bytes>>>);
+
+impl Checksums {
+    /// Sets one.
+    pub fn set(&self, name: &str, value: Bytes) {
+        self.0.lock().insert(name.to_owned(), value);
+    }
+
+    /// Those that were set.
+    pub fn all(&self) -> BTreeMap<String, Bytes> {
+        self.0.lock().clone()
+    }
+}
+
+/// What a caller's tries of one and the same change have in common, and no other change has: the request id is made of
+/// it, so that of those within one upload epoch one has effect. A put is sealed anew in each try, so that all but one
+/// are refused as `request-id-reused`; a delete is answered as it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Invocation(pub [u8; 16]);
 
 /// What a put did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,6 +239,10 @@ pub struct ObjectInfo {
     pub is_current: bool,
     /// How many parts it came in; 0 where it is one stream.
     pub parts: u32,
+    /// Whether it was made while versioning was on.
+    pub versioned: bool,
+    /// The log index at which it was finished: the order of a key's versions.
+    pub finished_index: LogIndex,
     /// Content type, user metadata, tags, checksums; opened with the metadata lease.
     pub metadata: v1::UserMetadata,
 }
@@ -288,10 +322,23 @@ impl Dataset {
         version: Option<ObjectVersionId>,
         precondition: Precondition,
     ) -> Result<Deleted, Error> {
-        let marker = ObjectVersionId(random()?);
+        let invocation = Invocation(random()?);
+        self.delete_as(key, version, precondition, invocation).await
+    }
+
+    /// As [`Self::delete`], with the request id of the caller's own retries.
+    pub async fn delete_as(
+        &self,
+        key: &ObjectKey,
+        version: Option<ObjectVersionId>,
+        precondition: Precondition,
+        invocation: Invocation,
+    ) -> Result<Deleted, Error> {
+        // The same in every try, so that they are the same request.
+        let marker = ObjectVersionId(invocation.0);
         let request = v1::DeleteObjectRequest {
             shard: self.0.shard.0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(Some(invocation))?,
             dataset_id: self.0.id.into(),
             key: key.as_str().to_owned(),
             precondition: precondition.wire(),
@@ -366,6 +413,8 @@ impl Dataset {
             delete_marker: entry.delete_marker,
             is_current,
             parts: entry.parts,
+            versioned: entry.versioned,
+            finished_index: LogIndex(entry.finished_index),
             metadata,
         })
     }
@@ -449,12 +498,13 @@ impl Dataset {
         self.0.region.keys()
     }
 
-    pub(crate) fn request_id(&self) -> Result<Bytes, Error> {
+    pub(crate) fn request_id(&self, invocation: Option<Invocation>) -> Result<Bytes, Error> {
         let epoch = UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed));
-        let id = RequestId {
-            epoch,
-            nonce: random()?,
+        let nonce = match invocation {
+            Some(invocation) => invocation.0,
+            None => random()?,
         };
+        let id = RequestId { epoch, nonce };
         Ok(Bytes::copy_from_slice(&id.to_bytes()))
     }
 

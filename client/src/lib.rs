@@ -51,8 +51,8 @@ pub use approval::{
 pub use body::Body;
 pub use custody::SealedRegion;
 pub use dataset::{
-    Dataset, DatasetInfo, Deleted, GetOptions, Object, ObjectInfo, Precondition, PutOptions,
-    PutOutcome,
+    Checksums, Dataset, DatasetInfo, Deleted, GetOptions, Invocation, Object, ObjectInfo,
+    Precondition, PutOptions, PutOutcome,
 };
 pub use detached::DetachedObject;
 pub use download::ObjectReader;
@@ -66,7 +66,7 @@ pub use multipart::{
     UploadsQuery,
 };
 pub use prepared::Prepared;
-pub use region::{CreateOptions, Region, RegionStatus};
+pub use region::{CreateOptions, DatasetListed, DatasetsPage, Region, RegionStatus};
 pub use reseal::{RESEAL, RESEALED_FINISHED_AT, RESEALED_FROM, Resealed};
 pub use settings::{Context, ContextFile, SettingsError, Tuning};
 

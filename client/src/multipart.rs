@@ -107,9 +107,9 @@ impl Dataset {
         let mut tries = 0;
         loop {
             tries += 1;
-            let sealing = self.sealing(key, options).await?;
+            let sealing = self.sealing(key).await?;
             let lease = sealing.lease.clone();
-            match self.begin(key, sealing).await {
+            match self.begin(key, options, sealing).await {
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
                 {
@@ -125,9 +125,15 @@ impl Dataset {
         }
     }
 
-    async fn begin(&self, key: &ObjectKey, sealing: Sealing) -> Result<Upload, Error> {
+    async fn begin(
+        &self,
+        key: &ObjectKey,
+        options: &PutOptions,
+        sealing: Sealing,
+    ) -> Result<Upload, Error> {
         let context = sealing.dek.context().clone();
-        let sealed_metadata = Bytes::copy_from_slice(sealing.metadata.as_bytes());
+        let (metadata, metadata_key_version) = sealing.sealed_metadata(options)?;
+        let sealed_metadata = Bytes::copy_from_slice(metadata.as_bytes());
         let record = v1::UploadRecord {
             format: 1,
             version_id: context.version.into(),
@@ -135,13 +141,13 @@ impl Dataset {
             dek_salt: Bytes::copy_from_slice(sealing.salt.as_bytes()),
             name_salt: Bytes::copy_from_slice(sealing.name_salt.as_bytes()),
             sealed_metadata: sealed_metadata.clone(),
-            metadata_key_version: sealing.metadata_version,
+            metadata_key_version,
             placement: 1,
             ..v1::UploadRecord::default()
         };
         let request = v1::CreateUploadRequest {
             shard: self.shard().0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(None)?,
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             upload: Some(record.clone()),
@@ -201,7 +207,7 @@ impl Dataset {
     pub async fn abort_upload(&self, key: &ObjectKey, id: ObjectVersionId) -> Result<(), Error> {
         let request = v1::AbortUploadRequest {
             shard: self.shard().0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(None)?,
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: id.into(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{DatasetId, DatasetName, GroupId, Identity, NodeId, RegionId, Role};
+use proto::ids::{DatasetId, DatasetName, GroupId, Identity, NodeId, RegionId, Role, UnixMs};
 use proto::v1;
 use proto::v1::catalog_client::CatalogClient;
 use proto::v1::kms_client::KmsClient;
@@ -95,6 +95,26 @@ async fn keep_learning<Fut: Future<Output = bool>>(stale: &Notify, mut learn: im
 pub struct CreateOptions {
     /// Keep overwritten and deleted versions.
     pub versioning: bool,
+}
+
+/// A dataset in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetListed {
+    /// Its name.
+    pub name: DatasetName,
+    /// Its id.
+    pub id: DatasetId,
+    /// When it was created.
+    pub created_at: UnixMs,
+}
+
+/// One page of datasets.
+#[derive(Debug, Clone)]
+pub struct DatasetsPage {
+    /// In order of their names.
+    pub datasets: Vec<DatasetListed>,
+    /// What the next page starts after; `None` at the end.
+    pub next: Option<String>,
 }
 
 /// What the members of a region say of themselves.
@@ -261,25 +281,46 @@ impl Region {
     pub async fn datasets(&self) -> Result<Vec<(DatasetName, DatasetId)>, Error> {
         let (mut all, mut start_after) = (Vec::new(), String::new());
         loop {
-            let request = v1::ListDatasetsRequest {
-                start_after: start_after.clone(),
-                limit: DATASETS_PAGE,
-            };
-            let page = self
-                .catalog(move |mut catalog| {
-                    let request = request.clone();
-                    async move { Ok(catalog.list_datasets(request).await?.into_inner()) }
-                })
-                .await?;
-            for record in page.datasets {
-                let id = DatasetId::try_from(&record.dataset_id[..])?;
-                start_after.clone_from(&record.name);
-                all.push((record.name.parse()?, id));
-            }
-            if !page.truncated {
-                return Ok(all);
+            let page = self.datasets_page(&start_after, DATASETS_PAGE).await?;
+            all.extend(page.datasets.into_iter().map(|one| (one.name, one.id)));
+            match page.next {
+                Some(next) => start_after = next,
+                None => return Ok(all),
             }
         }
+    }
+
+    /// Datasets in order of their names, those after `start_after`.
+    pub async fn datasets_page(
+        &self,
+        start_after: &str,
+        limit: u32,
+    ) -> Result<DatasetsPage, Error> {
+        let request = v1::ListDatasetsRequest {
+            start_after: start_after.to_owned(),
+            limit,
+        };
+        let page = self
+            .catalog(move |mut catalog| {
+                let request = request.clone();
+                async move { Ok(catalog.list_datasets(request).await?.into_inner()) }
+            })
+            .await?;
+        let listed = |record: v1::CatalogRecord| {
+            Ok(DatasetListed {
+                id: DatasetId::try_from(&record.dataset_id[..])?,
+                created_at: UnixMs(record.created_at_ms),
+                name: record.name.parse()?,
+            })
+        };
+        Ok(DatasetsPage {
+            next: page.truncated.then_some(page.next_start_after),
+            datasets: page
+                .datasets
+                .into_iter()
+                .map(listed)
+                .collect::<Result<_, Error>>()?,
+        })
     }
 
     /// Deletes a dataset; one that holds objects only with `force`.

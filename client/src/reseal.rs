@@ -12,7 +12,7 @@ use proto::ids::{ObjectKey, ObjectVersionId};
 use tokio_util::io::StreamReader;
 
 use crate::body::Body;
-use crate::dataset::{Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
+use crate::dataset::{Checksums, Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
 use crate::download::ObjectReader;
 use crate::error::Error;
 
@@ -182,11 +182,16 @@ fn carried(info: &ObjectInfo) -> PutOptions {
     let mut metadata: BTreeMap<String, String> = sealed.user.clone().into_iter().collect();
     metadata.insert(RESEALED_FROM.to_owned(), info.version.to_string());
     let finished_at = info.finished_at.0.to_string();
+    let checksums = Checksums::default();
+    for (name, value) in &sealed.checksums {
+        checksums.set(name, value.clone());
+    }
     metadata.insert(RESEALED_FINISHED_AT.to_owned(), finished_at);
     PutOptions {
         content_type: Some(sealed.content_type.clone()).filter(|kind| !kind.is_empty()),
         metadata,
         tags: sealed.tags.clone().into_iter().collect(),
+        checksums,
         ..PutOptions::default()
     }
 }
@@ -215,7 +220,7 @@ fn changed_meanwhile() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use proto::ids::UnixMs;
+    use proto::ids::{LogIndex, UnixMs};
     use proto::v1;
 
     use super::*;
@@ -234,6 +239,8 @@ mod tests {
             delete_marker,
             is_current: false,
             parts: 0,
+            versioned: true,
+            finished_index: LogIndex(number.into()),
             metadata,
         }
     }
@@ -270,11 +277,16 @@ mod tests {
         info.metadata.content_type = "text/plain".to_owned();
         info.metadata.user.insert("a".to_owned(), "b".to_owned());
         info.metadata.tags.insert("t".to_owned(), "v".to_owned());
+        let sum = Bytes::from_static(b"sum");
+        info.metadata
+            .checksums
+            .insert("CRC32".to_owned(), sum.clone());
         let put = carried(&info);
         assert_eq!(put.content_type.as_deref(), Some("text/plain"));
         assert_eq!(put.metadata["a"], "b");
         assert_eq!(put.metadata[RESEALED_FROM], info.version.to_string());
         assert_eq!(put.metadata[RESEALED_FINISHED_AT], "7");
         assert_eq!(put.tags["t"], "v");
+        assert_eq!(put.checksums.all()["CRC32"], sum);
     }
 }

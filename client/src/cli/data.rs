@@ -137,7 +137,7 @@ impl Put {
             precondition,
             content_type: self.content_type,
             metadata: self.metadata.into_iter().collect(),
-            tags: Default::default(),
+            ..PutOptions::default()
         };
         if self.recursive {
             return copy::put(

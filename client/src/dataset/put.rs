@@ -3,16 +3,16 @@
 //! Owns which keys a version is sealed under and what is tried again with fresh ones. Refuses to call a put done
 //! before its shard has committed it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use envelope::{
-    DekSalt, Manifest, ManifestPart, NameCommitment, NameSalt, PartNumber, SealDek, SealedMetadata,
-    StreamHeader,
+    DekSalt, Manifest, ManifestPart, MetadataContext, NameCommitment, NameSalt, PartNumber,
+    SealDek, SealedMetadata, StreamHeader,
 };
+use prost::Message as _;
 use proto::danger::{Switch, broken};
 use proto::ids::{ObjectKey, ObjectVersionId, UploadEpoch};
 use proto::v1;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use super::{Dataset, INLINE_SEALED_MAX, PutOptions, PutOutcome};
 use crate::body::Body;
 use crate::error::Error;
-use crate::lease::SealLease;
+use crate::lease::{MetadataKeys, SealLease};
 use crate::prepared::{Prepared, Request};
 use crate::region::random;
 use crate::upload;
@@ -51,7 +51,7 @@ impl Dataset {
         let mut tries = 0;
         loop {
             tries += 1;
-            let sealing = self.sealing(key, options).await?;
+            let sealing = self.sealing(key).await?;
             let lease = sealing.lease.clone();
             let put = self.prepare_inline(key, &head, options, &sealing)?;
             match put.send().await {
@@ -84,9 +84,9 @@ impl Dataset {
         let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
         let mut head = Vec::new();
         body.fill(&mut head, inline_plain + 1).await?;
-        let sealing = self.sealing(key, options).await?;
+        let sealing = self.sealing(key).await?;
         if head.len() > inline_plain {
-            let request_id = self.request_id()?;
+            let request_id = self.request_id(options.invocation)?;
             return self
                 .prepare_blocks(key, head, body, options, sealing, &request_id)
                 .await;
@@ -103,7 +103,7 @@ impl Dataset {
     ) -> Result<Prepared, Error> {
         let stream = sealing.dek.seal_part(PartNumber::FIRST, plain)?;
         let (header, _) = StreamHeader::split(&stream).map_err(Error::NotAuthentic)?;
-        let mut entry = sealing.entry(plain.len() as u64, &header)?;
+        let mut entry = sealing.entry(plain.len() as u64, &header, options)?;
         entry.sealed_bytes = stream.len() as u64;
         entry.inline = stream.into();
         if broken(Switch::PlaintextOnNode) {
@@ -116,7 +116,7 @@ impl Dataset {
             bytes: plain.len() as u64,
             request: Request::Inline(v1::PutObjectRequest {
                 shard: self.0.shard.0,
-                request_id: self.request_id()?,
+                request_id: self.request_id(options.invocation)?,
                 dataset_id: self.0.id.into(),
                 key: key.as_str().to_owned(),
                 precondition: options.precondition.wire(),
@@ -141,9 +141,9 @@ impl Dataset {
         let deadline = Instant::now() + self.0.region.0.tuning.deadline;
         // One id for all uploads: a refusal for want of a majority is not final, and a copy of the refused request
         // that is still under way must not take effect beside the next one.
-        let mut request_id = self.request_id()?;
+        let mut request_id = self.request_id(options.invocation)?;
         loop {
-            let sealing = self.sealing(key, options).await?;
+            let sealing = self.sealing(key).await?;
             let lease = sealing.lease.clone();
             let put = self.prepare_blocks(key, head.clone(), body, options, sealing, &request_id);
             let put = async { put.await?.send().await };
@@ -165,7 +165,7 @@ impl Dataset {
                 "request-too-old" | "upload-too-old" => {
                     self.learn_epoch().await?;
                     // Refused for good under the old one.
-                    request_id = self.request_id()?;
+                    request_id = self.request_id(options.invocation)?;
                 }
                 // Replicas went, or are others by now.
                 "not-on-majority" | "no-majority" => self.forget_replicas(),
@@ -206,7 +206,7 @@ impl Dataset {
         let uploaded = upload::run(&self.0.region, target, sealer, head, body)
             .await
             .inspect_err(|_| self.forget_replicas())?;
-        let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header)?;
+        let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header, options)?;
         entry.sealed_bytes = uploaded.sealed_bytes;
         entry.blocks = uploaded.blocks;
         entry.upload_epoch = epoch.0;
@@ -226,12 +226,8 @@ impl Dataset {
         })
     }
 
-    /// Lease, salts, ids and sealed metadata for one new version.
-    pub(crate) async fn sealing(
-        &self,
-        key: &ObjectKey,
-        options: &PutOptions,
-    ) -> Result<Sealing, Error> {
+    /// Lease, salts, ids and the metadata key for one new version.
+    pub(crate) async fn sealing(&self, key: &ObjectKey) -> Result<Sealing, Error> {
         let lease = self.keys().seal_lease(self.0.id, self.acting()).await?;
         if !lease.registered() {
             let request = v1::RegisterLeaseRequest {
@@ -250,22 +246,17 @@ impl Dataset {
         let (salt, name_salt) = (DekSalt::random()?, NameSalt::random()?);
         let context = self.context(version, NameCommitment::of(&name_salt, key));
         let dek = lease.key.seal_dek(&salt, &context)?;
-        let plain = v1::UserMetadata {
-            format: 1,
-            content_type: options.content_type.clone().unwrap_or_default(),
-            user: options.metadata.clone(),
-            tags: options.tags.clone(),
-            checksums: BTreeMap::new(),
-            part: 0,
-        };
-        let (metadata, metadata_version) = self.seal_metadata(version, &plain).await?;
+        let metadata = self
+            .keys()
+            .metadata_keys(self.0.id, None, "", self.acting())
+            .await?;
         Ok(Sealing {
             lease,
             dek,
             salt,
             name_salt,
-            metadata_version,
             metadata,
+            metadata_context: self.metadata_context(version),
         })
     }
 }
@@ -276,13 +267,20 @@ pub(crate) struct Sealing {
     pub(crate) dek: SealDek,
     pub(crate) salt: DekSalt,
     pub(crate) name_salt: NameSalt,
-    pub(crate) metadata_version: u32,
-    pub(crate) metadata: SealedMetadata,
+    metadata: Arc<MetadataKeys>,
+    metadata_context: MetadataContext,
 }
 
 impl Sealing {
-    /// The entry but for where its bytes are. One stream, part 1.
-    fn entry(&self, plain: u64, header: &StreamHeader) -> Result<v1::ObjectEntry, Error> {
+    /// The entry but for where its bytes are. One stream, part 1. The metadata is sealed last: checksums are known when
+    /// the body has been read.
+    fn entry(
+        &self,
+        plain: u64,
+        header: &StreamHeader,
+        options: &PutOptions,
+    ) -> Result<v1::ObjectEntry, Error> {
+        let (sealed, metadata_key_version) = self.sealed_metadata(options)?;
         let part = ManifestPart::new(PartNumber::FIRST, plain, header);
         let manifest = part
             .and_then(|part| Manifest::new(vec![part], Vec::new()))
@@ -295,10 +293,28 @@ impl Sealing {
             name_salt: Bytes::copy_from_slice(self.name_salt.as_bytes()),
             plain_bytes: plain,
             sealed_manifest: self.dek.seal_manifest(&manifest)?.into(),
-            sealed_metadata: Bytes::copy_from_slice(self.metadata.as_bytes()),
-            metadata_key_version: self.metadata_version,
+            sealed_metadata: Bytes::copy_from_slice(sealed.as_bytes()),
+            metadata_key_version,
             placement: 1,
             ..v1::ObjectEntry::default()
         })
+    }
+
+    /// What the options state, sealed under the newest metadata key; that key's version too.
+    pub(crate) fn sealed_metadata(
+        &self,
+        options: &PutOptions,
+    ) -> Result<(SealedMetadata, u32), Error> {
+        let stated = v1::UserMetadata {
+            format: 1,
+            content_type: options.content_type.clone().unwrap_or_default(),
+            user: options.metadata.clone(),
+            tags: options.tags.clone(),
+            checksums: options.checksums.all(),
+            part: 0,
+        };
+        let key = self.metadata.current()?;
+        let sealed = key.seal(&self.metadata_context, &stated.encode_to_vec())?;
+        Ok((sealed, key.version()))
     }
 }

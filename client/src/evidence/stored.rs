@@ -161,7 +161,7 @@ impl Dataset {
         let member = nodes
             .member(replica)
             .ok_or(odd("a voter that is no node"))?;
-        let mut shard = shard_client(nodes.channel(&member, Lane::Data, 0)?);
+        let mut shard = shard_client(self.acting().over(nodes.channel(&member, Lane::Data, 0)?));
         let request = v1::ProveStoredRequest {
             shard: self.shard().0,
             dataset_id: self.id().into(),

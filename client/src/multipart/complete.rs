@@ -46,7 +46,7 @@ impl Dataset {
         });
         let request = v1::CompleteUploadRequest {
             shard: self.shard().0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(None)?,
             dataset_id: self.id().into(),
             key: upload.key().as_str().to_owned(),
             precondition: options.precondition.wire(),

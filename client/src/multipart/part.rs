@@ -174,7 +174,7 @@ impl Dataset {
             ..v1::PartRecord::default()
         });
         request.shard = self.shard().0;
-        request.request_id = self.request_id()?;
+        request.request_id = self.request_id(None)?;
         request.dataset_id = self.id().into();
         request.key = upload.key().as_str().to_owned();
         request.version_id = upload.id().into();

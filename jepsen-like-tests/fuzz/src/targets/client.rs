@@ -131,6 +131,7 @@ fn dataset_info_seeds() -> Vec<Vec<u8>> {
     let record = v1::DatasetRecord {
         dataset_id: DATASET.into(),
         name: "cti".to_owned(),
+        kek_id: vec![7; 16].into(),
         ..Default::default()
     };
     let info = v1::DatasetInfo {
