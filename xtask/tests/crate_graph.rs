@@ -50,6 +50,17 @@ const MAY: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "reduit-gateway",
+        &[
+            "reduit",
+            "reduit-proto",
+            "reduit-envelope",
+            "reduit-tlog",
+            "reduit-policy",
+            "reduit-transport",
+        ],
+    ),
+    (
         "reduit-witness",
         &["reduit-proto", "reduit-tlog", "reduit-transport"],
     ),
@@ -163,6 +174,17 @@ fn no_key_crate_is_reachable_from_a_storage_node() {
         seen.contains("reduit-replica"),
         "the walk followed the graph"
     );
+}
+
+/// What parses S3 for strangers could be replaced, and is linked where keys may be and nowhere else.
+#[test]
+fn nothing_but_the_gateway_speaks_s3() {
+    let speakers = direct().into_iter();
+    let speakers: Vec<_> = speakers
+        .filter(|(_, imports)| imports.contains("s3s"))
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(speakers, ["reduit-gateway"]);
 }
 
 /// A PKCS#11 module is foreign code in the process that loads it: that is the KMS alone, never the home of key bytes.
