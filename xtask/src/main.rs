@@ -122,6 +122,7 @@ fn main() -> Result<()> {
             build_daemons(&root, &target)?;
             test.env("REDUIT_BIN", target.join("debug"));
             test.env("REDUIT_PYTHON", setup::python(&target)?);
+            test.env("REDUIT_S3_PYTHON", setup::boto3(&target)?);
             if let Some(witness) = setup::aics_witness(&target) {
                 test.env("REDUIT_AICS_WITNESS", witness);
             }
@@ -234,9 +235,10 @@ fn build_benched(root: &std::path::Path, target: &std::path::Path) -> Result<()>
 }
 
 /// What end-to-end tests start.
-const DAEMONS: [&str; 7] = [
+const DAEMONS: [&str; 8] = [
     "reduit-node",
     "reduit-kms",
+    "reduit-gateway",
     "reduit-local",
     "reduit-faultfs",
     "reduit-jepsen",

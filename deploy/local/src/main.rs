@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use local::{FederationPlan, Local};
+use local::{FederationPlan, Kind, Local};
 
 /// Runs whole Reduit regions on this machine, each service a process of its own.
 #[derive(Parser)]
@@ -30,6 +30,9 @@ enum Command {
         /// REGION:JURISDICTION:NODES:KMS, such as ch-zrh:CH:3:3; may be repeated.
         #[arg(long = "region")]
         regions: Vec<String>,
+        /// Gateways of each region, which serve S3.
+        #[arg(long, default_value_t = 1)]
+        gateways: u32,
     },
     /// Starts again what `up` made, and unseals it.
     Resume,
@@ -95,14 +98,18 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let dir = &arguments.dir;
     match arguments.command {
-        Command::Up { regions } => {
+        Command::Up { regions, gateways } => {
             let plan = if regions.is_empty() {
                 FederationPlan::demo()
             } else {
                 FederationPlan::parse(&regions)?
             };
-            let local = Local::up(dir, &plan).await?;
+            let local = Local::up(dir, &plan.with_gateways(gateways)).await?;
             println!("up: {} services", local.services().count());
+            for gateway in local.services().filter(|s| s.kind == Kind::Gateway) {
+                let (name, http, https) = (&gateway.name, &gateway.endpoint, &gateway.https);
+                println!("s3: {name} at http://{http} and https://{https}");
+            }
             println!(
                 "contexts: REDUIT_CONFIG={}",
                 local.federation.contexts.display()

@@ -22,6 +22,8 @@ pub struct Place {
     pub health: String,
     /// Where a KMS replica serves the log's checkpoints and hash tiles.
     pub log_http: String,
+    /// Where a gateway serves S3 over TLS.
+    pub https: String,
     /// Its data folder.
     pub data: PathBuf,
 }
@@ -81,6 +83,7 @@ impl Places for Loopback {
             endpoint: self.take()?,
             health: self.take()?,
             log_http: self.take()?,
+            https: self.take()?,
             data: base.to_owned(),
         })
     }

@@ -13,6 +13,8 @@ pub struct RegionPlan {
     pub nodes: u32,
     /// KMS replicas.
     pub kms: u32,
+    /// Gateways, each an S3 endpoint.
+    pub gateways: u32,
     /// Shard groups.
     pub shards: u32,
     /// Custodians, and how many of their shares unseal.
@@ -36,6 +38,7 @@ impl FederationPlan {
             jurisdiction: jurisdiction.parse().expect("a valid jurisdiction"),
             nodes: members,
             kms: members,
+            gateways: 0,
             shards: 2,
             custodians: (5, 3),
         };
@@ -43,6 +46,14 @@ impl FederationPlan {
             regions: vec![region("ch-zrh", "CH", 3), region("de-fra", "DE", 1)],
             upload_epoch_seconds: None,
         }
+    }
+
+    /// The same with so many gateways in each region.
+    pub fn with_gateways(mut self, gateways: u32) -> Self {
+        for region in &mut self.regions {
+            region.gateways = gateways;
+        }
+        self
     }
 
     /// Parses `ch-zrh:CH:3:3` (region, jurisdiction, nodes, KMS replicas).
@@ -57,6 +68,7 @@ impl FederationPlan {
                 jurisdiction: jurisdiction.parse()?,
                 nodes: nodes.parse()?,
                 kms: kms.parse()?,
+                gateways: 0,
                 shards: 2,
                 custodians: (5, 3),
             })

@@ -34,6 +34,7 @@ pub fn binary_in(dir: &Path, kind: Kind) -> Result<PathBuf> {
     let path = dir.join(match kind {
         Kind::Node => "reduit-node",
         Kind::Kms => "reduit-kms",
+        Kind::Gateway => "reduit-gateway",
     });
     if !path.is_file() {
         bail!(
@@ -199,6 +200,7 @@ mod tests {
             node_id: 1,
             identity: String::new(),
             endpoint: String::new(),
+            https: String::new(),
             health: String::new(),
             log_http: String::new(),
             config: path("n1.toml"),

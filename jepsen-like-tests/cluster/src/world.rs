@@ -87,6 +87,7 @@ impl std::fmt::Display for Group {
             (Kind::Kms, _) => write!(f, "kms"),
             (Kind::Node, GroupId::CATALOG) => write!(f, "catalog"),
             (Kind::Node, GroupId(id)) => write!(f, "shard {id}"),
+            (Kind::Gateway, _) => write!(f, "gateways"),
         }
     }
 }

@@ -224,6 +224,7 @@ async fn leader(local: &Local, region: &Region, kind: Kind, group: GroupId) -> R
                 .iter()
                 .filter_map(|(_, _, kms)| kms.as_ref().ok())
                 .find_map(|kms| (kms.leader != 0).then_some(kms.leader)),
+            Kind::Gateway => bail!("gateways have no leader"),
         };
         match found {
             Some(id) => break id,

@@ -29,6 +29,15 @@ pub(crate) fn with_regions(
     regions: &[(&str, &str, u32)],
     story: impl AsyncFnOnce(&mut Local) -> Result<()>,
 ) {
+    with_plan(regions, 0, story);
+}
+
+/// The same with so many gateways in each region.
+pub(crate) fn with_plan(
+    regions: &[(&str, &str, u32)],
+    gateways: u32,
+    story: impl AsyncFnOnce(&mut Local) -> Result<()>,
+) {
     let Some(bin) = binaries() else {
         println!(
             "skipped: the daemons are not built (cargo build --bins) and REDUIT_BIN is not set"
@@ -46,6 +55,7 @@ pub(crate) fn with_regions(
         jurisdiction: jurisdiction.parse().expect("valid"),
         nodes: *members,
         kms: *members,
+        gateways,
         shards: 1,
         custodians: (3, 2),
     };

@@ -41,7 +41,7 @@ pub(super) async fn inject(fault: Fault, world: &mut World, rng: &mut StdRng) ->
     };
     let most = match kind {
         Kind::Node => most.min(JUMP_OF_NODE),
-        Kind::Kms => most,
+        Kind::Kms | Kind::Gateway => most,
     };
     let victims = some(&members, count, rng);
     let magnitude = JUMPS.choose(rng).copied().unwrap_or(JUMPS[0]).min(most);

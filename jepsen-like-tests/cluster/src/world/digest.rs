@@ -84,6 +84,7 @@ impl World {
                         let reply = operator.kms_digest(id).await?;
                         (reply.applied_index, reply.blake3)
                     }
+                    Kind::Gateway => anyhow::bail!("a gateway has no state"),
                 };
                 anyhow::Ok(ReplicaDigest {
                     service: service.name,

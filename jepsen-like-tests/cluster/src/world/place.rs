@@ -25,6 +25,7 @@ use crate::net::{Net, namespace_file};
 const PORT: u16 = 7_000;
 const HEALTH_PORT: u16 = 7_001;
 const LOG_PORT: u16 = 7_002;
+const HTTPS_PORT: u16 = 7_003;
 /// No volume outlives this: longer than any run.
 const VOLUME_LIVES_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Where Debian puts libfaketime for programs with threads.
@@ -159,6 +160,7 @@ impl Places for Rooms {
             endpoint: format!("{address}:{PORT}"),
             health: format!("{address}:{HEALTH_PORT}"),
             log_http: format!("{address}:{LOG_PORT}"),
+            https: format!("{address}:{HTTPS_PORT}"),
             data,
         })
     }
