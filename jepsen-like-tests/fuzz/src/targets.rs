@@ -7,6 +7,7 @@ mod c2sp;
 mod client;
 mod command;
 mod evidence;
+mod gateway;
 mod handshake;
 mod ids;
 mod keys;
@@ -79,6 +80,8 @@ static TARGETS: &[Target] = &[
     command::COMMAND,
     client::DATASET_INFO,
     client::HEALTH_ANSWER,
+    gateway::LISTING_TOKENS,
+    gateway::SEALED_HEADERS,
     evidence::EVIDENCE,
     witness::ENTRIES,
     witness::POSITION,
