@@ -44,11 +44,31 @@ pub enum Switch {
     KeepEnded,
     /// P3: policy is not asked about the service principal that a gateway acts for.
     GatewayAlone,
+    /// P7: keys are destroyed although nobody has shown a verified cutover.
+    ShredBeforeVerify,
+    /// P7: a revert applies although the dataset has moved.
+    RevertRacesCutover,
+    /// P7: an import goes by its arrival and not by the source's order.
+    ImportWithoutIndex,
+    /// P7: a write counts whichever dataset epoch it is of.
+    EpochIgnored,
+    /// P7: a cutover does not wait for the source's request ids.
+    RequestsNotCrossed,
+    /// P7: a destination serves before the source's word that it moved.
+    ServeBeforeMoved,
+    /// P7: a reader of changes is not told that tombstones before it were dropped.
+    TombstoneForgotten,
+    /// P7: a cutover decided under one fence applies under a later one.
+    FenceUnnamed,
+    /// P7: what was read in an earlier listing is imported in a later one.
+    PassIgnored,
+    /// P7: an abort states what was disclosed before the grant is closed.
+    GrantOutlivesAbort,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -66,6 +86,16 @@ impl Switch {
         Self::AnyonesPurpose,
         Self::KeepEnded,
         Self::GatewayAlone,
+        Self::ShredBeforeVerify,
+        Self::RevertRacesCutover,
+        Self::ImportWithoutIndex,
+        Self::EpochIgnored,
+        Self::RequestsNotCrossed,
+        Self::ServeBeforeMoved,
+        Self::TombstoneForgotten,
+        Self::FenceUnnamed,
+        Self::PassIgnored,
+        Self::GrantOutlivesAbort,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -88,6 +118,16 @@ impl Switch {
             Self::AnyonesPurpose => "anyones_purpose",
             Self::KeepEnded => "keep_ended",
             Self::GatewayAlone => "gateway_alone",
+            Self::ShredBeforeVerify => "shred_before_verify",
+            Self::RevertRacesCutover => "revert_races_cutover",
+            Self::ImportWithoutIndex => "import_without_index",
+            Self::EpochIgnored => "epoch_ignored",
+            Self::RequestsNotCrossed => "requests_not_crossed",
+            Self::ServeBeforeMoved => "serve_before_moved",
+            Self::TombstoneForgotten => "tombstone_forgotten",
+            Self::FenceUnnamed => "fence_unnamed",
+            Self::PassIgnored => "pass_ignored",
+            Self::GrantOutlivesAbort => "grant_outlives_abort",
         }
     }
 }

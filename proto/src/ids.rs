@@ -89,6 +89,14 @@ random_id!(
     /// A key-encryption key of a dataset; its versions share the id.
     KekId, "KEK id"
 );
+random_id!(
+    /// One attempt to move one dataset to another region, from its plan to its certificate or its abort.
+    RelocationId, "relocation id"
+);
+random_id!(
+    /// A key that a destination's KMS made for one relocation, to receive DEKs under.
+    HandOverKeyId, "hand-over key id"
+);
 
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {

@@ -6,6 +6,7 @@
 pub mod backup;
 pub mod danger;
 pub mod ids;
+pub mod relocation;
 pub mod store;
 pub mod time;
 pub mod transcript;
