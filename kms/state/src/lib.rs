@@ -29,6 +29,7 @@ pub mod prepare;
 mod read;
 mod records;
 mod refusal;
+pub mod relocation;
 mod requests;
 mod restore;
 mod rotation;
