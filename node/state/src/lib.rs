@@ -12,6 +12,7 @@ pub mod listing;
 pub mod local;
 pub mod read;
 mod record;
+pub mod relocation;
 pub mod shard;
 pub mod time;
 
