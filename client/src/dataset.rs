@@ -24,7 +24,6 @@ use proto::v1;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_client::ShardClient;
 use tonic::Status;
-use tonic::transport::Channel;
 use transport::{Fault, Stated};
 
 use crate::acting::{Acting, ActingChannel};
@@ -455,7 +454,8 @@ impl Dataset {
         version: ObjectVersionId,
         plain: &v1::UserMetadata,
     ) -> Result<(SealedMetadata, u32), Error> {
-        let keys = self.keys()
+        let keys = self
+            .keys()
             .metadata_keys(self.0.id, None, "", self.acting())
             .await?;
         let key = keys.current()?;

@@ -113,7 +113,9 @@ impl Dataset {
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && LEASE_REASONS.contains(&reason.as_str()) =>
                 {
-                    self.keys().drop_lease(self.id(), self.acting(), &lease).await;
+                    self.keys()
+                        .drop_lease(self.id(), self.acting(), &lease)
+                        .await;
                 }
                 Err(Error::Caller { reason, .. })
                     if tries < PUT_TRIES && reason == "request-too-old" =>

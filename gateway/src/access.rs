@@ -1,16 +1,17 @@
 //! Access keys: whose secret signs a request, and on whose behalf it is done.
 //!
 //! Owns how long a secret is held here: as long as its grant says, an hour at most, a few seconds where there is none.
-//! Refuses ids that no access key has without asking for them. Where grants come from is behind [`AccessKeys`].
+//! Refuses ids that no access key has without asking for them. Grants come from the region's KMS, each on record there
+//! before it is here; [`AccessKeys`] is the seam for tests.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use client::Region;
+use client::ids::AccessKeyId;
+use client::{AccessGrant, Fault, Region};
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use crate::error::ApiError;
 
@@ -20,22 +21,10 @@ const HELD_MAX: usize = 10_000;
 const HELD_FOR_MAX: Duration = Duration::from_secs(3_600);
 /// How long it is remembered that there is no such access key.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
-/// Characters of an access key's id.
-const ID_LENGTH: std::ops::RangeInclusive<usize> = 16..=128;
-
-/// What the KMS grants to a gateway for one access key.
-pub struct AccessGrant {
-    /// What requests are signed with.
-    pub secret: Zeroizing<String>,
-    /// On whose behalf they are done.
-    pub principal: String,
-    /// How long this may be gone by.
-    pub valid_for: Duration,
-}
 
 /// Why there is no grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AccessError {
+pub(crate) enum AccessError {
     /// No such access key, or it has ended.
     #[error("no such access key")]
     Unknown,
@@ -53,27 +42,28 @@ impl From<AccessError> for ApiError {
     }
 }
 
-/// Makes a source, once the region was reached.
-pub type KeySource = Box<dyn FnOnce(&Region) -> Arc<dyn AccessKeys> + Send>;
-
 /// Where access keys are.
 #[async_trait::async_trait]
-pub trait AccessKeys: Send + Sync + 'static {
+pub(crate) trait AccessKeys: Send + Sync + 'static {
     /// The grant for one, recorded where it is given.
-    async fn grant(&self, id: &str) -> Result<AccessGrant, AccessError>;
+    async fn grant(&self, id: AccessKeyId) -> Result<AccessGrant, AccessError>;
 }
-
-/// The source where the region's KMS issues no access keys: every id is unknown, so nobody can sign.
-pub fn none_issued() -> KeySource {
-    Box::new(|_| Arc::new(NoneIssued))
-}
-
-struct NoneIssued;
 
 #[async_trait::async_trait]
-impl AccessKeys for NoneIssued {
-    async fn grant(&self, _: &str) -> Result<AccessGrant, AccessError> {
-        Err(AccessError::Unknown)
+impl AccessKeys for Region {
+    async fn grant(&self, id: AccessKeyId) -> Result<AccessGrant, AccessError> {
+        self.access_secret(&id)
+            .await
+            .map_err(|error| match error.fault() {
+                Fault::Missing | Fault::Precondition => AccessError::Unknown,
+                Fault::Unavailable | Fault::Busy | Fault::Unknown => AccessError::Unavailable,
+                // Who may not be given secrets cannot let anybody in: an operator has to look.
+                _ => {
+                    let reason = error.reason();
+                    tracing::error!(%error, reason, "the kms gives this gateway no access secret");
+                    AccessError::Unavailable
+                }
+            })
     }
 }
 
@@ -88,7 +78,7 @@ struct Held {
 /// Access keys, asked for once and held for a while.
 pub(crate) struct HeldKeys {
     source: Arc<dyn AccessKeys>,
-    slots: Mutex<HashMap<String, Slot>>,
+    slots: Mutex<HashMap<AccessKeyId, Slot>>,
 }
 
 impl HeldKeys {
@@ -101,10 +91,7 @@ impl HeldKeys {
 
     /// The grant for an access key.
     pub(crate) async fn grant(&self, id: &str) -> Result<Arc<AccessGrant>, AccessError> {
-        let shape = ID_LENGTH.contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
-        if !shape {
-            return Err(AccessError::Unknown);
-        }
+        let id: AccessKeyId = id.parse().map_err(|_| AccessError::Unknown)?;
         let slot = self.slot(id);
         let mut held = slot.lock().await;
         if let Some(held) = held.as_ref().filter(|held| held.until > Instant::now()) {
@@ -113,7 +100,8 @@ impl HeldKeys {
         *held = None;
         let (grant, held_for) = match self.source.grant(id).await {
             Ok(grant) => {
-                let held_for = grant.valid_for.min(HELD_FOR_MAX);
+                let left = grant.expires.0.saturating_sub(crate::now().0);
+                let held_for = Duration::from_millis(left).min(HELD_FOR_MAX);
                 (Some(Arc::new(grant)), held_for)
             }
             Err(AccessError::Unknown) => (None, UNKNOWN_FOR),
@@ -126,20 +114,20 @@ impl HeldKeys {
         grant.ok_or(AccessError::Unknown)
     }
 
-    fn slot(&self, id: &str) -> Slot {
+    fn slot(&self, id: AccessKeyId) -> Slot {
         let mut slots = self.slots.lock();
-        if let Some(slot) = slots.get(id) {
+        if let Some(slot) = slots.get(&id) {
             return slot.clone();
         }
         if slots.len() >= HELD_MAX {
             make_room(&mut slots);
         }
-        slots.entry(id.to_owned()).or_default().clone()
+        slots.entry(id).or_default().clone()
     }
 }
 
 /// Half the room: what is not known or over first, then what ends first. What is being asked for stays.
-fn make_room(slots: &mut HashMap<String, Slot>) {
+fn make_room(slots: &mut HashMap<AccessKeyId, Slot>) {
     let now = Instant::now();
     slots.retain(|_, slot| match slot.try_lock() {
         Ok(held) => held
@@ -152,7 +140,7 @@ fn make_room(slots: &mut HashMap<String, Slot>) {
     }
     let mut ends: Vec<_> = slots
         .iter()
-        .filter_map(|(id, slot)| Some((slot.try_lock().ok()?.as_ref()?.until, id.clone())))
+        .filter_map(|(id, slot)| Some((slot.try_lock().ok()?.as_ref()?.until, *id)))
         .collect();
     ends.sort();
     for (_, id) in ends.into_iter().take(slots.len() - HELD_MAX / 2) {
@@ -164,9 +152,11 @@ fn make_room(slots: &mut HashMap<String, Slot>) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use envelope::AccessSecret;
+
     use super::*;
 
-    const ID: &str = "AKIA0000000000000000";
+    const ID: &str = "RDTAAAAAAAAAAAAAAAAA";
 
     struct Counted {
         asked: AtomicUsize,
@@ -175,7 +165,7 @@ mod tests {
 
     #[async_trait::async_trait]
     impl AccessKeys for Counted {
-        async fn grant(&self, _: &str) -> Result<AccessGrant, AccessError> {
+        async fn grant(&self, _: AccessKeyId) -> Result<AccessGrant, AccessError> {
             self.asked.fetch_add(1, Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(10)).await;
             (self.answer)()
@@ -189,10 +179,13 @@ mod tests {
     }
 
     fn granted() -> Result<AccessGrant, AccessError> {
+        let region: client::ids::RegionId = "ch-zrh".parse().expect("a region");
+        let id = ID.parse().expect("an access key id");
         Ok(AccessGrant {
-            secret: Zeroizing::new("secret".to_owned()),
-            principal: "someone".to_owned(),
-            valid_for: Duration::from_secs(10_000_000),
+            secret: AccessSecret::generate(region, id).expect("room"),
+            principal: "spiffe://ch-zrh/service/app".parse().expect("valid"),
+            expires: client::ids::UnixMs(u64::MAX),
+            leaf_index: 0,
         })
     }
 
@@ -240,19 +233,24 @@ mod tests {
                 grant: None,
                 until: Instant::now() + UNKNOWN_FOR,
             };
-            let slot = keys.slot(&format!("STRANGER{n:012}"));
+            let slot = keys.slot(AccessKeyId::from_bits(1 + n as u128));
             *slot.try_lock().expect("nobody else") = Some(unknown);
         });
         strangers.for_each(drop);
         assert!(keys.slots.lock().len() <= HELD_MAX);
-        let known = keys.slots.lock().get(ID).cloned().expect("still there");
+        let known = keys
+            .slots
+            .lock()
+            .get(&ID.parse().expect("an id"))
+            .cloned()
+            .expect("still there");
         assert!(known.try_lock().expect("nobody asks").is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_id_that_is_none_is_not_asked_for() {
         let (keys, source) = held(granted);
-        for bad in ["", "short", "with space 0000000", &"A".repeat(129)] {
+        for bad in ["", "short", "AKIAIOSFODNN7EXAMPLE", &"A".repeat(129)] {
             assert_eq!(keys.grant(bad).await.err(), Some(AccessError::Unknown));
         }
         assert_eq!(source.asked.load(Ordering::SeqCst), 0);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use client::ids::{DatasetName, KekId, ObjectKey, RegionId};
+use client::ids::{DatasetName, Identity, KekId, ObjectKey, RegionId};
 use client::{Dataset, DatasetInfo, Invocation, Region};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// On whose behalf it is done: the access key's principal.
-    pub(crate) principal: String,
+    pub(crate) principal: Identity,
     /// What the client calls all tries of one and the same request.
     pub(crate) invocation_id: Option<String>,
 }
@@ -57,7 +57,8 @@ impl Caller {
     ) -> Option<Invocation> {
         let id = self.invocation_id.as_ref()?;
         let mut context = digest::Context::new(&digest::SHA256);
-        let parts = ["reduit/v1 s3 invocation", change, &self.principal, id];
+        let principal = self.principal.to_string();
+        let parts = ["reduit/v1 s3 invocation", change, &principal, id];
         for part in parts.into_iter().chain([bucket.as_str(), key.as_str()]) {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
@@ -88,7 +89,7 @@ struct Known {
 }
 
 /// What is known of buckets, by the principal that asked: what one may see says nothing of another.
-type KnownBuckets = HashMap<(String, DatasetName), Arc<tokio::sync::Mutex<Known>>>;
+type KnownBuckets = HashMap<(Identity, DatasetName), Arc<tokio::sync::Mutex<Known>>>;
 
 /// What all requests share.
 pub(crate) struct Shared {
@@ -125,7 +126,7 @@ impl Shared {
     pub(crate) fn front(self: &Arc<Self>, caller: Caller) -> Front {
         Front {
             shared: self.clone(),
-            region: self.region.clone(),
+            region: self.region.on_behalf_of(&caller.principal),
             caller,
         }
     }
@@ -231,7 +232,9 @@ mod tests {
     #[test]
     fn an_invocation_is_of_one_principal_change_bucket_and_object() {
         let caller = |principal: &str, id: &str| Caller {
-            principal: principal.to_owned(),
+            principal: format!("spiffe://ch-zrh/service/{principal}")
+                .parse()
+                .expect("valid"),
             invocation_id: Some(id.to_owned()),
         };
         let bucket: DatasetName = "bucket".parse().expect("a name");
@@ -250,7 +253,7 @@ mod tests {
             assert_ne!(one, differs);
         }
         let unnamed = Caller {
-            principal: "a".to_owned(),
+            principal: caller("a", "1").principal,
             invocation_id: None,
         };
         assert_eq!(unnamed.invocation("put", &bucket, &key("k")), None);

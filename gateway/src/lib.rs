@@ -5,7 +5,7 @@
 //! keys are inside the SDK's types; nothing that a client may not see is logged; what S3 has and is not offered answers
 //! 501, never something that looks like it.
 
-pub mod access;
+mod access;
 mod body;
 mod checksum;
 mod conditions;

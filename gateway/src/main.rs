@@ -54,7 +54,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("signals")?;
-        let gateway = Gateway::start(config, gateway::access::none_issued(), Some(metrics)).await?;
+        let gateway = Gateway::start(config, Some(metrics)).await?;
         tokio::select! {
             _ = terminated.recv() => tracing::info!("terminated, draining"),
             _ = interrupted.recv() => tracing::info!("interrupted, draining"),

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use transport::fault::Chain;
 use transport::{IdentityError, LocalIdentity};
 
-use crate::access::{HeldKeys, KeySource};
+use crate::access::HeldKeys;
 use crate::config::{Config, ConfigError};
 use crate::front::Shared;
 use crate::health::{self, Reached};
@@ -114,7 +114,6 @@ impl Gateway {
     /// Binds and serves, at once or once the region is reached.
     pub async fn start(
         config: Config,
-        access_keys: KeySource,
         metrics: Option<PrometheusHandle>,
     ) -> Result<Self, StartError> {
         let config = check(config)?;
@@ -149,7 +148,7 @@ impl Gateway {
                 return;
             };
             let _ = reached.set(region.clone());
-            match Served::new(&config, region, access_keys, stop, tasks) {
+            match Served::new(&config, region, stop, tasks) {
                 Ok(served) => served.open(ports),
                 // The domains were checked before anything was bound.
                 Err(error) => tracing::error!(%error, "nothing is served"),
@@ -251,11 +250,10 @@ impl Served {
     fn new(
         config: &Config,
         region: Region,
-        access_keys: KeySource,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) -> Result<Arc<Self>, DomainError> {
-        let keys = Arc::new(HeldKeys::new(access_keys(&region)));
+        let keys = Arc::new(HeldKeys::new(Arc::new(region.clone())));
         let transfers = Transfers::new(config.transfer_bytes_max);
         let shared = Arc::new(Shared::new(region, transfers));
         Ok(Arc::new(Self {

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use envelope::{
-    AccessSecret, Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment, ObjectContext,
-    RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
+    AccessSecret, Commitment, DekSalt, Kek, KeyError, LeaseKey, MetadataKey, NameCommitment,
+    ObjectContext, RootKey, SessionError, SessionSender, Suite, UnwrapError, Wrapped, WrappedError,
 };
 use prost::Message as _;
 use proto::ids::{AccessKeyId, DatasetId, KekId, KekVersion, LeaseId, RegionId, RootEpoch, UnixMs};

@@ -161,7 +161,8 @@ impl Dataset {
         let member = nodes
             .member(replica)
             .ok_or(odd("a voter that is no node"))?;
-        let mut shard = shard_client(self.acting().over(nodes.channel(&member, Lane::Data, 0)?));
+        let channel = nodes.channel(&member, Lane::Data, 0)?;
+        let mut shard = shard_client(self.acting().over(channel));
         let request = v1::ProveStoredRequest {
             shard: self.shard().0,
             dataset_id: self.id().into(),

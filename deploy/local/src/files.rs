@@ -163,6 +163,12 @@ fn grants() -> Vec<v1::Grant> {
             &[Create, List, Read, Write],
             &["service", "multipart"],
         ),
+        // Whom gateways act for.
+        grant(
+            "role:service",
+            &[Create, List, Read, Write],
+            &["service", "multipart"],
+        ),
         grant("role:operator", &[List, Keys], &["service"]),
         grant("role:auditor", &[List], &["service"]),
     ]
@@ -271,10 +277,7 @@ fn write_gateway_config(region: &RegionEntry, service: &Service) -> Result<()> {
         ("tls_listen", toml::Value::String(service.https.clone())),
         ("tls_certificate", text(&context.certificate)),
         ("tls_key", text(&context.key)),
-        (
-            "health_listen",
-            toml::Value::String(service.health.clone()),
-        ),
+        ("health_listen", toml::Value::String(service.health.clone())),
     ];
     let config: toml::Table = config
         .into_iter()

@@ -457,7 +457,10 @@ fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEnt
         services: Vec::new(),
         identities: Vec::new(),
     };
-    for (kind, count) in Kind::ALL.into_iter().zip([plan.nodes, plan.kms, plan.gateways]) {
+    for (kind, count) in Kind::ALL
+        .into_iter()
+        .zip([plan.nodes, plan.kms, plan.gateways])
+    {
         for number in 1..=count {
             let short = format!("{}{number}", prefix(kind));
             let id = if kind == Kind::Gateway { 0 } else { number };

@@ -215,12 +215,12 @@ async fn both_may_or_nobody_does(
         .create_dataset(&name, &CreateOptions::default())
         .await?;
     let large = Bytes::from(vec![7; LARGE]);
+    let plain = PutOptions::default();
     for (name, body) in [
         ("small", Bytes::from_static(b"small")),
         ("large", large.clone()),
     ] {
-        let put = dataset.put(&key(name), body.clone(), &PutOptions::default());
-        put.await?;
+        dataset.put(&key(name), body.clone(), &plain).await?;
         ensure!(dataset.get_bytes(&key(name)).await? == body, "{name}");
     }
     let listed = dataset.list(&ListOptions::default()).await?;
@@ -240,19 +240,16 @@ async fn both_may_or_nobody_does(
         let error = dataset.get_bytes(&key(object)).await.expect_err("denied");
         denied(object, error.reason())?;
     }
-    let put = dataset.put(
-        &key("more"),
-        Bytes::from_static(b"x"),
-        &PutOptions::default(),
-    );
-    denied("put", put.await.expect_err("denied").reason())?;
-    let put = dataset.put(&key("much"), large, &PutOptions::default());
-    denied("large put", put.await.expect_err("denied").reason())?;
-    let deleted = dataset.delete(&key("small"), None, client::Precondition::Any);
-    denied("delete", deleted.await.expect_err("denied").reason())?;
-    let other: DatasetName = "another".parse()?;
-    let created = for_audit.create_dataset(&other, &CreateOptions::default());
-    let error = created.await.map(drop).expect_err("denied");
+    for (what, body) in [("put", Bytes::from_static(b"x")), ("large put", large)] {
+        let put = dataset.put(&key("more"), body, &plain).await;
+        denied(what, put.expect_err("denied").reason())?;
+    }
+    let any = client::Precondition::Any;
+    let deleted = dataset.delete(&key("small"), None, any).await;
+    denied("delete", deleted.expect_err("denied").reason())?;
+    let (other, options): (DatasetName, _) = ("another".parse()?, CreateOptions::default());
+    let created = for_audit.create_dataset(&other, &options).await;
+    let error = created.map(drop).expect_err("denied");
     denied("create", error.reason())?;
     let dropped = for_audit.delete_dataset(&name, true).await;
     denied("drop", dropped.expect_err("denied").reason())

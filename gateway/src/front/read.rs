@@ -101,7 +101,7 @@ impl Read {
             (Some(_), Some(_)) => Err(ApiError::InvalidRequest(
                 "a range and a part number cannot both be asked for",
             )),
-            // Every object here was put in one piece.
+            // Of an object that was put in one piece.
             (None, Some(1)) => Ok((length > 0).then_some(0..length)),
             (None, Some(_)) => Err(ApiError::InvalidPartNumber),
             (Some(range), None) => range.of(length).map(Some),
@@ -137,7 +137,6 @@ impl Front {
             let options = GetOptions {
                 version: Some(info.version),
                 range: range.as_ref().map(|range| (range.start, range.end)),
-                on_behalf_of: self.caller.principal.clone(),
                 ..GetOptions::default()
             };
             let length = range
@@ -166,7 +165,6 @@ impl Front {
         };
         let options = GetOptions {
             range,
-            on_behalf_of: self.caller.principal.clone(),
             ..GetOptions::default()
         };
         // Its length is not known yet: most objects are small.
@@ -191,6 +189,9 @@ impl Front {
         let info = self.resolve(bucket, &read.key, read.version).await?;
         if info.delete_marker {
             return Err(ApiError::MethodNotAllowed);
+        }
+        if info.parts > 0 && read.part.is_some() {
+            return Err(ApiError::NotImplemented("parts of an object"));
         }
         read.conditions.check(info.version, info.finished_at)?;
         Ok(info)

@@ -173,6 +173,7 @@ mod tests {
                 is_current: true,
                 versioned: false,
                 finished_index: LogIndex(7),
+                parts: 0,
                 metadata,
             },
             described: Described::default(),

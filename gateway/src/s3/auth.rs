@@ -23,7 +23,7 @@ pub(super) struct Secrets(pub(super) Arc<HeldKeys>);
 impl S3Auth for Secrets {
     async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
         let grant = self.0.grant(access_key).await.map_err(ApiError::from)?;
-        Ok(SecretKey::from(grant.secret.as_str()))
+        Ok(SecretKey::from(grant.secret.text().as_str()))
     }
 }
 

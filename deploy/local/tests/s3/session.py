@@ -59,7 +59,7 @@ def read(bucket, key, **options):
 
 
 def signing():
-    stranger = dict(KEY, aws_access_key_id="RDTEST00000000000009")
+    stranger = dict(KEY, aws_access_key_id="RDTAAAAAAAAAAAAAAAA7")
     refused("InvalidAccessKeyId", client(key=stranger).list_buckets, 403)
     wrong = dict(KEY, aws_secret_access_key="another")
     refused("SignatureDoesNotMatch", client(key=wrong).list_buckets, 403)

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use proto::ids::{
-    DatasetId, DatasetName, Identity, Jurisdiction, KekId, LeaseId, ObjectKey, ObjectVersionId,
-    RegionId, RequestId, Role,
+    AccessKeyId, DatasetId, DatasetName, Identity, Jurisdiction, KekId, LeaseId, ObjectKey,
+    ObjectVersionId, RegionId, RequestId, Role,
 };
 use tlog::{Hash, Origin, Purpose};
 
@@ -82,6 +82,7 @@ fn text(data: &[u8]) {
     canonical::<Jurisdiction>(text);
     canonical::<DatasetName>(text);
     canonical::<Identity>(text);
+    canonical::<AccessKeyId>(text);
     canonical::<Origin>(text);
     canonical::<Purpose>(text);
     canonical::<Hash>(text);
@@ -110,6 +111,9 @@ fn text(data: &[u8]) {
         let made = Identity::new(identity.region().clone(), identity.role(), identity.name());
         assert_eq!(made, Ok(identity));
     }
+    if let Ok(id) = text.parse::<AccessKeyId>() {
+        assert_eq!(AccessKeyId::from_bits(id.bits()), id);
+    }
 }
 
 fn text_seeds() -> Vec<Vec<u8>> {
@@ -119,6 +123,8 @@ fn text_seeds() -> Vec<Vec<u8>> {
         "cti.samples-2026",
         "spiffe://ch-zrh/node/n1",
         "spiffe://ch-zrh/custodian/c-12",
+        "spiffe://ch-zrh/service/backup",
+        "RDTABCDEFGHIJKLMNOP2",
         "ch-zrh/main/1",
         "third-party-request",
         "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
@@ -145,6 +151,9 @@ fn binary(data: &[u8]) {
         Ok(id) => assert_eq!(id.to_bytes(), data),
         Err(_) => assert_ne!(data.len(), RequestId::BYTES),
     }
+    if let Ok(id) = AccessKeyId::try_from(data) {
+        assert_eq!(id.as_str().as_bytes(), data);
+    }
     match Hash::try_from(data) {
         Ok(hash) => assert_eq!(hash.as_bytes(), data),
         Err(_) => assert_ne!(data.len(), tlog::HASH_BYTES),
@@ -152,5 +161,10 @@ fn binary(data: &[u8]) {
 }
 
 fn binary_seeds() -> Vec<Vec<u8>> {
-    vec![vec![0xD5; 16], vec![7; 24], vec![9; 32]]
+    vec![
+        vec![0xD5; 16],
+        vec![7; 24],
+        vec![9; 32],
+        b"RDTABCDEFGHIJKLMNOP2".to_vec(),
+    ]
 }

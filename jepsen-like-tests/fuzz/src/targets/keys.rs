@@ -5,11 +5,11 @@
 use std::sync::OnceLock;
 
 use envelope::{
-    Encapsulated, HpkeInfo, HpkePrivateKey, HpkePublicKey, Kek, LeaseKey, MetadataKey, RootKey,
-    SealedKey, SealedRoot, SessionInfo, SessionOffer, SessionReceiver, SessionSender, Share,
-    ShareSet, Wrapped, establish, hpke_open, hpke_seal,
+    AccessSecret, Encapsulated, HpkeInfo, HpkePrivateKey, HpkePublicKey, Kek, LeaseKey,
+    MetadataKey, RootKey, SealedKey, SealedRoot, SessionInfo, SessionOffer, SessionReceiver,
+    SessionSender, Share, ShareSet, Wrapped, establish, hpke_open, hpke_seal,
 };
-use proto::ids::{KekId, KekVersion, LeaseId, RootEpoch};
+use proto::ids::{AccessKeyId, KekId, KekVersion, LeaseId, RootEpoch};
 
 use super::sealed;
 use crate::input::{Input, edited};
@@ -63,8 +63,9 @@ struct Keys {
     kek: Kek,
     lease: LeaseKey,
     metadata: MetadataKey,
-    /// Each of the three, wrapped under the one before it.
-    wrapped: [Vec<u8>; 3],
+    secret: AccessSecret,
+    /// The KEK and the secret wrapped under the root key, the other two under the KEK.
+    wrapped: [Vec<u8>; 4],
 }
 
 fn keys() -> &'static Keys {
@@ -74,19 +75,26 @@ fn keys() -> &'static Keys {
         let kek = Kek::generate(region(), KekId([2; 16]), KekVersion(1)).expect("room");
         let lease = LeaseKey::generate(region(), LeaseId([3; 16])).expect("room");
         let metadata = MetadataKey::generate(region(), DATASET, 1).expect("room");
+        let secret = AccessSecret::generate(region(), access_key()).expect("room");
         let wrapped = [
             root.wrap_kek(&kek).expect("wraps").to_bytes(),
             kek.wrap_lease(&lease).expect("wraps").to_bytes(),
             kek.wrap_metadata_key(&metadata).expect("wraps").to_bytes(),
+            root.wrap_access_secret(&secret).expect("wraps").to_bytes(),
         ];
         Keys {
             root,
             kek,
             lease,
             metadata,
+            secret,
             wrapped,
         }
     })
+}
+
+fn access_key() -> AccessKeyId {
+    AccessKeyId::from_bits(4)
 }
 
 /// Taken as they are, and as edits of a key that was wrapped.
@@ -96,7 +104,7 @@ fn wrapped(data: &[u8]) {
     let Some((which, script)) = data.split_first() else {
         return;
     };
-    let valid = &keys.wrapped[usize::from(*which) % 3];
+    let valid = &keys.wrapped[usize::from(*which) % 4];
     let changed = edited(valid, script);
     let Some(parsed) = one_reading(&changed) else {
         return;
@@ -105,8 +113,9 @@ fn wrapped(data: &[u8]) {
         keys.root.unwrap_kek(&parsed).is_ok(),
         keys.kek.unwrap_lease(&parsed).is_ok(),
         keys.kek.unwrap_metadata_key(&parsed).is_ok(),
+        keys.root.unwrap_access_secret(&parsed).is_ok(),
     ];
-    let own = usize::from(*which) % 3;
+    let own = usize::from(*which) % 4;
     for (as_what, opened) in opened.into_iter().enumerate() {
         assert_eq!(
             opened,
@@ -128,7 +137,7 @@ fn wrapped_seeds() -> Vec<Vec<u8>> {
         .wrapped
         .iter()
         .cloned()
-        .chain((0..3).map(script))
+        .chain((0..4).map(script))
         .collect()
 }
 
@@ -136,8 +145,8 @@ fn wrapped_seeds() -> Vec<Vec<u8>> {
 struct Session {
     sender: SessionSender,
     receiver: SessionReceiver,
-    /// A DEK, a lease key, a metadata key and the root key, as they were sent.
-    sent: [Vec<u8>; 4],
+    /// A DEK, a lease key, a metadata key, the root key and an access key's secret, as they were sent.
+    sent: [Vec<u8>; 5],
     own: HpkePrivateKey,
     /// A message to `own`.
     message: Vec<u8>,
@@ -159,6 +168,7 @@ fn established() -> &'static Session {
             sender.send_lease(&keys.lease, AAD),
             sender.send_metadata_key(&keys.metadata, AAD),
             sender.send_root(&keys.root, AAD),
+            sender.send_access_secret(&keys.secret, AAD),
         ]
         .map(|sent| sent.expect("sends").as_bytes().to_vec());
         let own = HpkePrivateKey::generate().expect("room");
@@ -191,7 +201,7 @@ fn session(data: &[u8]) {
         }
         4 => received(session, usize::MAX, input.rest()),
         5 => {
-            let which = usize::from(input.u8()) % 4;
+            let which = usize::from(input.u8()) % 5;
             let changed = edited(&session.sent[which], input.rest());
             received(session, which, &changed);
         }
@@ -246,6 +256,9 @@ fn received(session: &Session, which: usize, bytes: &[u8]) {
             .receive_metadata_key(&key, region(), DATASET, 1, AAD)
             .is_ok(),
         receiver.receive_root(&key, RootEpoch(1), AAD).is_ok(),
+        receiver
+            .receive_access_secret(&key, region(), access_key(), AAD)
+            .is_ok(),
         receiver.receive_upload_dek(&key, context, AAD).is_ok(),
     ];
     for (as_what, opened) in opened.into_iter().enumerate() {

@@ -110,6 +110,7 @@ pub(crate) fn genesis() -> EnrolmentSet {
         grants,
         approvals_min: 2,
         policy: String::new(),
+        service_principals: Vec::new(),
     }
 }
 

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{At, Authority, LEVEL_MAX, apply, invariant};
 use prost::Message as _;
-use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
+use proto::ids::{
+    AccessKeyId, DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs,
+};
 use proto::store::MemoryStore;
 use proto::v1;
 use proto::v1::kms_answer::Answer;
@@ -326,7 +328,64 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
             [6; 16],
             v1::UnsealHow::Custodians,
         )],
+        access_key(region.clone()),
     ]
+}
+
+/// An access key from its creation to its end, each command decided on what the one before left.
+fn access_key(mut region: Region) -> Vec<v1::KmsCommand> {
+    const ID: u128 = 11;
+    let named = AccessKeyId::from_bits(ID);
+    let gateway = Known {
+        role: proto::ids::Role::Gateway,
+        name: "g1",
+        key: 91,
+        node_id: 0,
+    };
+    let enrol = v1::ChangeEnrolment {
+        add: vec![gateway.enrolment()],
+        remove: Vec::new(),
+        claim: None,
+    };
+    let create = v1::CreateAccessKey {
+        access_key_id: named.to_string().into(),
+        principal: "spiffe://ch-zrh/service/backup".to_owned(),
+        wrapped_secret: vec![0xAA; 150].into(),
+        root_epoch: 1,
+        request_id: vec![93; 16].into(),
+        claim: None,
+    };
+    let claim = v1::Claim::default;
+    let mut commands = Vec::new();
+    for step in 0..6 {
+        let (state, authority) = (&region.state, region.authority());
+        let set = |asked, target| {
+            prepare::set_access_key_state(state, &authority, asked, claim(), (named, target))
+        };
+        let command = match step {
+            0 => prepare::change_enrolment(&authority, approved(OPERATOR, 92), enrol.clone()),
+            1 => {
+                let asked = approved(OPERATOR, 93);
+                prepare::create_access_key(&authority, asked, claim(), create.clone())
+            }
+            2 => {
+                let (gateway, request) = (gateway.identity(), [94; 16]);
+                let (record, _) =
+                    prepare::access_secret(state, &gateway, request, claim(), (named, 3_600))
+                        .expect("enabled");
+                prepare::batch(asked(KMS, 94), authority.version(), vec![record])
+            }
+            3 => set(asked(OPERATOR, 95), v1::AccessKeyState::Disabled).expect("there"),
+            4 => set(approved(OPERATOR, 96), v1::AccessKeyState::Enabled).expect("there"),
+            _ => set(asked(OPERATOR, 97), v1::AccessKeyState::Disabled).expect("there"),
+        };
+        done(&mut region, &command);
+        commands.push(command);
+    }
+    let (state, authority) = (&region.state, region.authority());
+    let delete = prepare::delete_access_key(state, &authority, asked(OPERATOR, 98), claim(), named);
+    commands.push(delete.expect("disabled"));
+    commands
 }
 
 fn key_change(dataset: &DatasetId, request: u8) -> KeyChange<'_> {
