@@ -2,9 +2,9 @@
 //!
 //! Owns the rows on their way in, and the one command that brings the restored region into force. Until then nothing of
 //! it counts: records that have a key of their own wait aside, so that every reader finds a pristine state. Refuses a
-//! cluster that has a region, rows of two backups, approvers who have other keys here than in the backup, and leaves
-//! lost without a word: the log then goes on under the next origin, with the old leaves in it, so that no two trees of
-//! one origin are ever signed.
+//! cluster that has a region, rows of two backups, approvers who have other keys here than in the backup, access keys in
+//! force, of which some may have been revoked since, and leaves lost without a word: the log then goes on under the next
+//! origin, with the old leaves in it, so that no two trees of one origin are ever signed.
 
 use prost::Message as _;
 use proto::ids::{AccessKeyId, DatasetId, Identity, NodeId, Role, UnixMs};
@@ -17,6 +17,7 @@ use proto::v1::{
 use serde::Serialize;
 use tlog::{Frontier, Kind, Origin};
 
+use crate::access_keys;
 use crate::append::{Applying, details, done, stated};
 use crate::apply::{At, Stop};
 use crate::approvals::check_approvals;
@@ -171,6 +172,8 @@ struct Details {
     lost_leaves: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     policy_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_keys_disabled: Option<u64>,
 }
 
 /// The name the log goes on under where leaves are lost.
@@ -243,6 +246,7 @@ pub(crate) fn finish(
         state.put(layout::WITNESSES, &policy.encode_to_vec());
     }
     let mut applying = Applying::new(at, state, command, now)?;
+    let disabled = access_keys::restored(&mut applying);
     store_authority(&mut applying, after.set());
     for (identity, enrolment) in after.of_role(Role::Kms) {
         own_member_id(
@@ -264,6 +268,7 @@ pub(crate) fn finish(
         witnessed_size: restore.witnessed_size,
         lost_leaves: lost,
         policy_sha256: policy_sha256.unwrap_or_default(),
+        access_keys_disabled: (disabled > 0).then_some(disabled),
     };
     details(&mut private, &shown);
     applying.use_approvals(&approved, &mut private);
@@ -351,7 +356,8 @@ fn after_a_gap(
     }
 }
 
-/// The backup's enrolments, with this cluster's replicas in place of the lost one's.
+/// The backup's enrolments, with this cluster's replicas in place of the lost one's, and no service principal: see
+/// [`access_keys::restored`].
 fn with_replicas_of(
     before: &Authority,
     genesis: &Authority,
@@ -371,6 +377,7 @@ fn with_replicas_of(
         set.enrolments.push(enrolment.clone());
     }
     set.enrolments.sort_by(|a, b| a.identity.cmp(&b.identity));
+    set.service_principals.clear();
     set.version += AUTHORITY_STEP;
     if genesis.of_role(Role::Kms).next().is_none() {
         return Err(Refusal::LocksOut);

@@ -7,10 +7,11 @@ use proto::ids::{FeatureLevel, LogIndex, NodeId, Role};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1::kms_command::Command;
 use proto::v1::{
-    BackupRecord, BeginBackup, ChangeEnrolment, ConfirmBackup, EnrolmentSet, FinishRestore,
-    KmsAnswer, KmsCommand, KmsRefusal, KmsRegion, RestoreRows, StateRow, WitnessPolicy, kms_answer,
+    AccessKeyRecord, AccessKeyState, BackupRecord, BeginBackup, ChangeEnrolment, ConfirmBackup,
+    EnrolmentSet, FinishRestore, KmsAnswer, KmsCommand, KmsRefusal, KmsRegion, RestoreRows,
+    StateRow, WitnessPolicy, kms_answer,
 };
-use tlog::{Kind, SignatureType, SignerKey};
+use tlog::{Field, Kind, SignatureType, SignerKey};
 
 use crate::lab::{HOUR, Lab, approval, claim, enrolment, genesis, id, region};
 
@@ -231,25 +232,44 @@ fn a_restored_region_is_the_backups_with_new_replicas_and_its_log_goes_on() {
     assert_eq!(rows, Err(KmsRefusal::AlreadyInitialised));
 }
 
-/// What is under the root key in a backup opens after its restore: the rows are what they were.
+/// An access key that was revoked after the backup is in it as it was before. What is under the root key opens after the
+/// restore all the same, once three operators enable it.
 #[test]
-fn a_restored_region_has_its_access_keys_and_their_principals() {
-    use crate::access_keys::{PRINCIPAL, create, named, new_key};
+fn a_restored_region_has_its_access_keys_and_none_of_them_enabled() {
+    use crate::access_keys::{PRINCIPAL, create, named, new_key, set_state};
     let mut lab = Lab::with_key();
-    let asked = lab.approved("operator/o1", 1);
-    let command = create(&lab, asked, new_key(1, PRINCIPAL, 1));
+    for (bits, principal) in [(1, PRINCIPAL), (2, "spiffe://ch-zrh/service/analysis")] {
+        let asked = lab.approved("operator/o1", bits);
+        let command = create(&lab, asked, new_key(bits, principal, bits));
+        lab.done(&command);
+    }
+    let by_one = lab.asked("operator/o4");
+    let command = set_state(&lab, 2, by_one, AccessKeyState::Disabled).expect("there");
     lab.done(&command);
     let mut anew = Anew::filled(&lab);
     finished(&mut anew, finish(&lab), lab.now).expect("restored");
     invariant::all(&anew.state).expect("all hold");
-    let held = |state: &MemoryStore| {
-        let id = named(1);
+    let held = |state: &MemoryStore, bits| {
+        let id = named(bits);
         let record = kms_state::access_key(state, &id).expect("there");
         (record, kms_state::access_secret(state, &id).expect("there"))
     };
-    assert_eq!(held(&anew.state), held(&lab.state));
+    let (before, secret) = held(&lab.state, 1);
+    let disabled = AccessKeyRecord {
+        state: AccessKeyState::Disabled.into(),
+        state_version: before.state_version + 1,
+        ..before
+    };
+    assert_eq!(held(&anew.state, 1), (disabled, secret));
+    assert_eq!(held(&anew.state, 2), held(&lab.state, 2));
     let set = kms_state::authority_set(&anew.state).expect("a set");
-    assert_eq!(set.service_principals, [PRINCIPAL]);
+    assert_eq!(set.service_principals, [""; 0]);
+    let restored = Lab {
+        state: anew.state.clone(),
+        ..lab.clone()
+    };
+    let (_, shown) = restored.last_leaf();
+    assert!(shown.fields[&Field::Details].contains("\"access_keys_disabled\":1"));
 }
 
 #[test]
