@@ -15,7 +15,7 @@ use transport::{Fault, LocalIdentity};
 use crate::error::Error;
 use crate::kms::now;
 use crate::operator::{approve, request_hash, sha256};
-use crate::region::{Region, random, random_id};
+use crate::region::{Region, random_id};
 use crate::session::Session;
 
 /// Longest that a secret may be used without asking again.
@@ -62,16 +62,22 @@ pub fn service_principal(region: &Region, name: &str) -> Result<Identity, Error>
     Ok(Identity::new(region.id().clone(), Role::Service, name)?)
 }
 
+/// The id of the access key that a request of this single-use id makes.
+pub(crate) fn id_of(single_use_id: &[u8]) -> AccessKeyId {
+    AccessKeyId::of_request(&sha256(&transcript::access_key_id(single_use_id)))
+}
+
 /// A request for an access key of a principal, to be approved for `requester` alone.
 pub(crate) fn new_request(
     requester: &Identity,
     principal: &Identity,
 ) -> Result<v1::CreateAccessKeyRequest, Error> {
-    let id = AccessKeyId::from_bits(u128::from_be_bytes(random()?));
+    let single_use_id = random_id()?;
+    let id = id_of(&single_use_id);
     Ok(v1::CreateAccessKeyRequest {
         access_key_id: Bytes::copy_from_slice(id.as_str().as_bytes()),
         principal: principal.to_string(),
-        single_use_id: random_id()?,
+        single_use_id,
         claim: Some(v1::Claim {
             actor: requester.to_string(),
             ..v1::Claim::default()

@@ -233,7 +233,10 @@ impl ApprovalRequest {
                         "the file names another requester than the request",
                     ));
                 }
-                AccessKeyId::try_from(&request.access_key_id[..])?;
+                let id = AccessKeyId::try_from(&request.access_key_id[..])?;
+                if id != access_keys::id_of(&request.single_use_id) {
+                    return Err(malformed("the access key's id is of another request"));
+                }
                 Approvable::AccessKey { request }
             }
             ("SetAccessKeyState", None) => {

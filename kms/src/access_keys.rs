@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use proto::ids::{AccessKeyId, Identity, Role, RootEpoch, UnixMs};
+use proto::ids::{AccessKeyId, Identity, LeafIndex, Role, RootEpoch, UnixMs};
 use proto::store::Reader;
 use proto::v1;
 use proto::v1::kms_command::Command as What;
@@ -164,8 +164,8 @@ impl New for NewSecret {
         &self.claim.purpose
     }
 
-    fn found(&self, state: &dyn Reader) -> Option<AccessKey> {
-        AccessKey::find(state, &self.id)
+    fn found(&self, state: &dyn Reader, leaf: LeafIndex) -> Option<AccessKey> {
+        AccessKey::find(state, &self.id).filter(|key| key.record.created_leaf == leaf.0)
     }
 }
 
@@ -233,11 +233,17 @@ impl Core {
             ));
         }
         let id = id(&request.access_key_id)?;
+        let request_id = request_id(&request.single_use_id).ok_or(malformed("single-use id"))?;
+        if id != kms_state::access_key_id(&request_id) {
+            return Err(malformed(
+                "access key id (it is made of the request's single-use id)",
+            ));
+        }
         let new = NewSecret {
             actor: peer.identity.clone(),
             id,
             principal: principal.to_string(),
-            request_id: request_id(&request.single_use_id).ok_or(malformed("single-use id"))?,
+            request_id,
             claim: claim(request.claim, &peer.identity),
         };
         let (deadline, single_use_id) = (self.deadline(), request.single_use_id);

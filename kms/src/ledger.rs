@@ -66,8 +66,8 @@ pub(crate) trait New {
     fn requester(&self) -> &Identity;
     /// What for, as stated.
     fn purpose(&self) -> &str;
-    /// The key in the state.
-    fn found(&self, state: &dyn Reader) -> Option<Self::Key>;
+    /// The key in the state, if this leaf brought it in.
+    fn found(&self, state: &dyn Reader, leaf: LeafIndex) -> Option<Self::Key>;
 }
 
 /// A use of a dataset's key.
@@ -495,9 +495,11 @@ impl Ledger {
             })
             .await?;
         let state = self.group.reader().map_err(|_| CommitError::Unknown)?;
-        let key = request.found(&*state).ok_or(CommitError::Unknown)?;
+        let index = LeafIndex(done.leaf_index);
+        let key = request.found(&*state, index);
+        let key = key.ok_or(CommitError::Unknown)?;
         let leaf = Leaf {
-            index: LeafIndex(done.leaf_index),
+            index,
             recorded_at: kms_state::region_time(&*state),
         };
         let key = Arc::new(key);

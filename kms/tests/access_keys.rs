@@ -85,6 +85,12 @@ async fn a_secret_is_shown_to_who_made_it_and_given_to_enrolled_gateways_alone()
     assert_eq!(why(&no_operator, &approved).await, "not-operator");
     let no_principal = region.access_key_request(&identity("app").to_string());
     assert_eq!(why(&operator, &no_principal).await, "malformed");
+    // An id that was free before this request, or is free again, is not the caller's to choose.
+    let other_id = region.access_key_approved(v1::CreateAccessKeyRequest {
+        access_key_id: AccessKeyId::from_bits(1).as_str().to_owned().into(),
+        ..region.access_key_request(PRINCIPAL)
+    });
+    assert_eq!(why(&operator, &other_id).await, "malformed");
 
     let shown = operator.create_access_key(&approved).await;
     let shown = shown.expect("a new access key");
@@ -237,6 +243,14 @@ async fn a_disabled_access_key_is_given_to_nobody_and_a_deleted_one_leaves_no_fi
         .expect("disabled");
     operator.delete_access_key(shown.id).await.expect("deleted");
     assert_eq!(refused(&gateway, shown.id).await, "no-such-access-key");
+    let reborn = region
+        .caller("op-1")
+        .create_access_key(&shown.request)
+        .await;
+    assert_eq!(
+        reason(&reborn.map(drop).expect_err("its approvals served")),
+        "approval-replayed"
+    );
     let said = async {
         loop {
             let listed = operator.list_access_keys().await.expect("listed");

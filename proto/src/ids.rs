@@ -518,6 +518,12 @@ impl AccessKeyId {
         Self(text)
     }
 
+    /// The id of the access key that a request makes, by the SHA-256 of [`crate::transcript::access_key_id`].
+    pub fn of_request(digest: &[u8; 32]) -> Self {
+        let bits = digest.first_chunk().expect("32 bytes are more than 16");
+        Self::from_bits(u128::from_be_bytes(*bits))
+    }
+
     /// Its 85 bits: what a wrapped secret names it by.
     pub fn bits(&self) -> u128 {
         self.0[Self::PREFIX.len()..].iter().fold(0, |bits, letter| {

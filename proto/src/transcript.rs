@@ -32,6 +32,9 @@ pub const LABEL_SHARE_ERASED: &str = "reduit/v1/share-erased";
 /// Ed25519 label of a replica's request for the root key under way, over [`root_offer`].
 pub const LABEL_ROOT_OFFER: &str = "reduit/v1/root-offer";
 
+/// Label of an access key's id, over [`access_key_id`].
+pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
+
 /// Label of the proof that a holder of a root key made a backup, over [`backup_made`].
 pub const LABEL_BACKUP_MADE: &str = "reduit/v1/backup-made";
 
@@ -307,6 +310,12 @@ pub fn approved_access_key(actor: &str, request: &v1::CreateAccessKeyRequest) ->
         ..request.clone()
     };
     approved_request("CreateAccessKey", &bound.encode_to_vec())
+}
+
+/// What an access key's id is hashed from: the single-use id of the request that makes it, which serves once and is kept
+/// for ever. So what was decided about one access key is never found to be about another of its id.
+pub fn access_key_id(single_use_id: &[u8]) -> Vec<u8> {
+    fields(&[LABEL_ACCESS_KEY_ID.as_bytes(), single_use_id])
 }
 
 /// What the approval of a peer unseal hashes: which replica, in which life, with which offer (by its SHA-256).

@@ -11,6 +11,7 @@ mod rewrap;
 use prost::Message as _;
 use proto::ids::{AccessKeyId, Identity, RegionId, Role};
 use proto::store::Reader;
+use proto::transcript;
 use proto::v1::{
     AccessKeyRecord, AccessKeyState, Claim, CreateAccessKey, DeleteAccessKey, EnrolmentSet,
     KmsDone, SetAccessKeyState,
@@ -36,6 +37,12 @@ use crate::refusal::Refusal;
 /// Access keys that a region may have. Their principals stand in the enrolment set, which every node fetches.
 pub const ACCESS_KEYS_MAX: usize = 10_000;
 const FORMAT: u32 = 1;
+
+/// The id of the access key that a request of this single-use id makes.
+pub fn access_key_id(single_use_id: &[u8; 16]) -> AccessKeyId {
+    let made_of = transcript::access_key_id(single_use_id);
+    AccessKeyId::of_request(&tlog::sha256(&[&made_of]).0)
+}
 
 /// An access key, without its secret.
 pub fn access_key(state: &dyn Reader, id: &AccessKeyId) -> Option<AccessKeyRecord> {
@@ -185,6 +192,9 @@ pub(crate) fn create(
 ) -> Result<KmsDone, Stop> {
     let id = id_of(&command.access_key_id)?;
     let request_id = array::<16>(&command.request_id).ok_or(Refusal::Malformed("request id"))?;
+    if id != access_key_id(&request_id) {
+        return Err(Refusal::Malformed("the access key id is of another request").into());
+    }
     let authority = applying.authority()?;
     let principal = principal_of(&command.principal, authority.region())?;
     if let Some(held) = access_key(&*applying.state, &id) {
@@ -200,6 +210,14 @@ pub(crate) fn create(
     // 32 bytes here would be a secret in the clear, replicated for ever.
     if !WRAPPED_BYTES.contains(&command.wrapped_secret.len()) {
         return Err(Refusal::Malformed("a secret is not wrapped").into());
+    }
+    // Used up with the approvals, for ever: no id is born again, and nothing decided on one access key meets another.
+    let approvals = &applying.command.approvals;
+    if approvals
+        .iter()
+        .any(|one| one.single_use_id != request_id[..])
+    {
+        return Err(Refusal::Malformed("the approvals are of another request").into());
     }
     let change = DualControlled::check(applying, command.claim.as_ref())?;
     if access_keys(&*applying.state, None, ACCESS_KEYS_MAX).len() >= ACCESS_KEYS_MAX {

@@ -37,7 +37,7 @@ mod time;
 mod witnesses;
 
 pub use access_keys::{
-    ACCESS_GIVEN_MS_MAX, ACCESS_KEYS_MAX, access_key, access_keys, access_secret,
+    ACCESS_GIVEN_MS_MAX, ACCESS_KEYS_MAX, access_key, access_key_id, access_keys, access_secret,
     secrets_not_rewrapped,
 };
 pub use apply::{

@@ -133,11 +133,12 @@ impl Caller {
 impl Region {
     /// A request for a new access key that nobody has approved.
     pub(crate) fn access_key_request(&self, principal: &str) -> v1::CreateAccessKeyRequest {
-        let id = AccessKeyId::from_bits(u128::from_be_bytes(random()));
+        let single_use_id = random::<16>();
+        let id = kms_state::access_key_id(&single_use_id);
         v1::CreateAccessKeyRequest {
             access_key_id: id.as_str().to_owned().into(),
             principal: principal.to_owned(),
-            single_use_id: Bytes::copy_from_slice(&random::<16>()),
+            single_use_id: Bytes::copy_from_slice(&single_use_id),
             ..v1::CreateAccessKeyRequest::default()
         }
     }

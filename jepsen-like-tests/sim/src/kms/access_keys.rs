@@ -46,6 +46,22 @@ fn well_formed(id: &[u8]) -> Ruled<()> {
     }
 }
 
+/// The id that a request makes: of 16 bytes of the digest the last 85 bits, in letters.
+fn made_by(request: &[u8]) -> Vec<u8> {
+    let label: &[u8] = b"reduit/v1/access-key-id";
+    let length = |part: &[u8]| (part.len() as u32).to_be_bytes();
+    let digest = tlog::sha256(&[&length(label), label, &length(request), request]);
+    let bits = digest.0[..16].iter();
+    let bits = bits.fold(0_u128, |bits, byte| bits << 8 | u128::from(*byte));
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let letter = |at: u32| letters[(bits >> (5 * at)) as usize & 31];
+    b"RDT"
+        .iter()
+        .copied()
+        .chain((0..17).rev().map(letter))
+        .collect()
+}
+
 impl Judging<'_> {
     /// The version goes up where other principals are in than before.
     fn principals_changed(&mut self, before: &BTreeSet<String>) {
@@ -86,7 +102,7 @@ impl Judging<'_> {
 
     pub(super) fn create_access(&mut self, create: &CreateAccessKey) -> Ruled<KmsDone> {
         well_formed(&create.access_key_id)?;
-        if create.request_id.len() != 16 {
+        if create.request_id.len() != 16 || create.access_key_id != made_by(&create.request_id) {
             return Err(KmsRefusal::Malformed.into());
         }
         let principal = identity(&create.principal).ok_or(KmsRefusal::Malformed)?;
@@ -110,6 +126,10 @@ impl Judging<'_> {
             return Err(moved(KmsRefusal::RootMoved, 1));
         }
         if !(104..=512).contains(&create.wrapped_secret.len()) {
+            return Err(KmsRefusal::Malformed.into());
+        }
+        let mut approvals = self.command.approvals.iter();
+        if approvals.any(|one| one.single_use_id != create.request_id) {
             return Err(KmsRefusal::Malformed.into());
         }
         let (purpose, actor) = self.dual_control(create.claim.as_ref())?;

@@ -79,6 +79,7 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
         },
         Some(Command::CreateAccessKey(create)) => match dice {
             0 => create.access_key_id = short,
+            1 if draw.rng.random() => create.request_id = vec![7; 16].into(),
             1 => create.request_id = short,
             2 => create.principal = id("client/s1").to_string(),
             3 => create.principal = "spiffe://de-fra/service/p0".to_owned(),

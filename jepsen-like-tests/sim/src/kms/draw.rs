@@ -7,9 +7,9 @@ use kms_state::{Authority, Refusal};
 use proto::ids::{AccessKeyId, DatasetId, Identity, KekId, LeafIndex, LeaseId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1::{
-    AccessKeyState, Action, ApprovalClaim, ChangeEnrolment, ChangeGrants, ChangePolicy,
-    ChangeWitnesses, Claim, CreateAccessKey, Enrolment, EnrolmentSet, Grant, KeyState, KeyTag,
-    KmsCommand, LabelKey, OpenedItem, Record, RewrappedMetadataKey, UnsealHow,
+    AccessKeyRecord, AccessKeyState, Action, ApprovalClaim, ChangeEnrolment, ChangeGrants,
+    ChangePolicy, ChangeWitnesses, Claim, CreateAccessKey, Enrolment, EnrolmentSet, Grant,
+    KeyState, KeyTag, KmsCommand, LabelKey, OpenedItem, Record, RewrappedMetadataKey, UnsealHow,
 };
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -273,18 +273,31 @@ impl Draw {
         prepare::plan_key_rotation(state, authority, asked, change, age, uses).ok()
     }
 
-    /// Of few ids and fewer principals: they are made again, disabled while another stays, and gone.
+    /// One of the access keys that there are.
+    fn held(&mut self, state: &MemoryStore) -> Option<AccessKeyRecord> {
+        let held = kms_state::access_keys(state, None, usize::MAX);
+        held.choose(&mut self.rng).cloned()
+    }
+
+    /// Few at a time, of fewer principals: they are asked for again, disabled while another stays, and gone.
     fn access_key(&mut self, state: &MemoryStore, authority: &Authority) -> Option<KmsCommand> {
-        let id = AccessKeyId::from_bits(self.rng.random_range(0..4));
-        let held = kms_state::access_key(state, &id);
+        let few = kms_state::access_keys(state, None, usize::MAX).len() < 4;
+        let held = self.held(state);
         let mut asked = self.asked(&["operator/o1", "operator/o1", "operator/o4", "gateway/g1"]);
         let what = match &held {
             None => 0,
-            Some(_) => self.rng.random_range(0..8),
+            Some(_) if few => self.rng.random_range(0..8),
+            Some(_) => self.rng.random_range(1..8),
         };
+        let id = |held: &AccessKeyRecord| AccessKeyId::try_from(&held.access_key_id[..]).ok();
         match what {
             0 => {
                 asked.approvals = self.approvals();
+                let new = asked.approvals.first().map(|one| one.single_use_id.clone());
+                let again = self.rng.random_ratio(1, 2);
+                let again = held.filter(|_| again).map(|held| held.created_by_request);
+                let request_id = again.or(new)?;
+                let id = kms_state::access_key_id(request_id[..].try_into().ok()?);
                 let principal = format!("service/p{}", self.rng.random_range(0..2));
                 let new = CreateAccessKey {
                     access_key_id: id.as_str().to_owned().into(),
@@ -292,12 +305,13 @@ impl Draw {
                     wrapped_secret: vec![0xDD; 150].into(),
                     root_epoch: 1,
                     claim: None,
-                    request_id: vec![self.rng.random_range(0..2); 16].into(),
+                    request_id,
                 };
                 let claim = Claim::default();
                 Some(prepare::create_access_key(authority, asked, claim, new))
             }
             1..6 => {
+                let id = held.as_ref().and_then(id)?;
                 let enable = held.is_some_and(|key| key.state() == AccessKeyState::Disabled);
                 let target = match enable ^ self.rng.random_ratio(1, 8) {
                     true => AccessKeyState::Enabled,
@@ -309,13 +323,17 @@ impl Draw {
                 let (claim, which) = (Claim::default(), (id, target));
                 prepare::set_access_key_state(state, authority, asked, claim, which).ok()
             }
-            _ => prepare::delete_access_key(state, authority, asked, Claim::default(), id).ok(),
+            _ => {
+                let id = held.as_ref().and_then(id)?;
+                prepare::delete_access_key(state, authority, asked, Claim::default(), id).ok()
+            }
         }
     }
 
     /// A gateway asks for a secret; now and then somebody else does.
     fn secret(&mut self, state: &MemoryStore) -> Option<Record> {
-        let id = AccessKeyId::from_bits(self.rng.random_range(0..4));
+        let held = self.held(state)?;
+        let id = AccessKeyId::try_from(&held.access_key_id[..]).ok()?;
         let request_id = [self.rng.random_range(0..REQUESTS); 16];
         let who = *["gateway/g1", "gateway/g2", "gateway/g1", "client/s1"].choose(&mut self.rng)?;
         let (who, seconds) = (super::region::id(who), self.rng.random_range(1..=3_600));

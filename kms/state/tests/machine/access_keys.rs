@@ -2,8 +2,8 @@
 
 use kms_state::prepare::{self, Asked};
 use kms_state::{
-    ACCESS_GIVEN_MS_MAX, Denied, LEVEL_ACCESS_KEYS, Question, Refusal, access_key, access_keys,
-    access_secret, erase_due, layout, not_erased_at_all, secrets_not_rewrapped,
+    ACCESS_GIVEN_MS_MAX, Denied, LEVEL_ACCESS_KEYS, Question, Refusal, access_key, access_key_id,
+    access_keys, access_secret, erase_due, layout, not_erased_at_all, secrets_not_rewrapped,
 };
 use proto::ids::{AccessKeyId, FeatureLevel};
 use proto::store::Reader as _;
@@ -21,8 +21,9 @@ use crate::lab::{DATASET, Lab, approval, claim, enrolment, grant, id, reason};
 pub(crate) const PRINCIPAL: &str = "spiffe://ch-zrh/service/backup";
 const SECRET: [u8; 150] = [0x5E; 150];
 
-pub(crate) fn named(bits: u8) -> AccessKeyId {
-    AccessKeyId::from_bits(bits.into())
+/// The access key that the request of this single-use id makes.
+pub(crate) fn named(single_use: u8) -> AccessKeyId {
+    access_key_id(&[single_use; 16])
 }
 
 pub(crate) fn new_key(bits: u8, principal: &str, request: u8) -> CreateAccessKey {
@@ -40,10 +41,10 @@ pub(crate) fn create(lab: &Lab, asked: Asked, new: CreateAccessKey) -> KmsComman
     prepare::create_access_key(&lab.authority(), asked, Claim::default(), new)
 }
 
-/// The access key of these bits, under the approvals of this id.
-fn created(lab: &mut Lab, bits: u8, principal: &str, approvals: u8) -> u64 {
-    let asked = lab.approved("operator/o1", approvals);
-    let command = create(lab, asked, new_key(bits, principal, approvals));
+/// The access key of this single-use id.
+fn created(lab: &mut Lab, single_use: u8, principal: &str) -> u64 {
+    let asked = lab.approved("operator/o1", single_use);
+    let command = create(lab, asked, new_key(single_use, principal, single_use));
     lab.done(&command).leaf_index
 }
 
@@ -111,7 +112,7 @@ fn a_service_principal_comes_in_by_dual_control_and_its_secret_is_shown_to_who_a
         assert_eq!(lab.refused(&command).0, KmsRefusal::NotEnrolled, "{by}");
     }
     let size = lab.size();
-    let leaf = created(&mut lab, 1, PRINCIPAL, 1);
+    let leaf = created(&mut lab, 1, PRINCIPAL);
     assert_eq!((leaf, lab.size()), (size, size + 1));
     let (said, shown) = lab.last_leaf();
     assert_eq!(said.kind(), Kind::AccessKeyCreated);
@@ -153,6 +154,8 @@ fn what_is_no_access_key_of_the_region_is_refused() {
             },
             malformed,
         ),
+        (new_key(2, PRINCIPAL, 1), malformed),
+        (new_key(2, PRINCIPAL, 2), malformed),
         (
             CreateAccessKey {
                 principal: id("client/s1").to_string(),
@@ -213,7 +216,7 @@ fn what_is_no_access_key_of_the_region_is_refused() {
 #[test]
 fn a_creation_that_is_asked_for_again_has_effect_once_and_is_nobody_elses() {
     let mut lab = Lab::new();
-    let leaf = created(&mut lab, 1, PRINCIPAL, 1);
+    let leaf = created(&mut lab, 1, PRINCIPAL);
     let size = lab.size();
     // Another leader has made another secret for the retry: the first one stays.
     let again = CreateAccessKey {
@@ -227,7 +230,6 @@ fn a_creation_that_is_asked_for_again_has_effect_once_and_is_nobody_elses() {
     assert_eq!(secret, SECRET[..]);
     for (by, new) in [
         ("operator/o4", new_key(1, PRINCIPAL, 1)),
-        ("operator/o1", new_key(1, PRINCIPAL, 2)),
         (
             "operator/o1",
             new_key(1, "spiffe://ch-zrh/service/other", 1),
@@ -236,20 +238,20 @@ fn a_creation_that_is_asked_for_again_has_effect_once_and_is_nobody_elses() {
         let command = create(&lab, lab.approved(by, 9), new);
         assert_eq!(lab.refused(&command).0, KmsRefusal::AccessKeyExists, "{by}");
     }
-    // The approvals served once.
+    // The approvals served once, and for no other access key.
     let command = create(
         &lab,
         lab.approved("operator/o1", 1),
-        new_key(2, PRINCIPAL, 1),
+        new_key(2, PRINCIPAL, 2),
     );
-    assert_eq!(lab.refused(&command).0, KmsRefusal::ApprovalReplayed);
+    assert_eq!(lab.refused(&command).0, KmsRefusal::Malformed);
 }
 
 /// Red with `ignore_approvals`.
 #[test]
 fn one_operator_takes_a_principal_out_and_three_bring_it_back() {
     let mut lab = Lab::new();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let before = lab.authority().version();
     for by in ["gateway/g1", "auditor/a1", "kms/r1"] {
         let command = set_state(&lab, 1, lab.asked(by), AccessKeyState::Disabled);
@@ -282,11 +284,11 @@ fn one_operator_takes_a_principal_out_and_three_bring_it_back() {
 fn a_principal_stays_while_one_of_its_access_keys_is_enabled() {
     let mut lab = Lab::new();
     let other = "spiffe://ch-zrh/service/analysis";
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let version = lab.authority().version();
-    created(&mut lab, 2, PRINCIPAL, 2);
+    created(&mut lab, 2, PRINCIPAL);
     assert_eq!(lab.authority().version(), version, "it is in already");
-    created(&mut lab, 3, other, 3);
+    created(&mut lab, 3, other);
     assert_eq!(principals(&lab), [other, PRINCIPAL]);
     disabled(&mut lab, 1);
     assert_eq!(principals(&lab), [other, PRINCIPAL]);
@@ -322,7 +324,7 @@ fn grants_to_a_service_principal_count_while_it_is_in() {
         lab.authority().may(question).map(drop)
     };
     assert_eq!(may(&lab, Action::Read, "service"), Err(Denied::NotEnrolled));
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     assert_eq!(may(&lab, Action::Read, "service"), Ok(()));
     assert_eq!(may(&lab, Action::List, "service"), Err(Denied::NoGrant));
     assert_eq!(may(&lab, Action::Keys, "service"), Err(Denied::Role));
@@ -335,7 +337,7 @@ fn grants_to_a_service_principal_count_while_it_is_in() {
 #[test]
 fn an_open_decided_before_its_principal_was_taken_out_is_refused() {
     let mut lab = Lab::with_key();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let open = lab.open(1).expect("granted");
     let version = lab.authority().version();
     let decided = prepare::batch(lab.asked("kms/r1"), version, vec![open]);
@@ -349,7 +351,7 @@ fn an_open_decided_before_its_principal_was_taken_out_is_refused() {
 #[test]
 fn a_secret_is_given_to_gateways_alone_on_record_and_for_an_hour_at_most() {
     let mut lab = Lab::new();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let size = lab.size();
     for by in [
         "client/s1",
@@ -427,7 +429,7 @@ fn a_secret_is_given_to_gateways_alone_on_record_and_for_an_hour_at_most() {
 #[test]
 fn secrets_and_opens_share_an_entry_and_no_leaf() {
     let mut lab = Lab::with_key();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let size = lab.size();
     let records = vec![
         lab.open(1).expect("granted"),
@@ -449,7 +451,7 @@ fn secrets_and_opens_share_an_entry_and_no_leaf() {
 #[test]
 fn a_deleted_access_key_leaves_no_secret_and_every_replica_is_to_erase_it() {
     let mut lab = Lab::new();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let early = delete(&lab, 1, "operator/o1").expect("there");
     assert_eq!(lab.refused(&early).0, KmsRefusal::WrongState);
     disabled(&mut lab, 1);
@@ -474,15 +476,23 @@ fn a_deleted_access_key_leaves_no_secret_and_every_replica_is_to_erase_it() {
         delete(&lab, 1, "operator/o1").err(),
         Some(Refusal::NoSuchAccessKey)
     );
-    // Its id is free again, for who has approvals.
-    created(&mut lab, 1, PRINCIPAL, 7);
+    // Its id is not free again: the approvals that it is made of served once, and others do not make it.
+    for (approvals, request, refused) in [
+        (1, 1, KmsRefusal::ApprovalReplayed),
+        (7, 1, KmsRefusal::Malformed),
+        (7, 7, KmsRefusal::Malformed),
+    ] {
+        let new = new_key(1, PRINCIPAL, request);
+        let command = create(&lab, lab.approved("operator/o1", approvals), new);
+        assert_eq!(lab.refused(&command).0, refused, "{approvals} {request}");
+    }
 }
 
 #[test]
 fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
     let mut lab = Lab::new();
-    created(&mut lab, 1, PRINCIPAL, 1);
-    created(&mut lab, 2, PRINCIPAL, 2);
+    created(&mut lab, 1, PRINCIPAL);
+    created(&mut lab, 2, PRINCIPAL);
     let command = begun(&lab, 3, plan(7, 2, 2, &PEOPLE));
     lab.done(&command);
     all_confirm(&mut lab, 7);
@@ -500,7 +510,7 @@ fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
     disabled(&mut lab, 2);
     let command = delete(&lab, 2, "operator/o1").expect("there");
     lab.done(&command);
-    created(&mut lab, 3, PRINCIPAL, 4);
+    created(&mut lab, 4, PRINCIPAL);
     let early = finish(&lab, 7);
     assert_eq!(lab.refused(&early).0, KmsRefusal::NotRewrapped);
     let command = rewrap(&lab, 7);
@@ -509,7 +519,7 @@ fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
     lab.done(&command);
     let (_, shown) = lab.last_leaf();
     assert!(shown.fields[&Field::Details].contains("\"access_keys\":2"));
-    for bits in [1, 3] {
+    for bits in [1, 4] {
         assert_eq!(record(&lab, bits).root_epoch, 2);
         let secret = access_secret(&lab.state, &named(bits)).expect("stored");
         assert_eq!(secret, WRAPPED[..]);
@@ -517,7 +527,7 @@ fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
     let late = create(
         &lab,
         lab.approved("operator/o1", 8),
-        new_key(4, PRINCIPAL, 8),
+        new_key(8, PRINCIPAL, 8),
     );
     assert_eq!(lab.refused(&late), (KmsRefusal::RootMoved, 2));
 }
@@ -525,7 +535,7 @@ fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
 #[test]
 fn secrets_wrapped_for_a_change_that_was_given_up_are_dropped() {
     let mut lab = Lab::new();
-    created(&mut lab, 1, PRINCIPAL, 1);
+    created(&mut lab, 1, PRINCIPAL);
     let command = begun(&lab, 3, plan(7, 2, 2, &PEOPLE));
     lab.done(&command);
     all_confirm(&mut lab, 7);

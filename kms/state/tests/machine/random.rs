@@ -57,7 +57,6 @@ enum Step {
     AccessKey {
         name: u8,
         principal: u8,
-        approvals: u8,
     },
     AccessKeyState {
         name: u8,
@@ -75,6 +74,9 @@ enum Step {
         back: u8,
     },
 }
+
+/// Of the single-use ids that make access keys, apart from those of other steps.
+const ACCESS_KEYS: std::ops::Range<u8> = 40..43;
 
 fn step() -> impl Strategy<Value = Step> {
     let small = 0_u8..6;
@@ -95,11 +97,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (small.clone(), any::<bool>(), small.clone())
             .prop_map(|(boot, peer, approvals)| Step::Unseal { boot, peer, approvals }),
         1 => small.clone().prop_map(|name| Step::Allocate { name }),
-        2 => (0_u8..3, 0_u8..2, 0_u8..30)
-            .prop_map(|(name, principal, approvals)| Step::AccessKey { name, principal, approvals }),
-        1 => (0_u8..3, any::<bool>(), 0_u8..30)
+        2 => (ACCESS_KEYS, 0_u8..2)
+            .prop_map(|(name, principal)| Step::AccessKey { name, principal }),
+        1 => (ACCESS_KEYS, any::<bool>(), 0_u8..30)
             .prop_map(|(name, enable, approvals)| Step::AccessKeyState { name, enable, approvals }),
-        1 => (0_u8..3).prop_map(|name| Step::AccessKeyEnd { name }),
+        1 => ACCESS_KEYS.prop_map(|name| Step::AccessKeyEnd { name }),
         2 => (0_u16..12_000, 0_u8..5).prop_map(|(minutes, clocks)| Step::Time { minutes, clocks }),
         2 => (0_u8..4).prop_map(|back| Step::Again { back }),
     ]
@@ -208,14 +210,10 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
             let asked = lab.asked("operator/o1");
             prepare::allocate_kms_id(&authority, asked, &id(&format!("kms/y{name}")))
         }
-        Step::AccessKey {
-            name,
-            principal,
-            approvals,
-        } => {
+        Step::AccessKey { name, principal } => {
             let principal = format!("spiffe://ch-zrh/service/p{principal}");
-            let new = access_keys::new_key(*name, &principal, *approvals);
-            access_keys::create(lab, lab.approved("operator/o1", *approvals), new)
+            let new = access_keys::new_key(*name, &principal, *name);
+            access_keys::create(lab, lab.approved("operator/o1", *name), new)
         }
         Step::AccessKeyState {
             name,
@@ -241,7 +239,7 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
 
 fn record(lab: &Lab, (kind, request, other): (u8, u8, u8)) -> Option<Record> {
     if kind == 4 {
-        return access_keys::given(lab, other % 3, "gateway/g1", request).ok();
+        return access_keys::given(lab, ACCESS_KEYS.start + other % 3, "gateway/g1", request).ok();
     }
     kms_state::key(&lab.state, &DATASET)?;
     match kind {

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use kms_state::prepare::{self, Asked, KeyChange, KeyUse, NewKek, NewLease};
 use kms_state::{At, Authority, LEVEL_MAX, apply, invariant};
 use prost::Message as _;
-use proto::ids::{
-    AccessKeyId, DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs,
-};
+use proto::ids::{DatasetId, Identity, KekId, LeaseId, LogIndex, ObjectVersionId, UnixMs};
 use proto::store::MemoryStore;
 use proto::v1;
 use proto::v1::kms_answer::Answer;
@@ -334,8 +332,8 @@ fn seeds() -> Vec<Vec<v1::KmsCommand>> {
 
 /// An access key from its creation to its end, each command decided on what the one before left.
 fn access_key(mut region: Region) -> Vec<v1::KmsCommand> {
-    const ID: u128 = 11;
-    let named = AccessKeyId::from_bits(ID);
+    const SINGLE_USE: u8 = 93;
+    let named = kms_state::access_key_id(&[SINGLE_USE; 16]);
     let gateway = Known {
         role: proto::ids::Role::Gateway,
         name: "g1",
@@ -352,7 +350,7 @@ fn access_key(mut region: Region) -> Vec<v1::KmsCommand> {
         principal: "spiffe://ch-zrh/service/backup".to_owned(),
         wrapped_secret: vec![0xAA; 150].into(),
         root_epoch: 1,
-        request_id: vec![93; 16].into(),
+        request_id: vec![SINGLE_USE; 16].into(),
         claim: None,
     };
     let claim = v1::Claim::default;
@@ -365,7 +363,7 @@ fn access_key(mut region: Region) -> Vec<v1::KmsCommand> {
         let command = match step {
             0 => prepare::change_enrolment(&authority, approved(OPERATOR, 92), enrol.clone()),
             1 => {
-                let asked = approved(OPERATOR, 93);
+                let asked = approved(OPERATOR, SINGLE_USE);
                 prepare::create_access_key(&authority, asked, claim(), create.clone())
             }
             2 => {
