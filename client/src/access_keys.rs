@@ -86,12 +86,21 @@ pub(crate) fn new_request(
     })
 }
 
-/// A request to enable an access key, to be approved.
-pub(crate) fn enable_request(id: AccessKeyId) -> Result<v1::SetAccessKeyStateRequest, Error> {
+/// A request to enable an access key as it stands in `record`, to be approved: disabled once more, it takes another.
+pub(crate) fn enable_request(
+    requester: &Identity,
+    record: &v1::AccessKeyRecord,
+) -> Result<v1::SetAccessKeyStateRequest, Error> {
     Ok(v1::SetAccessKeyStateRequest {
-        access_key_id: Bytes::copy_from_slice(id.as_str().as_bytes()),
+        access_key_id: record.access_key_id.clone(),
         state: v1::AccessKeyState::Enabled.into(),
         single_use_id: random_id()?,
+        state_version: record.state_version,
+        principal: record.principal.clone(),
+        claim: Some(v1::Claim {
+            actor: requester.to_string(),
+            ..v1::Claim::default()
+        }),
         ..v1::SetAccessKeyStateRequest::default()
     })
 }
@@ -201,7 +210,11 @@ impl Region {
         id: &AccessKeyId,
         approvers: &[LocalIdentity],
     ) -> Result<v1::AccessKeyRecord, Error> {
-        let request = enable_request(*id)?;
+        let record = self.access_key(id).await?.ok_or_else(|| Error::Caller {
+            reason: "no-such-access-key".to_owned(),
+            message: format!("there is no access key {id}"),
+        })?;
+        let request = enable_request(self.identity(), &record)?;
         let hash = request_hash("SetAccessKeyState", &request);
         let id = &request.single_use_id;
         let approvals = approvers.iter().map(|who| approve(who, hash, id.clone()));
@@ -269,6 +282,12 @@ impl Region {
                 _ => return Ok(all),
             }
         }
+    }
+
+    /// One access key, without its secret, if there is one of that id: for operators and auditors.
+    pub async fn access_key(&self, id: &AccessKeyId) -> Result<Option<v1::AccessKeyRecord>, Error> {
+        let mut keys = self.access_keys().await?.keys.into_iter();
+        Ok(keys.find(|held| held.access_key_id == id.as_str().as_bytes()))
     }
 
     fn opened(

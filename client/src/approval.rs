@@ -161,13 +161,16 @@ impl ApprovalRequest {
         })
     }
 
-    /// Asks to enable a disabled access key.
-    pub fn enable_access_key(requester: &Identity, id: AccessKeyId) -> Result<Self, Error> {
+    /// Asks to enable a disabled access key as it stands: see [`crate::Region::access_key`].
+    pub fn enable_access_key(
+        requester: &Identity,
+        record: &v1::AccessKeyRecord,
+    ) -> Result<Self, Error> {
         Ok(Self {
             region: requester.region().clone(),
             requester: requester.clone(),
             what: Approvable::EnableAccessKey {
-                request: access_keys::enable_request(id)?,
+                request: access_keys::enable_request(requester, record)?,
             },
         })
     }
@@ -243,6 +246,7 @@ impl ApprovalRequest {
                 let request = v1::SetAccessKeyStateRequest::decode(bytes);
                 let request = request.map_err(|_| malformed(none))?;
                 AccessKeyId::try_from(&request.access_key_id[..])?;
+                request.principal.parse::<Identity>()?;
                 if request.state() != v1::AccessKeyState::Enabled {
                     return Err(malformed("it asks for what takes no approval"));
                 }
@@ -333,11 +337,8 @@ impl ApprovalRequest {
                     ("dataset id", hex::encode(&request.dataset_id)),
                     ("version", version.unwrap_or_default()),
                     ("bytes", item.bytes.to_string()),
-                    ("purpose", claim.purpose),
-                    ("case", claim.case_id),
-                    ("on behalf of", claim.on_behalf_of),
-                    ("legal basis", claim.legal_basis),
                 ]);
+                shown.extend(stated(claim));
             }
             Approvable::Policy { request } => {
                 let digest = hex::encode(sha256(request.text.as_bytes()));
@@ -354,12 +355,16 @@ impl ApprovalRequest {
                     ("principal", request.principal.clone()),
                     ("access key", text_of(&request.access_key_id)),
                 ]);
+                shown.extend(stated(request.claim.clone().unwrap_or_default()));
             }
             Approvable::EnableAccessKey { request } => {
                 shown.extend([
                     ("asks to", "enable a disabled access key".to_owned()),
+                    ("principal", request.principal.clone()),
                     ("access key", text_of(&request.access_key_id)),
+                    ("as of state", request.state_version.to_string()),
                 ]);
+                shown.extend(stated(request.claim.clone().unwrap_or_default()));
             }
             Approvable::TokenUnseal { asked } => {
                 shown.extend([
@@ -389,6 +394,16 @@ impl ApprovalRequest {
         let (hash, id) = (self.hash(), self.single_use_id());
         Ok(approve_until(approver, hash, id, minutes * 60_000))
     }
+}
+
+/// What a claim states besides who asks.
+fn stated(claim: v1::Claim) -> [(&'static str, String); 4] {
+    [
+        ("purpose", claim.purpose),
+        ("case", claim.case_id),
+        ("on behalf of", claim.on_behalf_of),
+        ("legal basis", claim.legal_basis),
+    ]
 }
 
 fn text_of(id: &[u8]) -> String {
@@ -498,6 +513,62 @@ mod tests {
             }
             assert_ne!(other.hash(), request.hash());
         }
+    }
+
+    /// Approved for the state in which its approvers saw it, it does not undo an alarm of later.
+    #[test]
+    fn enabling_an_access_key_shows_its_principal_and_claim_and_is_signed_for_one_state_of_it() {
+        let asks: Identity = "spiffe://ch-zrh/operator/anna"
+            .parse()
+            .expect("an identity");
+        let record = v1::AccessKeyRecord {
+            access_key_id: AccessKeyId::from_bits(7).as_str().to_owned().into(),
+            principal: "spiffe://ch-zrh/service/backup".to_owned(),
+            state_version: 4,
+            ..v1::AccessKeyRecord::default()
+        };
+        let mut request = ApprovalRequest::enable_access_key(&asks, &record).expect("random");
+        let change = |request: &ApprovalRequest,
+                      change: &dyn Fn(&mut v1::SetAccessKeyStateRequest)| {
+            let mut other = request.clone();
+            if let Approvable::EnableAccessKey { request } = &mut other.what {
+                change(request);
+            }
+            other
+        };
+        request = change(&request, &|request| {
+            request.claim.get_or_insert_default().case_id = "2026-17".to_owned();
+        });
+        let again = ApprovalRequest::parse(&request.to_text()).expect("its own file");
+        assert_eq!((&again, again.hash()), (&request, request.hash()));
+        for (name, value) in [
+            ("principal", &record.principal[..]),
+            ("as of state", "4"),
+            ("case", "2026-17"),
+        ] {
+            assert!(again.shown().contains(&(name, value.to_owned())), "{name}");
+        }
+        let other = change(&request, &|request| request.state_version += 2);
+        assert_ne!(other.hash(), request.hash());
+        let other = change(&request, &|request| request.principal.push('2'));
+        assert_ne!(other.hash(), request.hash());
+        let none = change(&request, &|request| request.principal.clear());
+        ApprovalRequest::parse(&none.to_text()).expect_err("of no principal");
+    }
+
+    #[test]
+    fn an_access_key_of_another_id_than_its_request_makes_is_refused() {
+        let asks: Identity = "spiffe://ch-zrh/operator/anna"
+            .parse()
+            .expect("an identity");
+        let principal = "spiffe://ch-zrh/service/backup".parse().expect("one");
+        let mut request = ApprovalRequest::access_key(&asks, &principal).expect("random");
+        ApprovalRequest::parse(&request.to_text()).expect("its own file");
+        if let Approvable::AccessKey { request } = &mut request.what {
+            request.single_use_id = vec![5; 16].into();
+        }
+        let refused = ApprovalRequest::parse(&request.to_text()).expect_err("another id");
+        assert!(refused.to_string().contains("another request"), "{refused}");
     }
 
     #[test]

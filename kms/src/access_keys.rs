@@ -63,6 +63,14 @@ pub(crate) enum AccessKeyError {
         /// Which.
         id: AccessKeyId,
     },
+    /// It is not what the approvers saw.
+    #[error(
+        "access key {id} has changed since its enabling was asked for, or is of another principal: ask anew"
+    )]
+    Moved {
+        /// Which.
+        id: AccessKeyId,
+    },
     /// It was disabled since.
     #[error("access key {id} was disabled since it was made: its secret is not shown")]
     NotEnabled {
@@ -293,7 +301,13 @@ impl Core {
                 let record =
                     kms_state::access_key(state, &id).ok_or(AccessKeyError::NoSuch { id })?;
                 let (authority_version, approvals) = match target {
+                    // Enabled already, it was done, and its answer was lost.
                     v1::AccessKeyState::Enabled => {
+                        let seen = (record.state_version, &record.principal);
+                        let asked = (request.state_version, &request.principal);
+                        if record.state() != target && asked != seen {
+                            return Err(AccessKeyError::Moved { id });
+                        }
                         self.approved_by(&peer.identity, &hash, &request.single_use_id, &given)?
                     }
                     _ => (kms_state::authority_version(state), Vec::new()),

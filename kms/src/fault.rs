@@ -253,6 +253,7 @@ faulty!(AccessKeyError {
     Self::Malformed { .. } => (Caller, "malformed"),
     Self::NoSuch { .. } => (Missing, "no-such-access-key"),
     Self::StillEnabled { .. } => (Precondition, "access-key-enabled"),
+    Self::Moved { .. } => (Precondition, "access-key-moved"),
     Self::NotEnabled { .. } => (Precondition, "access-key-disabled"),
     Self::Level(_) => (Precondition, "level-too-low"),
 } inner { Sealed, Session, Stale, Approval, Commit, Custody });

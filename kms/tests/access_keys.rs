@@ -208,23 +208,48 @@ async fn a_disabled_access_key_is_given_to_nobody_and_a_deleted_one_leaves_no_fi
         reason(&late.map(drop).expect_err("not shown any more")),
         "access-key-disabled"
     );
+    let early = region.enable_approved(shown.id).await;
     let alone = v1::SetAccessKeyStateRequest {
-        access_key_id: shown.id.as_str().to_owned().into(),
-        state: v1::AccessKeyState::Enabled.into(),
-        single_use_id: Bytes::copy_from_slice(&random::<16>()),
-        ..v1::SetAccessKeyStateRequest::default()
+        approvals: Vec::new(),
+        ..early.clone()
     };
     let alone = operator.set_access_key(alone).await;
     assert_eq!(
         reason(&alone.expect_err("one is not enough")),
         "too-few-approvals"
     );
-    region.enable_access_key(shown.id).await;
+    let enabled = region.enable_access_key(shown.id).await;
     let (secret, _) = gateway
         .access_secret(shown.id, random())
         .await
         .expect("given");
     assert_eq!(secret, shown.secret, "it is the same secret");
+    // Two approved it before another alarm: who holds that request does not undo the alarm with it.
+    let enabler = region.caller("op-1");
+    let moved = async |request: v1::SetAccessKeyStateRequest| {
+        let moved = enabler.set_access_key(request).await;
+        reason(&moved.expect_err("seen in another state")).to_owned()
+    };
+    operator
+        .disable_access_key(shown.id)
+        .await
+        .expect("disabled");
+    assert_eq!(moved(early.clone()).await, "access-key-moved");
+    let now = region.enable_approved(shown.id).await;
+    assert_eq!(now.state_version, enabled.state_version + 1);
+    let of_another = region.approve_enable(v1::SetAccessKeyStateRequest {
+        principal: "spiffe://ch-zrh/service/other".to_owned(),
+        ..now.clone()
+    });
+    assert_eq!(moved(of_another).await, "access-key-moved");
+    let bent = v1::SetAccessKeyStateRequest {
+        state_version: now.state_version,
+        ..early
+    };
+    assert_eq!(moved(bent).await, "approval-of-other-request");
+    let again = enabler.set_access_key(now.clone()).await.expect("enabled");
+    let twice = enabler.set_access_key(now).await;
+    assert_eq!(twice.expect("its answer was lost"), again);
 
     let leader = region.leader().await;
     let wrapped = {

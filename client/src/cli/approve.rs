@@ -140,7 +140,12 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             let identity = identity(session)?;
             let own = identity.identity();
             let request = match (principal, enable) {
-                (_, Some(id)) => ApprovalRequest::enable_access_key(own, id)?,
+                (_, Some(id)) => {
+                    let record = session.region().await?.access_key(&id).await?;
+                    let none = || Failure::Usage(format!("there is no access key {id}"));
+                    let record = record.ok_or_else(none)?;
+                    ApprovalRequest::enable_access_key(own, &record)?
+                }
                 (name, None) => {
                     let name = name.unwrap_or_default();
                     let principal = Identity::new(own.region().clone(), Role::Service, &name)?;

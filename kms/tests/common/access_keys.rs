@@ -178,16 +178,37 @@ impl Region {
             .await
     }
 
-    /// Enables an access key again, as three operators do.
-    pub(crate) async fn enable_access_key(&self, id: AccessKeyId) -> v1::AccessKeyRecord {
-        let mut request = v1::SetAccessKeyStateRequest {
-            access_key_id: id.as_str().to_owned().into(),
+    /// A request to enable an access key as it stands, approved by two others than who asks.
+    pub(crate) async fn enable_approved(&self, id: AccessKeyId) -> v1::SetAccessKeyStateRequest {
+        let listed = self.caller("op-1").list_access_keys().await;
+        let mut keys = listed.expect("listed").keys.into_iter();
+        let record = keys.find(|held| held.access_key_id == id.as_str().as_bytes());
+        let record = record.expect("there");
+        let request = v1::SetAccessKeyStateRequest {
+            access_key_id: record.access_key_id,
             state: v1::AccessKeyState::Enabled.into(),
             single_use_id: Bytes::copy_from_slice(&random::<16>()),
+            state_version: record.state_version,
+            principal: record.principal,
             ..v1::SetAccessKeyStateRequest::default()
         };
+        self.approve_enable(request)
+    }
+
+    /// The same of any such request.
+    pub(crate) fn approve_enable(
+        &self,
+        mut request: v1::SetAccessKeyStateRequest,
+    ) -> v1::SetAccessKeyStateRequest {
+        request.approvals.clear();
         let hash = request_hash("SetAccessKeyState", &request);
         request.approvals = self.approvals(hash, &request.single_use_id);
+        request
+    }
+
+    /// Enables an access key again, as three operators do.
+    pub(crate) async fn enable_access_key(&self, id: AccessKeyId) -> v1::AccessKeyRecord {
+        let request = self.enable_approved(id).await;
         let enabled = self.caller("op-1").set_access_key(request).await;
         enabled.expect("enabled")
     }
