@@ -26,7 +26,7 @@ pub(crate) use rewrap::{complete, forget, rewrap};
 
 use crate::append::{Applying, Private, array, details, stated};
 use crate::apply::Stop;
-use crate::authority::Authority;
+use crate::authority::{Authority, is_human_purpose};
 use crate::custody::loaded;
 use crate::erase;
 use crate::keys::WRAPPED_BYTES;
@@ -197,6 +197,11 @@ pub(crate) fn create(
     }
     let authority = applying.authority()?;
     let principal = principal_of(&command.principal, authority.region())?;
+    // A person's purpose waits for witnesses, and a secret that is shown does not: as when one is given.
+    let (_, purpose, _) = stated(command.claim.as_ref())?;
+    if is_human_purpose(&purpose) {
+        return Err(Refusal::NotGranted.into());
+    }
     if let Some(held) = access_key(&*applying.state, &id) {
         return created_before(applying, &authority, command, &held);
     }

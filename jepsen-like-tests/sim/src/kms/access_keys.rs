@@ -112,6 +112,9 @@ impl Judging<'_> {
         if principal.role() != Role::Service {
             return Err(KmsRefusal::Malformed.into());
         }
+        if stated(create.claim.as_ref())?.1.as_str() == "investigation" {
+            return Err(KmsRefusal::NotGranted.into());
+        }
         if let Some(held) = self.model.access.get(&create.access_key_id[..]).cloned() {
             self.of_role(Role::Operator)?;
             let same = held.request == create.request_id

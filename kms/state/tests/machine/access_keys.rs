@@ -203,6 +203,12 @@ fn what_is_no_access_key_of_the_region_is_refused() {
         let command = create(&lab, lab.approved("operator/o1", 1), bent.clone());
         assert_eq!(lab.refused(&command).0, refused, "{bent:?}");
     }
+    // Shown, a secret has left: what a person asks for is released once witnesses have seen its record, and this is not.
+    for person in ["investigation", "support"] {
+        let asked = lab.approved("operator/o1", 1);
+        let command = prepare::create_access_key(&lab.authority(), asked, claim(person), new());
+        assert_eq!(lab.refused(&command).0, KmsRefusal::NotGranted, "{person}");
+    }
     // It has no key: nobody connects as a service principal, whoever approves it.
     let enrol = ChangeEnrolment {
         add: vec![enrolment("service/backup", 0)],
