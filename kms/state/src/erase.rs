@@ -11,7 +11,7 @@ use serde::Serialize;
 use tlog::{Kind, Purpose};
 
 use crate::append::{Applying, details};
-use crate::apply::{At, LEVEL_ERASE, Stop};
+use crate::apply::{At, LEVEL_ACCESS_KEYS, LEVEL_ERASE, Stop};
 use crate::authority::Authority;
 use crate::keys::of_replica;
 use crate::layout;
@@ -99,6 +99,22 @@ pub(crate) fn note(applying: &mut Applying<'_>) {
     let mut record = stored(&*applying.state).unwrap_or_default();
     record.ended_index = applying.at.index.0;
     record.ended_leaf = leaf.0;
+    applying.state.put(layout::ERASE, &record.encode_to_vec());
+}
+
+/// Notes that the command's entry, whose leader had not seen the end of a key, brings that key's wrapped bytes to every
+/// log again: what replicas have said of the last end did not cover it, and they have to erase once more.
+pub(crate) fn brought_again(applying: &mut Applying<'_>) {
+    if applying.at.level < LEVEL_ACCESS_KEYS {
+        return;
+    }
+    let Some(mut record) = stored(&*applying.state) else {
+        return;
+    };
+    record.ended_index = applying.at.index.0;
+    for said in &mut record.replicas {
+        said.through_leaf = said.through_leaf.min(record.ended_leaf.saturating_sub(1));
+    }
     applying.state.put(layout::ERASE, &record.encode_to_vec());
 }
 

@@ -11,6 +11,7 @@ use super::{all_confirmed, loaded, under_way};
 use crate::access_keys;
 use crate::append::Applying;
 use crate::apply::Stop;
+use crate::erase;
 use crate::kek_rows;
 use crate::keys::{WRAPPED_BYTES, dataset_id, of_replica};
 use crate::layout;
@@ -71,11 +72,15 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
         }
     }
     let secrets = access_keys::rewrap(applying, &command.secrets)?;
+    let wanted = rows.len() + secrets.len();
     for (row, wrapped) in rows {
         applying.state.put(&row, wrapped);
     }
     for (row, wrapped) in secrets {
         applying.state.put(&row, &wrapped);
+    }
+    if wanted < command.keks.len() + command.secrets.len() {
+        erase::brought_again(applying);
     }
     Ok(applying.answer())
 }

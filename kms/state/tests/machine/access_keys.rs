@@ -538,6 +538,44 @@ fn a_new_root_key_comes_into_force_with_every_secret_under_it() {
     assert_eq!(lab.refused(&late), (KmsRefusal::RootMoved, 2));
 }
 
+/// The leader that rewraps has not seen the deletion: its entry has the secret in it, and stands after what was erased.
+#[test]
+fn a_secret_that_is_rewrapped_after_its_deletion_is_erased_once_more() {
+    let mut lab = Lab::new();
+    created(&mut lab, 1, PRINCIPAL);
+    created(&mut lab, 2, PRINCIPAL);
+    let command = begun(&lab, 3, plan(7, 2, 2, &PEOPLE));
+    lab.done(&command);
+    all_confirm(&mut lab, 7);
+    let behind = rewrap(&lab, 7);
+    disabled(&mut lab, 2);
+    let command = delete(&lab, 2, "operator/o1").expect("there");
+    lab.done(&command);
+    let all_erase = |lab: &mut Lab| {
+        let due = erase_due(&lab.state).expect("something ended");
+        for by in ["kms/r1", "kms/r2", "kms/r3"] {
+            let said = prepare::confirm_erased(&lab.authority(), lab.asked(by), due.leaf);
+            lab.done(&said);
+        }
+        due
+    };
+    let first = all_erase(&mut lab);
+    assert_eq!(not_erased_at_all(&lab.state), []);
+    lab.done(&behind);
+    let due = erase_due(&lab.state).expect("something ended");
+    assert_eq!((due.leaf, due.index.0), (first.leaf, lab.log.len() as u64));
+    assert_eq!(not_erased_at_all(&lab.state).len(), 3);
+    let size = lab.size();
+    all_erase(&mut lab);
+    assert_eq!(not_erased_at_all(&lab.state), []);
+    assert_eq!(lab.size(), size + 3, "each says so on record");
+    // Of keys that are all there nothing is to be erased.
+    created(&mut lab, 4, PRINCIPAL);
+    let command = rewrap(&lab, 7);
+    lab.done(&command);
+    assert_eq!(erase_due(&lab.state), Some(due));
+}
+
 #[test]
 fn secrets_wrapped_for_a_change_that_was_given_up_are_dropped() {
     let mut lab = Lab::new();
