@@ -232,7 +232,8 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
         R::NoSuchAccessKey => "there is no such access key",
         R::AccessKeyExists => "the access key's id is taken",
         R::TooManyAccessKeys => {
-            "the region has as many access keys as it may have: delete those that are disabled"
+            "the region has as many access keys, or as large an enrolment set, as it may have: delete access keys that \
+             are disabled, or shorten the policy text"
         }
         R::AliasTaken => {
             "an alias is another key's: take it from that one first (reduit key label --remove-alias)"

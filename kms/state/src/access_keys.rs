@@ -36,6 +36,9 @@ use crate::refusal::Refusal;
 
 /// Access keys that a region may have. Their principals stand in the enrolment set, which every node fetches.
 pub const ACCESS_KEYS_MAX: usize = 10_000;
+/// Bytes of the enrolment set with which a principal still comes in: it travels in one message, and a set that did not fit
+/// would reach nobody.
+const SET_BYTES_MAX: usize = 900_000;
 const FORMAT: u32 = 1;
 
 /// The id of the access key that a request of this single-use id makes.
@@ -186,6 +189,14 @@ pub(crate) fn restored(applying: &mut Applying<'_>) -> u64 {
     enabled.len() as u64
 }
 
+/// A set with a principal more than before, if it is one that nodes can take.
+fn small_enough(set: &EnrolmentSet) -> Result<(), Refusal> {
+    match set.encoded_len() <= SET_BYTES_MAX {
+        true => Ok(()),
+        false => Err(Refusal::TooManyAccessKeys),
+    }
+}
+
 pub(crate) fn create(
     applying: &mut Applying<'_>,
     command: &CreateAccessKey,
@@ -242,6 +253,7 @@ pub(crate) fn create(
         given_until_ms: 0,
     };
     let after = set_after(applying, &authority, &record, true);
+    after.as_ref().map_or(Ok(()), small_enough)?;
     put(applying, &id, &record);
     let secret = layout::access_secret(&id);
     applying.state.put(&secret, &command.wrapped_secret);
@@ -327,6 +339,7 @@ pub(crate) fn set_state(
         // It brings a principal back, as creating brings one in.
         AccessKeyState::Enabled => {
             let change = DualControlled::check(applying, command.claim.as_ref())?;
+            after.as_ref().map_or(Ok(()), small_enough)?;
             put(applying, &id, &record);
             match &after {
                 Some(set) => change.commit(applying, Kind::AccessKeyEnabled, &shown, set),

@@ -10,8 +10,8 @@ use proto::store::Reader as _;
 use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
-    AbandonCustody, AccessKeyRecord, AccessKeyState, Action, ChangeEnrolment, ChangeGrants, Claim,
-    CreateAccessKey, KmsCommand, KmsRefusal, Record,
+    AbandonCustody, AccessKeyRecord, AccessKeyState, Action, ChangeEnrolment, ChangeGrants,
+    ChangePolicy, Claim, CreateAccessKey, KmsCommand, KmsRefusal, Record,
 };
 use tlog::{Field, Kind, Purpose};
 
@@ -217,6 +217,37 @@ fn what_is_no_access_key_of_the_region_is_refused() {
     let asked = lab.approved("operator/o1", 1);
     let enrol = prepare::change_enrolment(&lab.authority(), asked, enrol);
     assert_eq!(lab.refused(&enrol).0, malformed);
+}
+
+/// The set travels in one message: a principal that did not fit would keep every other change from the nodes.
+#[test]
+fn no_principal_comes_in_that_the_enrolment_set_has_no_room_for() {
+    let mut lab = Lab::new();
+    created(&mut lab, 1, PRINCIPAL);
+    disabled(&mut lab, 1);
+    let text = |lab: &mut Lab, bytes: usize, approvals: u8| {
+        let change = ChangePolicy {
+            text: "/".repeat(bytes),
+            claim: None,
+        };
+        let asked = lab.approved("operator/o1", approvals);
+        let command = prepare::change_policy(&lab.authority(), asked, change);
+        lab.done(&command);
+    };
+    text(&mut lab, kms_state::TEXT_BYTES_MAX, 20);
+    let full = KmsRefusal::TooManyAccessKeys;
+    let asked = lab.approved("operator/o1", 2);
+    let command = create(&lab, asked, new_key(2, PRINCIPAL, 2));
+    assert_eq!(lab.refused(&command).0, full);
+    let asked = lab.approved("operator/o1", 3);
+    let command = set_state(&lab, 1, asked, AccessKeyState::Enabled).expect("there");
+    assert_eq!(lab.refused(&command).0, full);
+    text(&mut lab, kms_state::TEXT_BYTES_MAX / 2, 21);
+    created(&mut lab, 2, PRINCIPAL);
+    // Another of a principal that is in takes no room.
+    text(&mut lab, kms_state::TEXT_BYTES_MAX, 22);
+    created(&mut lab, 4, PRINCIPAL);
+    disabled(&mut lab, 2);
 }
 
 #[test]
