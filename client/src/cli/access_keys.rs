@@ -104,12 +104,19 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         }
         Command::Enable(enable) => enable.run(session, &region).await,
         Command::Rm { id } => {
+            let held = region.access_key(&id).await?.unwrap_or_default();
+            let epoch = held.root_epoch;
             let done = region.delete_access_key(&id).await?;
             let leaf = done.leaf_index;
             match session.json {
-                true => line(json!({ "access_key": id.to_string(), "leaf": leaf })),
+                true => line(json!({
+                    "access_key": id.to_string(),
+                    "leaf": leaf,
+                    "recoverable_under_up_to": epoch,
+                })),
                 false => line(format!(
-                    "{id}: deleted, recorded as leaf {leaf}; `reduit access-key ls` names replicas that have not erased it yet"
+                    "{id}: deleted, recorded as leaf {leaf}; `reduit access-key ls` names replicas that have not erased it yet\n\
+                     recoverable from backups made before, with shares of root epoch {epoch} or of the one that an older backup names"
                 )),
             }
             Ok(())
