@@ -12,8 +12,8 @@ use proto::v1;
 use serde_json::{Value, json};
 
 use super::approvers::Approvers;
-use super::failure::Failure;
-use super::output::{line, time};
+use super::failure::{Failure, file};
+use super::output::{line, secret_line, time};
 use super::{Session, approve};
 
 const CREATE_HELP: &str = "The principal is a name: `backup` is spiffe://<region>/service/backup. It has no certificate and
@@ -145,14 +145,13 @@ impl Create {
             }
         };
         let (record, secret) = (&made.record, made.secret.text());
+        let lost = file("writing the secret to standard output");
         if session.json {
-            let mut shown = shown(record);
-            shown["secret"] = json!(*secret);
-            line(shown);
-            return Ok(());
+            let before = json_before_secret(record);
+            return secret_line(&before, &secret, JSON_AFTER_SECRET).map_err(lost);
         }
         line(format!("access key  {}", id(record)));
-        line(format!("secret      {}", *secret));
+        secret_line("secret      ", &secret, "\n").map_err(lost)?;
         line(format!("principal   {}", record.principal));
         line(format!(
             "Shown once, to you, as leaf {} says. Keep it where its client reads it, and nowhere else.",
@@ -243,6 +242,16 @@ fn state(record: &v1::AccessKeyRecord) -> &'static str {
     }
 }
 
+/// The record as JSON up to where the secret's text stands: its letters are none that JSON escapes, and a value of JSON
+/// would keep a copy of it that nobody wipes.
+fn json_before_secret(record: &v1::AccessKeyRecord) -> String {
+    let shown = shown(record).to_string();
+    let open = shown.strip_suffix('}').expect("an object ends so");
+    format!(r#"{open},"secret":""#)
+}
+
+const JSON_AFTER_SECRET: &str = "\"}\n";
+
 fn shown(record: &v1::AccessKeyRecord) -> Value {
     json!({
         "access_key": id(record),
@@ -254,4 +263,24 @@ fn shown(record: &v1::AccessKeyRecord) -> Value {
         "given_until": (record.given_until_ms > 0).then(|| time(record.given_until_ms)),
         "root_epoch": record.root_epoch,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_between_its_pieces_is_one_line_of_json() {
+        let record = v1::AccessKeyRecord {
+            access_key_id: "RDTAAAAAAAAAAAAAAAAA".into(),
+            ..v1::AccessKeyRecord::default()
+        };
+        let secret = "AZaz09+/".repeat(5);
+        let text = [&json_before_secret(&record), &secret, JSON_AFTER_SECRET].concat();
+        assert_eq!(text.matches('\n').count(), 1);
+        let mut printed: Value = serde_json::from_str(&text).expect("JSON");
+        let printed_secret = printed.as_object_mut().and_then(|all| all.remove("secret"));
+        assert_eq!(printed_secret, Some(json!(secret)));
+        assert_eq!(printed, shown(&record));
+    }
 }

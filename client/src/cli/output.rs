@@ -76,6 +76,20 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     drop(writeln!(std::io::stdout(), "{text}"));
 }
 
+/// A secret between two pieces of its line, straight to standard output: neither a text of all three nor the buffer of
+/// `stdout` keeps a copy that nobody wipes.
+pub(crate) fn secret_line(before: &str, secret: &str, after: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+    let mut buffered = std::io::stdout().lock();
+    buffered.flush()?;
+    let mut out = std::fs::File::from(buffered.as_fd().try_clone_to_owned()?);
+    for piece in [before, secret, after] {
+        out.write_all(piece.as_bytes())?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{parse_time, time};
