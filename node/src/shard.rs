@@ -148,6 +148,7 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         request.key.parse::<ObjectKey>()?;
+        request.entry.as_ref().map_or(Ok(()), one_stream)?;
         let put = v1::PutObject {
             dataset_id: request.dataset_id,
             key: request.key,
@@ -184,6 +185,7 @@ impl Core {
         let entry = request
             .entry
             .ok_or(CallError::Malformed("it has no entry"))?;
+        one_stream(&entry)?;
         let upload = receipts::Upload {
             shard: shard.group.id(),
             dataset: id,
@@ -484,9 +486,14 @@ impl Core {
         request: v1::AdmitDatasetRequest,
     ) -> Result<v1::Done, CallError> {
         let shard = self.shard(request.shard)?;
+        let dataset = request.dataset.map(|asked| v1::DatasetRecord {
+            // A count, which is apply's: a replica that does not know the field would keep none.
+            uploads: 0,
+            ..asked
+        });
         self.decide_shard(&shard.group, Room::Needed, Bytes::new(), |_, _| {
             let create = v1::CreateDataset {
-                dataset: request.dataset.clone(),
+                dataset: dataset.clone(),
             };
             Ok(Decision {
                 key_state_version: 0,
@@ -536,6 +543,15 @@ impl Core {
             at_index: index.0,
             datasets: meta.datasets,
         })
+    }
+}
+
+/// Refuses an entry that says it came in parts before it is proposed: a replica of a build that does not know the field
+/// would apply the command that the others refuse.
+fn one_stream(entry: &v1::ObjectEntry) -> Result<(), CallError> {
+    match entry.parts {
+        0 => Ok(()),
+        _ => Err(CallError::Malformed("its entry says that it came in parts")),
     }
 }
 

@@ -51,6 +51,12 @@ async fn objects_are_put_under_a_lease_and_read_listed_and_deleted() {
         .and_then(|v| v.to_str().ok());
     assert_eq!(current, Some(ObjectVersionId([2; 16]).to_string().as_str()));
 
+    // Before it is proposed: a replica that does not know the field would take it.
+    let mut in_parts = put("c", 4);
+    in_parts.entry.as_mut().expect("it has one").parts = 1;
+    let refused = region.put("c1", in_parts).await.expect_err("no parts here");
+    assert!(refused.message().contains("in parts"), "{refused}");
+
     let list = region
         .on_leader("c1", GroupId(SHARD), |channel| async move {
             let request = v1::ListObjectsRequest {
@@ -379,6 +385,13 @@ async fn an_object_in_blocks_needs_a_majority_and_reaches_every_replica() {
         reason(finished(&region, other_blocks).await),
         "receipt-other-blocks"
     );
+
+    let mut in_parts = finish("big", 1, vec![first.clone(), second.clone()]);
+    in_parts.entry.as_mut().expect("it has one").parts = 1;
+    let refused = finished(&region, in_parts)
+        .await
+        .expect_err("no parts here");
+    assert!(refused.message().contains("in parts"), "{refused}");
 
     finished(&region, finish("big", 1, vec![first, second]))
         .await

@@ -45,6 +45,7 @@ impl Apply<'_> {
             tombstones: 0,
             tombstones_from: 0,
             hold: None,
+            uploads: 0,
             ..asked.clone()
         };
         self.meta.datasets += 1;
