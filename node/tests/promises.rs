@@ -201,6 +201,35 @@ async fn what_no_grant_allows_is_denied_and_a_withdrawn_grant_acts_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_parts_of_a_version_are_told_to_who_may_read_it_and_to_no_mere_writer() {
+    let region = Region::with_dataset(1).await;
+    region.put("c1", put("a", 1)).await.expect("granted");
+    let listed = async || {
+        let call = region.on_leader("c1", GroupId(SHARD), |channel| async move {
+            let request = v1::ListPartsRequest {
+                shard: SHARD,
+                dataset_id: DATASET.into(),
+                key: "a".to_owned(),
+                version_id: Bytes::copy_from_slice(&[1; 16]),
+                ..Default::default()
+            };
+            let listed = ShardClient::new(channel).list_parts(request).await?;
+            Ok(listed.into_inner())
+        });
+        call.await
+    };
+    assert!(!listed().await.expect("it may be read").token.is_empty());
+    region.change(|_, grants| *grants = vec![grant("role:client", &[v1::Action::Write])]);
+    region
+        .until("no more than writing is granted", async || {
+            region.get("c1", "a").await.is_err()
+        })
+        .await;
+    assert_eq!(reason(listed().await), "not-granted");
+    region.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dataset_is_created_once_under_a_name_and_its_creation_can_be_repeated() {
     let region = Region::with_dataset(3).await;
     let again = region.create_dataset().await.expect("the same request");

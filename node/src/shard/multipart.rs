@@ -191,6 +191,10 @@ impl Core {
         let state = &*view.state;
         self.living(state, &id)?;
         let upload = read::upload(state, &id, &request.key, &of);
+        if upload.is_none() {
+            let read = [Action::Read, Action::List];
+            self.check(&self.enrolments.current(), peer, Some(&id), &read)?;
+        }
         let lease = match &upload {
             Some(upload) => upload.lease_id.clone(),
             None => {
