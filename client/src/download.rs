@@ -12,7 +12,7 @@ use envelope::{Manifest, ManifestPart, OpenDek, OpenError, RangeOpener};
 use proto::ids::{NodeId, ObjectKey, UnixMs};
 use proto::v1;
 
-use self::parts::Parts;
+use self::parts::{Layouts, Parts};
 pub(crate) use self::source::{Layout, Source};
 use crate::dataset::{Dataset, GetOptions, agree, time_left};
 use crate::error::Error;
@@ -96,6 +96,17 @@ impl ObjectReader {
         opened: Opened,
         plain: Range<u64>,
     ) -> Result<Self, Error> {
+        Self::resume(found, source, opened, plain, Layouts::default()).await
+    }
+
+    /// As [`open`](Self::open), where it is known already where parts lie.
+    async fn resume(
+        found: Arc<Found>,
+        source: Option<Source>,
+        opened: Opened,
+        plain: Range<u64>,
+        layouts: Layouts,
+    ) -> Result<Self, Error> {
         let entry = &found.entry;
         let manifest = opened
             .dek
@@ -111,7 +122,7 @@ impl ObjectReader {
                 (Some(stream), None)
             }
             None => {
-                let mut parts = Parts::new(found.clone(), opened.dek, manifest, plain)?;
+                let mut parts = Parts::new(found.clone(), opened.dek, manifest, plain, layouts)?;
                 (parts.next().await?, Some(parts))
             }
         };
@@ -168,7 +179,10 @@ impl ObjectReader {
         let plain = self.position..self.end;
         let source = self.found.start(plain.clone())?;
         let opened = self.found.dataset.open(&self.found).await?;
-        *self = Self::open(self.found.clone(), source, opened, plain).await?;
+        // The version may be gone by now: where its parts lie is told no more.
+        let layouts = self.parts.as_mut().map(Parts::take_layouts);
+        let layouts = layouts.unwrap_or_default();
+        *self = Self::resume(self.found.clone(), source, opened, plain, layouts).await?;
         Ok(())
     }
 

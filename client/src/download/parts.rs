@@ -1,9 +1,11 @@
 //! The parts of an object that a range needs, one after the other.
 //!
-//! Owns asking the shard where parts lie, some at a time, and the start of parts to come while one is read. Refuses a
-//! part that is not as the sealed manifest has it: number, lengths, commitment.
+//! Owns asking the shard where parts lie, at the beginning of a read and for all of it up to a bound: blocks outlive their
+//! version by an epoch of grace, so who knows where they lie reads an object to its end that is deleted meanwhile. Owns
+//! the start of parts to come while one is read. Refuses a part that is not as the sealed manifest has it: number,
+//! lengths, commitment.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -13,8 +15,31 @@ use proto::v1;
 use super::{Found, Layout, Source, Stream};
 use crate::error::Error;
 
-/// Parts whose place is asked for at once.
-const LAYOUTS_MAX: u32 = 64;
+/// Parts of one page.
+const PAGE: u32 = 64;
+/// Parts whose place is kept: of more, the rest is asked for when these have been read.
+const LAYOUTS_MAX: usize = 1_000;
+/// Blocks of those, which are of 1 TiB.
+const BLOCKS_MAX: usize = 1 << 17;
+
+/// Where parts lie, by number.
+#[derive(Default)]
+pub(super) struct Layouts {
+    parts: BTreeMap<u32, v1::ListedPart>,
+    blocks: usize,
+}
+
+impl Layouts {
+    fn add(&mut self, listed: v1::ListedPart) {
+        self.blocks += listed.blocks.len();
+        let number = listed.part.as_ref().map_or(0, |part| part.number);
+        self.parts.insert(number, listed);
+    }
+
+    fn are_full(&self) -> bool {
+        self.parts.len() >= LAYOUTS_MAX || self.blocks >= BLOCKS_MAX
+    }
+}
 
 /// What is left to be read of an object in parts.
 pub(super) struct Parts {
@@ -22,8 +47,7 @@ pub(super) struct Parts {
     dek: OpenDek,
     manifest: Manifest,
     wanted: VecDeque<PartRange>,
-    /// Where parts lie, from the first wanted one on.
-    layouts: VecDeque<v1::ListedPart>,
+    layouts: Layouts,
     /// Parts whose sealed bytes are on their way.
     ahead: VecDeque<(PartRange, Source)>,
 }
@@ -34,6 +58,7 @@ impl Parts {
         dek: OpenDek,
         manifest: Manifest,
         plain: Range<u64>,
+        layouts: Layouts,
     ) -> Result<Self, Error> {
         let whole = manifest.plain_total();
         if plain.start > plain.end || plain.end > whole {
@@ -48,9 +73,14 @@ impl Parts {
             dek,
             manifest,
             wanted,
-            layouts: VecDeque::new(),
+            layouts,
             ahead: VecDeque::new(),
         })
+    }
+
+    /// What is known of where parts lie, for a reader that goes on where this one ends.
+    pub(super) fn take_layouts(&mut self) -> Layouts {
+        std::mem::take(&mut self.layouts)
     }
 
     /// The next part to be read, its header checked; `None` after the last.
@@ -84,29 +114,50 @@ impl Parts {
             return Ok(false);
         };
         let part = self.manifest.parts()[range.index];
-        if self.layouts.is_empty() {
-            self.layouts = self.ask(&part).await?;
+        if !self.layouts.parts.contains_key(&part.number.0) {
+            self.ask(&part).await?;
         }
-        let layout = self
-            .layouts
-            .pop_front()
-            .and_then(|listed| layout(listed, &part));
+        let listed = self.layouts.parts.get(&part.number.0).cloned();
+        let layout = listed.and_then(|listed| layout(listed, &part));
         let layout = layout.ok_or(Error::NotAuthentic(OpenError))?;
         let source = Source::start(&self.found, layout, range.plain.clone())?;
         self.ahead.push_back((range, source));
         Ok(true)
     }
 
-    /// Where this part and those after it lie.
-    async fn ask(&self, from: &ManifestPart) -> Result<VecDeque<v1::ListedPart>, Error> {
+    /// Asks where this part and those wanted after it lie. Parts without bytes are listed and not wanted.
+    async fn ask(&mut self, from: &ManifestPart) -> Result<(), Error> {
+        if self.layouts.are_full() {
+            self.layouts = Layouts::default();
+        }
+        let last = self.wanted.back();
+        let last = last.map_or(from, |range| &self.manifest.parts()[range.index]);
+        let (last, mut after) = (last.number.0, from.number.0.saturating_sub(1));
+        loop {
+            let page = self.page(after).await?;
+            let numbers = page.parts.iter().filter_map(|listed| listed.part.as_ref());
+            let Some(end) = numbers.map(|part| part.number).max() else {
+                return Ok(());
+            };
+            page.parts
+                .into_iter()
+                .for_each(|part| self.layouts.add(part));
+            if !page.truncated || end >= last || end <= after || self.layouts.are_full() {
+                return Ok(());
+            }
+            after = end;
+        }
+    }
+
+    async fn page(&self, start_after: u32) -> Result<v1::ListPartsReply, Error> {
         let found = &self.found;
         let request = v1::ListPartsRequest {
             shard: found.dataset.shard().0,
             dataset_id: found.dataset.id().into(),
             key: found.key.as_str().to_owned(),
             version_id: found.entry.version_id.clone(),
-            start_after: from.number.0.saturating_sub(1),
-            limit: LAYOUTS_MAX,
+            start_after,
+            limit: PAGE,
             with_bodies: true,
         };
         let reply = found
@@ -117,7 +168,7 @@ impl Parts {
             })
             .await;
         match reply {
-            Ok(reply) => Ok(reply.parts.into()),
+            Ok(reply) => Ok(reply),
             // Deleted since it was found.
             Err(error) if error.reason() == "no-such-upload" => Err(Error::NoSuchObject),
             Err(error) => Err(error),

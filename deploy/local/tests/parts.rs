@@ -161,6 +161,84 @@ fn parts_of_two_clients_read_as_one_object() {
     });
 }
 
+/// Parts without bytes are parts: an object with some reads as if they were not there, by every range.
+#[test]
+fn parts_without_bytes_hide_none_of_the_others() {
+    with_region(1, async |local| {
+        let one = dataset(local).await?;
+        let at = key(KEY);
+        let (data, more) = (&body(1, 40_000)[..], &body(2, 20_000)[..]);
+        let nothing: &[u8] = &[];
+        for bodies in [
+            [data, nothing, more],
+            [data, nothing, nothing],
+            [nothing, data, nothing],
+            [nothing; 3],
+        ] {
+            let upload = one.create_upload(&at, &PutOptions::default()).await?;
+            let mut parts = Vec::new();
+            for (number, plain) in (1..).zip(bodies) {
+                parts.push(put_part(&one, &upload, number, plain).await?);
+            }
+            let named = names(&parts.iter().collect::<Vec<_>>());
+            one.complete_upload(&upload, &named, &CompleteOptions::default())
+                .await?;
+            let whole = bodies.concat();
+            ensure!(read(&one, None).await? == whole, "the whole object");
+            let end = whole.len() as u64;
+            let middle = bodies[0].len() as u64;
+            for (start, stop) in [
+                (0, middle),
+                (middle, end),
+                (middle.saturating_sub(1), end),
+                (end.saturating_sub(1), end),
+                (end, end),
+            ] {
+                let got = read(&one, Some((start, stop))).await?;
+                let lengths = bodies.map(<[u8]>::len);
+                ensure!(
+                    got == whole[start as usize..stop as usize],
+                    "bytes {start} to {stop} of {lengths:?}"
+                );
+            }
+        }
+        Ok(())
+    });
+}
+
+/// An object that is deleted or overwritten while it is read is read to its end, as one that is one stream is.
+#[test]
+fn a_read_outlives_its_object_in_parts() {
+    with_region(1, async |local| {
+        let one = dataset(local).await?;
+        let at = key(KEY);
+        let part = body(1, 20_000);
+        let count = 80;
+        for delete in [true, false] {
+            let upload = one.create_upload(&at, &PutOptions::default()).await?;
+            let mut parts = Vec::new();
+            for number in 1..=count {
+                parts.push(put_part(&one, &upload, number, &part).await?);
+            }
+            let named = names(&parts.iter().collect::<Vec<_>>());
+            one.complete_upload(&upload, &named, &CompleteOptions::default())
+                .await?;
+            let mut reader = one.get(&at, &GetOptions::default()).await?.body;
+            let mut read = reader.chunk().await?.context("a beginning")?.to_vec();
+            if delete {
+                one.delete(&at, None, Precondition::Any).await?;
+            } else {
+                one.put(&at, "another", &PutOptions::default()).await?;
+            }
+            while let Some(chunk) = reader.chunk().await? {
+                read.extend_from_slice(&chunk);
+            }
+            ensure!(read == part.repeat(count as usize), "deleted: {delete}");
+        }
+        Ok(())
+    });
+}
+
 /// A node that dies in the middle of an upload costs it nothing, and has the parts it missed when it is back.
 #[test]
 fn an_upload_outlives_the_loss_of_a_node() {
