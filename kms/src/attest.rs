@@ -155,6 +155,10 @@ impl Core {
             kek_version: item.kek_version,
             stream_salt: Bytes::copy_from_slice(&header.salt.0),
             commitment,
+            part: match header.part {
+                PartNumber::FIRST => 0,
+                PartNumber(number) => number,
+            },
         })
     }
 }

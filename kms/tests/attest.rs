@@ -93,6 +93,7 @@ async fn what_is_keyed_as_said_gets_its_commitment_and_nothing_else_does() {
         changed(&|one| one.version_id = vec![1; 16].into()),
         changed(&|one| one.stream_salt = vec![1; 24].into()),
         changed(&|one| one.token = token.encode_to_vec().into()),
+        changed(&|one| one.part = 7),
     ];
     let reply = attest(&auditor, DATASET, headers).await.expect("attested");
     let verified = transport::verify(
@@ -115,6 +116,13 @@ async fn what_is_keyed_as_said_gets_its_commitment_and_nothing_else_does() {
         assert_ne!(other.as_ref(), header.commitment().0);
     }
     assert!(commitments[5].is_empty(), "a token that does not unwrap");
+    assert_ne!(commitments[6].as_ref(), header.commitment().0);
+    let parts: Vec<u32> = statement.headers.iter().map(|h| h.part).collect();
+    assert_eq!(
+        parts,
+        [0, 0, 0, 0, 0, 0, 7],
+        "which part it is of is signed"
+    );
     // A statement is no release: nothing is recorded for it.
     let after = region.status(region.leader().await).await.tree_size;
     assert_eq!(after, size);

@@ -168,8 +168,57 @@ pub struct ObjectLine {
     /// RFC 6962 root over the sealed bytes in pieces of 16 KiB: see [`crate::pieces_root`]. `None` where no node that
     /// was asked has all of them.
     pub sealed_root: Option<Hash>,
-    /// The first 56 sealed bytes, base64: salt and commitment of the stream. `None` where there is no root.
+    /// The first 56 sealed bytes, base64: salt and commitment of the first stream. `None` where there is no root.
     pub header: Option<String>,
+    /// Its parts by number, whose streams lie one after the other. None of an object that is one stream, of number 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartLine>,
+}
+
+/// A part of an object, which is a stream.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartLine {
+    /// Its number, which is in its stream's context.
+    pub part: u32,
+    /// Plaintext bytes.
+    pub bytes: u64,
+    /// Sealed bytes.
+    pub sealed_bytes: u64,
+    /// The first 56 of them, base64. `None` where the object has no root.
+    pub header: Option<String>,
+}
+
+/// A stream of an object: which part of it, from which sealed byte of the object on, and how it begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream<'a> {
+    pub(crate) part: u32,
+    pub(crate) sealed_offset: u64,
+    pub(crate) header: Option<&'a str>,
+}
+
+impl ObjectLine {
+    /// Its streams, in the order in which they lie.
+    pub(crate) fn streams(&self) -> Vec<Stream<'_>> {
+        if self.parts.is_empty() {
+            return vec![Stream {
+                part: 1,
+                sealed_offset: 0,
+                header: self.header.as_deref(),
+            }];
+        }
+        let mut streams = Vec::with_capacity(self.parts.len());
+        let mut sealed_offset = 0_u64;
+        for line in &self.parts {
+            streams.push(Stream {
+                part: line.part,
+                sealed_offset,
+                header: line.header.as_deref(),
+            });
+            sealed_offset = sealed_offset.saturating_add(line.sealed_bytes);
+        }
+        streams
+    }
 }
 
 /// `gaps.json`: when no quorum vouched for the log.

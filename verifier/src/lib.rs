@@ -22,8 +22,8 @@ pub use claim::{Claim, ClaimId, Verdict};
 pub use folder::{FILE_BYTES_MAX, Folder, FolderError};
 pub use format::{
     CheckpointLine, DatasetNames, FileEntry, GAP_S, Gap, GapTable, HeaderLine, INDEX_FILE, Index,
-    LABEL_EVIDENCE, LeafLine, ObjectLine, ObjectList, PROOF_HASHES_MAX, Period, SIGNATURE_FILE,
-    StorageAnswer, StorageAnswers,
+    LABEL_EVIDENCE, LeafLine, ObjectLine, ObjectList, PROOF_HASHES_MAX, PartLine, Period,
+    SIGNATURE_FILE, StorageAnswer, StorageAnswers,
 };
 pub use limits::{ASSUMPTIONS, LIMITS};
 pub use objects::{CHALLENGES, Challenge, PIECE_BYTES, challenges, list_root, pieces_root};

@@ -2,7 +2,8 @@
 //!
 //! Owns asking: the list from the shard's leader, roots and pieces from its replicas in turn, commitments from the KMS.
 //! Refuses nothing it is told but what cannot be written down: an object that no node has whole is listed without a
-//! root, and a piece that nobody shows is left empty, for the verifier to say so.
+//! root, and a piece that nobody shows is left empty, for the verifier to say so. A version that is removed while it is
+//! read is not listed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use proto::v1;
 use tlog::{HASH_BYTES, Hash};
 use tonic::Status;
 use transport::Lane;
-use verifier::{HeaderLine, ObjectLine, StorageAnswer, StorageAnswers, challenges};
+use verifier::{HeaderLine, ObjectLine, PartLine, StorageAnswer, StorageAnswers, challenges};
 
 use crate::dataset::{Dataset, shard_client};
 use crate::error::Error;
@@ -27,8 +28,8 @@ use crate::kms::Keys;
 const VERSIONS_MAX: usize = 256;
 /// Sealed bytes that one question has a node read, about.
 const BYTES_MAX: u64 = 1 << 30;
-/// How long a node may take to read and hash one object, which has 64 GiB at most.
-const OBJECT_TIME_MAX: Duration = Duration::from_secs(600);
+/// How long a node may say nothing: while it reads a large object it says so every few seconds.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
 
 /// One version, as the catalog has it and as a node has its bytes.
 pub(super) struct Sealed {
@@ -36,8 +37,6 @@ pub(super) struct Sealed {
     line: ObjectLine,
     dek_salt: Bytes,
     token: Bytes,
-    /// Number of its first stream; 0 says 1.
-    part: u32,
 }
 
 impl Sealed {
@@ -98,14 +97,16 @@ impl Dataset {
             pieces: Vec::new(),
         };
         let asked: Vec<_> = entries.iter().map(ask).collect();
-        let whole = |found: &v1::StoredVersion| !found.root.is_empty();
+        let whole = |found: &v1::StoredVersion| !found.root.is_empty() || found.gone;
         let mut stored = self.ask_replicas(asked, 0, whole).await?;
-        let sealed = entries.into_iter().map(|(key, entry)| {
-            let found = stored
-                .remove(&entry.version_id)
-                .ok_or(odd("no node knows a version that the shard lists"))?;
-            sealed(key, entry, found)
-        });
+        let sealed =
+            entries
+                .into_iter()
+                .filter_map(|(key, entry)| match stored.remove(&entry.version_id) {
+                    Some(found) if found.gone => None,
+                    Some(found) => Some(sealed(key, entry, found)),
+                    None => Some(Err(odd("no node knows a version that the shard lists"))),
+                });
         sealed.collect()
     }
 
@@ -168,16 +169,18 @@ impl Dataset {
             dataset_id: self.id().into(),
             versions,
         };
-        let late = |_| Status::deadline_exceeded("a node took too long to read an object");
+        let late = |_| Status::deadline_exceeded("a node that reads an object says nothing");
         let asked = async move {
             let mut answers = BTreeMap::new();
-            let opened = tokio::time::timeout(OBJECT_TIME_MAX, shard.prove_stored(request));
+            let opened = tokio::time::timeout(SILENCE_MAX, shard.prove_stored(request));
             let mut stream = opened.await.map_err(late)??.into_inner();
-            while let Some(answer) = tokio::time::timeout(OBJECT_TIME_MAX, stream.message())
+            while let Some(answer) = tokio::time::timeout(SILENCE_MAX, stream.message())
                 .await
                 .map_err(late)??
             {
-                answers.insert(answer.version_id.clone(), answer);
+                if answer.read_bytes == 0 {
+                    answers.insert(answer.version_id.clone(), answer);
+                }
             }
             Ok::<_, Status>(answers)
         };
@@ -245,13 +248,21 @@ impl Keys {
         dataset: &Dataset,
         sealed: &[Sealed],
     ) -> Result<Vec<HeaderLine>, Error> {
-        let read: Vec<_> = sealed
-            .iter()
-            .filter_map(|one| Some((one, one.line.header.as_ref()?)))
-            .collect();
+        // Of every part: that one is keyed as listed says nothing of the others.
+        let mut read: Vec<(&Sealed, u32, &str)> = Vec::new();
+        for one in sealed {
+            match one.line.parts.as_slice() {
+                [] => read.extend(one.line.header.as_deref().map(|header| (one, 0, header))),
+                parts => read.extend(
+                    parts
+                        .iter()
+                        .filter_map(|part| Some((one, part.part, part.header.as_deref()?))),
+                ),
+            }
+        }
         let mut lines = Vec::new();
         for batch in read.chunks(VERSIONS_MAX) {
-            let headers = batch.iter().map(|(one, header)| {
+            let headers = batch.iter().map(|(one, part, header)| {
                 let header = STANDARD.decode(header).map_err(|_| odd("a header"))?;
                 Ok(v1::HeaderAsked {
                     token: one.token.clone(),
@@ -259,7 +270,7 @@ impl Keys {
                     dek_salt: one.dek_salt.clone(),
                     name_commitment: Bytes::copy_from_slice(&one.line.name.0),
                     stream_salt: Bytes::copy_from_slice(&header[..STREAM_SALT_BYTES]),
-                    part: one.part,
+                    part: *part,
                 })
             });
             let request = v1::AttestHeadersRequest {
@@ -319,8 +330,20 @@ fn sealed(
     let token = v1::LeaseToken::decode(found.token.clone()).map_err(|_| odd("a token"))?;
     let token = v1::LeaseHeader::decode(token.header).map_err(|_| odd("a token's header"))?;
     let version = ObjectVersionId::try_from(entry.version_id.as_ref())?;
-    let whole = !found.root.is_empty() && found.header.len() == HEADER_BYTES;
+    if found.parts.len() != entry.parts as usize {
+        return Err(odd("another number of parts than the shard lists"));
+    }
+    let mut headers = found.parts.iter().map(|part| &part.header);
+    let whole = !found.root.is_empty()
+        && found.header.len() == HEADER_BYTES
+        && headers.all(|header| header.len() == HEADER_BYTES);
     let root = whole.then(|| hash_of(&found.root)).transpose()?;
+    let parts = found.parts.iter().map(|part| PartLine {
+        part: part.number,
+        bytes: part.plain_bytes,
+        sealed_bytes: part.sealed_bytes,
+        header: root.map(|_| STANDARD.encode(&part.header)),
+    });
     let line = ObjectLine {
         version: version.to_string(),
         name: Hash(name.0),
@@ -330,13 +353,13 @@ fn sealed(
         sealed_bytes: entry.sealed_bytes,
         sealed_root: root,
         header: root.map(|_| STANDARD.encode(&found.header)),
+        parts: parts.collect(),
     };
     Ok(Sealed {
         key,
         line,
         dek_salt: entry.dek_salt,
         token: found.token,
-        part: found.part,
     })
 }
 

@@ -10,7 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use client::ids::{NodeId, ObjectKey, UnixMs};
-use client::{CreateOptions, EvidenceRequest, Fault, PutOptions, Region};
+use client::{
+    CompleteOptions, CreateOptions, Dataset, EvidenceRequest, Fault, PartOptions, PutOptions,
+    Region,
+};
 use local::files::{AUDITOR, CLIENTS};
 use local::{Kind, Local, ceremony};
 use proto::v1;
@@ -31,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// A region with a dataset of three objects, seen by its auditor.
+/// A region with a dataset of four objects, one of them in parts, seen by its auditor.
 struct Watched {
     auditor: Region,
     identity: LocalIdentity,
@@ -39,6 +42,22 @@ struct Watched {
     before: Bytes,
     from: UnixMs,
     to: UnixMs,
+}
+
+/// Puts an object of three parts: in a block, without bytes, inline.
+async fn in_parts(dataset: &Dataset) -> Result<()> {
+    let key: ObjectKey = "parts".parse()?;
+    let upload = dataset.create_upload(&key, &PutOptions::default()).await?;
+    let mut named = Vec::new();
+    for (number, body) in [(3, vec![1_u8; 200_000]), (5, vec![]), (9, vec![2; 700])] {
+        let options = PartOptions::default();
+        let part = dataset.upload_part(&upload, number, body, &options).await?;
+        named.push((part.number, part.id));
+    }
+    dataset
+        .complete_upload(&upload, &named, &CompleteOptions::default())
+        .await?;
+    Ok(())
 }
 
 /// When the quorum vouched for a checkpoint.
@@ -72,6 +91,7 @@ impl Watched {
             dataset.put(&key, body, &PutOptions::default()).await?;
             dataset.get_bytes(&key).await?;
         }
+        in_parts(&dataset).await?;
         let covering = async || {
             let size = auditor.keys().tree_head().await?.size;
             let newest = auditor.keys().checkpoint().await?.newest;
@@ -184,7 +204,9 @@ fn what_an_auditor_exports_is_proven_and_what_is_bent_in_it_is_not() {
         expect(&report, &proven)?;
         ensure!(report.is_proven());
         let list = list_of(&folder)?;
-        ensure!(list.len() == 3 && list.iter().all(|line| line.sealed_root.is_some()));
+        ensure!(list.len() == 4 && list.iter().all(|line| line.sealed_root.is_some()));
+        let parts = list.iter().map(|line| line.parts.len());
+        ensure!(parts.sum::<usize>() == 3, "{list:?}");
 
         left_out_or_swapped(&here, &folder)?;
         of_elsewhere(local, &here, &folder).await?;
@@ -212,9 +234,22 @@ fn left_out_or_swapped(here: &Watched, folder: &Folder) -> Result<()> {
         let mut bytes = STANDARD.decode(&*header)?;
         bytes[40] ^= 1;
         *header = STANDARD.encode(bytes);
+        let header = header.clone();
+        if let Some(first) = rewritten[at].parts.first_mut() {
+            first.header = Some(header);
+        }
         let bent = here.signed(files.clone(), rewritten, |_| {})?;
         ensure!(keying(&bent) == Verdict::Contradicted, "header {at}");
     }
+    // One part's header of an object in parts, which is not the first one's.
+    let mut rewritten = list.clone();
+    let with_parts = rewritten.iter_mut().find(|line| !line.parts.is_empty());
+    let part = &mut with_parts.context("one in parts")?.parts[2];
+    let mut bytes = STANDARD.decode(part.header.as_ref().context("a header")?)?;
+    bytes[40] ^= 1;
+    part.header = Some(STANDARD.encode(bytes));
+    let bent = here.signed(files.clone(), rewritten, |_| {})?;
+    ensure!(keying(&bent) == Verdict::Contradicted, "a part's header");
     let mut silent = files.clone();
     silent.remove("headers.jsonl");
     let bent = here.signed(silent, list.clone(), |_| {})?;

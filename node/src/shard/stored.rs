@@ -1,10 +1,13 @@
 //! What this node has of object versions, for auditors: roots over sealed bytes, and the pieces that a challenge chose.
 //!
 //! Owns the bounds of one answer and how much of the disk's time it takes. Every byte is read from where it lies and
-//! hashed here; what is missing or damaged is said by the absence of a root, never made good from a peer. Refuses
-//! everyone but auditors with a grant to list the dataset.
+//! hashed here; what is missing or damaged is said by the absence of a root, never made good from a peer. While a large
+//! object is read the call says so, and who has gone away is read for no longer than a block takes. Refuses everyone but
+//! auditors with a grant to list the dataset.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -16,6 +19,7 @@ use proto::v1;
 use proto::v1::Action;
 use tlog::{Hash, PieceTree, Pieces};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 use tonic::Status;
 use transport::Peer;
 
@@ -29,6 +33,8 @@ const VERSIONS_MAX: usize = 256;
 const PIECES_MAX: usize = 64;
 /// Calls served at once: each reads whole objects, beside those who use them.
 pub(crate) const AUDITS_MAX: usize = 2;
+/// How often a call says that it reads on.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// Salt and commitment at the start of a stream (docs/FORMATS.md section 2).
 const HEADER_BYTES: usize = 56;
 
@@ -75,26 +81,79 @@ impl Core {
         let permit = Arc::clone(&self.audits)
             .try_acquire_owned()
             .map_err(|_| CallError::TooManyAudits)?;
+        let asker = Arc::new(Asker);
         let audit = Audit {
             core: Arc::clone(self),
             shard,
             dataset,
+            asker: Arc::downgrade(&asker),
+            read_bytes: AtomicU64::new(0),
             _permit: permit,
         };
-        let state = Some((Arc::new(audit), versions.into_iter()));
-        let answers = stream::unfold(state, |state| async move {
-            let (audit, mut versions) = state?;
-            let asked = versions.next()?;
-            let work = Arc::clone(&audit);
-            let answer = tokio::task::spawn_blocking(move || work.answer(&asked)).await;
-            match answer {
-                Ok(Ok(answer)) => Some((Ok(answer), Some((audit, versions)))),
-                Ok(Err(error)) => Some((Err(error.into_status()), None)),
-                // Cancelled: the runtime is going down.
-                Err(_) => Some((Err(Status::unavailable("stopping")), None)),
-            }
-        });
+        let proving = Proving {
+            audit: Arc::new(audit),
+            versions: versions.into_iter(),
+            running: None,
+            told_bytes: 0,
+            _asker: asker,
+        };
+        let answers = stream::unfold(
+            Some(proving),
+            |proving| async move { proving?.next().await },
+        );
         Ok(answers.boxed())
+    }
+}
+
+/// Dropped with the call, whose peer went away or was told everything.
+struct Asker;
+
+/// A call, and what of it is being read.
+struct Proving {
+    audit: Arc<Audit>,
+    versions: std::vec::IntoIter<Asked>,
+    running: Option<Running>,
+    told_bytes: u64,
+    _asker: Arc<Asker>,
+}
+
+struct Running {
+    version: ObjectVersionId,
+    work: JoinHandle<Result<v1::StoredVersion, CallError>>,
+}
+
+impl Proving {
+    async fn next(mut self) -> Option<(Result<v1::StoredVersion, Status>, Option<Self>)> {
+        let mut running = match self.running.take() {
+            Some(running) => running,
+            None => {
+                let asked = self.versions.next()?;
+                let (version, audit) = (asked.version, Arc::clone(&self.audit));
+                let work = tokio::task::spawn_blocking(move || audit.answer(&asked));
+                Running { version, work }
+            }
+        };
+        loop {
+            let answer = tokio::time::timeout(PROGRESS_EVERY, &mut running.work).await;
+            let read_bytes = self.audit.read_bytes.load(Ordering::Relaxed);
+            return match answer {
+                // A disk that does not answer is no progress.
+                Err(_) if read_bytes == self.told_bytes => continue,
+                Err(_) => {
+                    let progress = v1::StoredVersion {
+                        version_id: running.version.into(),
+                        read_bytes,
+                        ..Default::default()
+                    };
+                    (self.told_bytes, self.running) = (read_bytes, Some(running));
+                    Some((Ok(progress), Some(self)))
+                }
+                Ok(Ok(Ok(answer))) => Some((Ok(answer), Some(self))),
+                Ok(Ok(Err(error))) => Some((Err(error.into_status()), None)),
+                // Cancelled: the runtime is going down.
+                Ok(Err(_)) => Some((Err(Status::unavailable("stopping")), None)),
+            };
+        }
     }
 }
 
@@ -102,6 +161,8 @@ struct Audit {
     core: Arc<Core>,
     shard: GroupId,
     dataset: DatasetId,
+    asker: Weak<Asker>,
+    read_bytes: AtomicU64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -129,46 +190,91 @@ impl Audit {
         if entry.delete_marker {
             return Ok(answer);
         }
-        let tree = PieceTree::new(entry.sealed_bytes, &asked.pieces)
+        let mut tree = PieceTree::new(entry.sealed_bytes, &asked.pieces)
             .map_err(|_| CallError::Malformed("it asks for a piece past the end"))?;
-        if let Some((header, part, pieces)) = self.hashed(asked, &entry, tree) {
-            answer.header = header;
-            answer.part = part;
-            fill(&mut answer, pieces);
+        let header = match entry.parts {
+            0 => self.stream(asked.version, &entry.inline, &entry.blocks, &mut tree),
+            parts => {
+                answer.parts = self.parts(&asked.version, parts, &mut tree);
+                let headers = answer.parts.iter().map(|part| &part.header);
+                let whole = answer.parts.len() == parts as usize
+                    && headers.clone().all(|header| !header.is_empty());
+                headers.take(1).find(|_| whole).cloned()
+            }
+        };
+        match header.zip(tree.finish()) {
+            Some((header, pieces)) => {
+                answer.header = header;
+                fill(&mut answer, pieces);
+            }
+            // Said of what was there when it was begun: a replica that has not applied it yet says nothing.
+            None => answer.gone = self.is_gone(asked)?,
         }
         Ok(answer)
     }
 
-    /// The first bytes, of which part they are, and the tree; `None` where bytes are missing or damaged.
-    fn hashed(
+    /// The parts of a version, as far as they are here; from the first one on of which bytes are missing or damaged
+    /// they have no headers.
+    fn parts(&self, of: &ObjectVersionId, count: u32, tree: &mut PieceTree) -> Vec<v1::StoredPart> {
+        let (mut parts, mut after, mut whole) = (Vec::new(), 0, true);
+        // One part's blocks at a time: all of them are many.
+        while parts.len() < count as usize
+            && self.is_awaited()
+            && let Some((part, record)) = self.next_part(of, after)
+        {
+            let id = ObjectVersionId::try_from(record.part_id.as_ref()).ok();
+            let id = id.filter(|_| whole);
+            let header = id.and_then(|id| self.stream(id, &part.inline, &part.blocks, tree));
+            whole = header.is_some();
+            after = record.number;
+            parts.push(v1::StoredPart {
+                number: record.number,
+                plain_bytes: record.plain_bytes,
+                sealed_bytes: record.sealed_bytes,
+                header: header.unwrap_or_default(),
+            });
+        }
+        parts
+    }
+
+    /// Whether somebody waits for the answer.
+    fn is_awaited(&self) -> bool {
+        self.asker.strong_count() > 0
+    }
+
+    /// Whether the version that was there is there no more.
+    fn is_gone(&self, asked: &Asked) -> Result<bool, CallError> {
+        let shard = self.core.shard(self.shard.0)?;
+        let (view, _) = self.core.view(&shard.group)?;
+        let key = asked.key.as_str();
+        let held = read::head(&*view.state, &self.dataset, key, Some(&asked.version));
+        Ok(held.is_none())
+    }
+
+    /// Gives one stream's bytes to the tree. Its first ones; `None` where some are missing or damaged.
+    fn stream(
         &self,
-        asked: &Asked,
-        entry: &v1::ObjectEntry,
-        mut tree: PieceTree,
-    ) -> Option<(Bytes, u32, Pieces)> {
+        id: ObjectVersionId,
+        inline: &[u8],
+        blocks: &[v1::BlockRef],
+        tree: &mut PieceTree,
+    ) -> Option<Bytes> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         let mut take = |bytes: &[u8]| {
             let missing = HEADER_BYTES - header.len();
             header.extend_from_slice(&bytes[..missing.min(bytes.len())]);
             tree.push(bytes);
         };
-        if entry.parts == 0 {
-            self.read(asked.version, &entry.inline, &entry.blocks, &mut take)?;
-        }
-        // One part's blocks at a time: all of them are many.
-        let (mut left, mut after, mut first) = (entry.parts, 0, 0);
-        while left > 0 {
-            let (part, number) = self.next_part(&asked.version, after)?;
-            let id = ObjectVersionId::try_from(part.part?.part_id.as_ref()).ok()?;
-            self.read(id, &part.inline, &part.blocks, &mut take)?;
-            first = if first == 0 { number } else { first };
-            (left, after) = (left - 1, number);
-        }
-        Some((header.into(), first, tree.finish()?))
+        self.read(id, inline, blocks, &mut take)?;
+        Some(header.into())
     }
 
     /// The part after the one of number `after`, with where its bytes are.
-    fn next_part(&self, of: &ObjectVersionId, after: u32) -> Option<(v1::ListedPart, u32)> {
+    fn next_part(
+        &self,
+        of: &ObjectVersionId,
+        after: u32,
+    ) -> Option<(v1::ListedPart, v1::PartRecord)> {
         let shard = self.core.shard(self.shard.0).ok()?;
         let (view, _) = self.core.view(&shard.group).ok()?;
         let query = PartsQuery {
@@ -178,8 +284,8 @@ impl Audit {
             with_bodies: true,
         };
         let part = listing::parts(&*view.state, query).0.pop()?;
-        let number = part.part.as_ref()?.number;
-        Some((part, number))
+        let record = part.part.clone()?;
+        Some((part, record))
     }
 
     /// Gives one stream's bytes to `take`; `None` where some are missing or damaged.
@@ -194,6 +300,9 @@ impl Audit {
             take(inline);
         }
         for (number, block) in blocks.iter().enumerate() {
+            if !self.is_awaited() {
+                return None;
+            }
             let number = BlockNumber(u32::try_from(number).ok()?);
             let read = self.core.store.read(BlockKey { version, number }, 0..0);
             let mut reader = read.ok()?;
@@ -205,6 +314,8 @@ impl Audit {
             while let Some(piece) = reader.piece().ok()? {
                 take(&piece);
             }
+            let bytes = u64::from(block.bytes);
+            self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Some(())
     }

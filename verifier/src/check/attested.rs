@@ -2,7 +2,8 @@
 //!
 //! Owns the comparison of its statements with the list. A statement counts by the signature of a KMS replica that the
 //! log shows enrolled, whoever exported it. Refuses statements that are about another dataset, key or region, that
-//! repeat a version, or name one that is not listed.
+//! repeat a stream, or name one that is not listed. A version whose streams are not all attested is not shown: one that
+//! is keyed as listed says nothing of the others.
 
 use std::collections::BTreeMap;
 
@@ -27,46 +28,53 @@ pub(super) fn judge(folder: &Folder, members: &Members) -> Finding {
     let (Some(objects), Some(headers)) = (folder.objects(), folder.headers()) else {
         return Finding::not_shown("the folder has no statement of the KMS on sealed objects");
     };
-    let mut attested: BTreeMap<String, v1::AttestedHeader> = BTreeMap::new();
+    let mut attested: BTreeMap<(String, u32), v1::AttestedHeader> = BTreeMap::new();
     for (number, line) in headers.iter().enumerate() {
         let statement = match statement(folder, members, line) {
             Ok(statement) => statement,
             Err(why) => return Finding::contradicted(format!("statement {number} {why}")),
         };
         for header in statement.headers {
-            let version = hex::encode(&header.version_id);
+            let stream = (hex::encode(&header.version_id), header.part.max(1));
             if attested
                 .last_key_value()
-                .is_some_and(|(last, _)| *last >= version)
+                .is_some_and(|(last, _)| *last >= stream)
             {
-                return Finding::contradicted("attested versions do not ascend");
+                return Finding::contradicted("attested streams do not ascend");
             }
-            attested.insert(version, header);
+            attested.insert(stream, header);
         }
     }
-    let mut missing = 0_usize;
+    let (mut streams, mut missing, mut objects_missing) = (0_usize, 0_usize, 0_usize);
     for object in objects {
-        let Some(header) = attested.remove(&object.version) else {
-            missing += 1;
-            continue;
-        };
-        if let Err(why) = same(object, &header) {
-            return Finding::contradicted(format!("version {} {why}", object.version));
+        let before = missing;
+        for stream in object.streams() {
+            streams += 1;
+            let Some(header) = attested.remove(&(object.version.clone(), stream.part)) else {
+                missing += 1;
+                continue;
+            };
+            if let Err(why) = same(object, stream.header, &header) {
+                let (version, part) = (&object.version, stream.part);
+                return Finding::contradicted(format!("part {part} of version {version} {why}"));
+            }
         }
+        objects_missing += usize::from(missing > before);
     }
-    if let Some(version) = attested.keys().next() {
+    if let Some((version, part)) = attested.keys().next() {
         return Finding::contradicted(format!(
-            "the KMS speaks of version {version}, which is not listed"
+            "the KMS speaks of part {part} of version {version}, which is not listed"
         ));
     }
     if missing > 0 {
         return Finding::not_shown(format!(
-            "the KMS speaks of all but {missing} of the {} objects listed",
+            "the KMS speaks of all but {missing} of the {streams} streams listed, which are of {objects_missing} of {} \
+             objects",
             objects.len()
         ));
     }
     Finding::proven(format!(
-        "the KMS signed that the streams of all {} listed versions begin as streams under their keys do",
+        "the KMS signed that all {streams} streams of the {} listed versions begin as streams under their keys do",
         objects.len()
     ))
 }
@@ -111,7 +119,11 @@ fn statement(
     Ok(statement)
 }
 
-fn same(object: &ObjectLine, header: &v1::AttestedHeader) -> Result<(), &'static str> {
+fn same(
+    object: &ObjectLine,
+    stored: Option<&str>,
+    header: &v1::AttestedHeader,
+) -> Result<(), &'static str> {
     let named = header.name_commitment.as_ref() == object.name.0.as_slice()
         && hex::encode(&header.lease_id) == object.lease
         && header.kek_version == object.kek_version;
@@ -121,7 +133,7 @@ fn same(object: &ObjectLine, header: &v1::AttestedHeader) -> Result<(), &'static
     if header.commitment.is_empty() {
         return Err("has a token that the KMS cannot open under the dataset's key");
     }
-    let stored = object.header.as_ref().map(|text| STANDARD.decode(text));
+    let stored = stored.map(|text| STANDARD.decode(text));
     let attested = [header.stream_salt.as_ref(), header.commitment.as_ref()].concat();
     match stored {
         Some(Ok(stored)) if stored == attested => Ok(()),

@@ -14,13 +14,15 @@ use super::dataset::Slice;
 use super::{Asked, Finding};
 use crate::claim::ClaimId;
 use crate::folder::Folder;
-use crate::format::{self, ObjectLine, StorageAnswers};
-use crate::objects::{CHALLENGES, challenges, is_piece, list_root};
+use crate::format::{self, ObjectLine, StorageAnswers, Stream};
+use crate::objects::{CHALLENGES, PIECE_BYTES, challenges, is_piece, list_root};
 
 /// Salt and commitment of a stream, and the tag of each chunk (docs/FORMATS.md section 2).
 const STREAM_HEAD_BYTES: u64 = 56;
 const CHUNK_BYTES: u64 = 16_384;
 const TAG_BYTES: u64 = 16;
+/// Parts of one object (docs/FORMATS.md section 2).
+const PARTS_MAX: usize = 10_000;
 
 pub(super) fn judge(folder: &Folder, slice: &Slice<'_>, asked: &Asked) -> Vec<(ClaimId, Finding)> {
     let Some(lines) = folder.objects() else {
@@ -70,17 +72,18 @@ fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
         if format::id(&line.version).is_none() || format::id(&line.lease).is_none() {
             return Finding::contradicted("a line of the list has no valid id");
         }
-        if line.sealed_root.is_some() != line.header.is_some() {
+        let headers = line.streams().into_iter().map(|stream| stream.header);
+        if headers
+            .chain([line.header.as_deref()])
+            .any(|header| header.is_some() != line.sealed_root.is_some())
+        {
             return Finding::contradicted(format!(
-                "version {} has a root without its header, or a header without a root",
+                "version {} has a root without its headers, or a header without a root",
                 line.version
             ));
         }
-        if Some(line.sealed_bytes) != sealed_bytes(line.bytes) {
-            return Finding::contradicted(format!(
-                "version {} cannot have {} sealed bytes",
-                line.version, line.sealed_bytes
-            ));
+        if let Err(why) = lengths(line) {
+            return Finding::contradicted(format!("version {} {why}", line.version));
         }
     }
     let bytes = lines
@@ -96,15 +99,72 @@ fn list(folder: &Folder, lines: &[ObjectLine]) -> Finding {
     ))
 }
 
+/// Whether an object of these streams has these lengths.
+fn lengths(line: &ObjectLine) -> Result<(), String> {
+    let impossible = |sealed| format!("cannot have {sealed} sealed bytes");
+    if line.parts.is_empty() {
+        return match sealed_bytes(line.bytes) {
+            Some(sealed) if sealed == line.sealed_bytes => Ok(()),
+            _ => Err(impossible(line.sealed_bytes)),
+        };
+    }
+    let numbers = line.parts.iter().map(|part| part.part);
+    let ascending = line.parts.windows(2).all(|p| p[0].part < p[1].part);
+    if !ascending || numbers.min() == Some(0) || line.parts.len() > PARTS_MAX {
+        return Err(format!(
+            "has parts that are not 1 to {PARTS_MAX}, ascending"
+        ));
+    }
+    if line.parts[0].header != line.header {
+        return Err("does not begin as its first part does".to_owned());
+    }
+    let (mut bytes, mut sealed) = (0_u64, 0_u64);
+    for part in &line.parts {
+        if Some(part.sealed_bytes) != sealed_bytes(part.bytes) {
+            return Err(format!(
+                "has a part {} that cannot have {} sealed bytes",
+                part.part, part.sealed_bytes
+            ));
+        }
+        bytes = bytes.saturating_add(part.bytes);
+        sealed = sealed.saturating_add(part.sealed_bytes);
+    }
+    match (bytes, sealed) == (line.bytes, line.sealed_bytes) {
+        true => Ok(()),
+        false => Err("is not as long as its parts".to_owned()),
+    }
+}
+
 /// Sealed length of so many plaintext bytes.
 fn sealed_bytes(plain: u64) -> Option<u64> {
     let tags = (plain / CHUNK_BYTES + 1).checked_mul(TAG_BYTES)?;
     plain.checked_add(STREAM_HEAD_BYTES)?.checked_add(tags)
 }
 
-fn starts_with_header(object: &ObjectLine, piece: &[u8]) -> bool {
-    let header = object.header.as_ref().map(|text| STANDARD.decode(text));
-    matches!(header, Some(Ok(header)) if piece.starts_with(&header))
+/// Whether the streams that begin in this piece, or reach into it with their header, begin as the list says.
+fn shows_headers(object: &ObjectLine, number: u64, piece: &[u8]) -> bool {
+    let start = number.saturating_mul(PIECE_BYTES);
+    let end = start.saturating_add(PIECE_BYTES);
+    let reaches = |stream: &Stream<'_>| {
+        stream.sealed_offset < end && stream.sealed_offset.saturating_add(STREAM_HEAD_BYTES) > start
+    };
+    object
+        .streams()
+        .iter()
+        .filter(|s| reaches(s))
+        .all(|stream| {
+            let Some(Ok(header)) = stream.header.map(|text| STANDARD.decode(text)) else {
+                return false;
+            };
+            // What lies in the pieces before and after this one is theirs to show.
+            let before = start.saturating_sub(stream.sealed_offset);
+            let after = stream.sealed_offset.saturating_sub(start);
+            let (Ok(before), Ok(after)) = (usize::try_from(before), usize::try_from(after)) else {
+                return false;
+            };
+            let listed = header.iter().skip(before);
+            piece.iter().skip(after).zip(listed).all(|(a, b)| a == b)
+        })
 }
 
 fn leases(lines: &[ObjectLine], slice: &Slice<'_>) -> Finding {
@@ -193,7 +253,7 @@ fn storage(lines: &[ObjectLine], given: Option<&StorageAnswers>, asked: &Asked) 
         };
         let piece = STANDARD.decode(&answer.piece).unwrap_or_default();
         let held = is_piece(object, root, challenge.piece, &piece, &answer.proof)
-            && (challenge.piece != 0 || starts_with_header(object, &piece));
+            && shows_headers(object, challenge.piece, &piece);
         if !held {
             return Finding::contradicted(format!(
                 "piece {} of version {} is not what the list says",

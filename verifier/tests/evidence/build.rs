@@ -16,8 +16,8 @@ use tlog::{
 };
 use verifier::{
     Asked, CheckpointLine, DatasetNames, Folder, HeaderLine, Index, LABEL_EVIDENCE, LeafLine,
-    ObjectLine, PIECE_BYTES, Parts, Period, Report, Signer, StorageAnswer, StorageAnswers,
-    challenges, piece_count, pieces_root, verify,
+    ObjectLine, PIECE_BYTES, PartLine, Parts, Period, Report, Signer, StorageAnswer,
+    StorageAnswers, challenges, piece_count, pieces_root, verify,
 };
 
 pub(crate) const REGION: &str = "ch-zrh";
@@ -342,10 +342,29 @@ impl World {
         for _ in 0..count {
             let number = self.sealed.len() as u8;
             let bytes = 20_000 * u64::from(number);
-            let sealed_bytes = 56 + bytes + 16 * (bytes / 16_384 + 1);
+            // One of them came in parts: one piece and some, nothing, and a little.
+            let lengths = match number {
+                3 => vec![(2, 40_000), (3, 0), (10_000, 20_000)],
+                _ => vec![(1, bytes)],
+            };
+            let stream = |bytes: u64| 56 + bytes + 16 * (bytes / 16_384 + 1);
+            let sealed_bytes = lengths.iter().map(|(_, bytes)| stream(*bytes)).sum();
             let sealed: Vec<u8> = (0..sealed_bytes)
                 .map(|i| (i as u8) ^ number ^ self.tag)
                 .collect();
+            let mut parts = Vec::new();
+            if let [_, _, ..] = lengths[..] {
+                let mut at = 0;
+                for (part, bytes) in lengths {
+                    parts.push(PartLine {
+                        part,
+                        bytes,
+                        sealed_bytes: stream(bytes),
+                        header: Some(STANDARD.encode(&sealed[at..at + 56])),
+                    });
+                    at += stream(bytes) as usize;
+                }
+            }
             let line = ObjectLine {
                 version: hex16(self.tag + 20 + number),
                 name: sha256(&[&[self.tag, number]]),
@@ -355,6 +374,7 @@ impl World {
                 sealed_bytes,
                 sealed_root: Some(pieces_root(&sealed)),
                 header: Some(STANDARD.encode(&sealed[..56])),
+                parts,
             };
             self.sealed.push((line, sealed));
         }
@@ -485,9 +505,18 @@ impl World {
     /// What the KMS finds of these versions.
     pub(crate) fn statement(&self, lines: &[ObjectLine]) -> v1::HeaderStatement {
         let unhex = |text: &str| hex::decode(text).expect("hexadecimal");
-        let attested = lines.iter().map(|line| {
+        let streams = lines.iter().flat_map(|line| {
+            let parts = line.parts.iter().map(|part| (part.part, &part.header));
+            let parts: Vec<_> = parts.collect();
+            let streams = match parts.len() {
+                0 => vec![(0, &line.header)],
+                _ => parts,
+            };
+            streams.into_iter().map(move |stream| (line, stream))
+        });
+        let attested = streams.map(|(line, (part, header))| {
             let header = STANDARD
-                .decode(line.header.as_ref().expect("read"))
+                .decode(header.as_ref().expect("read"))
                 .expect("base64");
             v1::AttestedHeader {
                 version_id: unhex(&line.version).into(),
@@ -496,6 +525,7 @@ impl World {
                 kek_version: line.kek_version,
                 stream_salt: header[..24].to_vec().into(),
                 commitment: header[24..].to_vec().into(),
+                part,
             }
         });
         v1::HeaderStatement {

@@ -1,11 +1,11 @@
 //! What an honest folder gets, and what one gets that shows less.
 
 use tlog::{Field, Kind};
-use verifier::{Asked, ClaimId, Folder, Verdict, verify};
+use verifier::{Asked, ClaimId, Folder, ObjectLine, Verdict, verify};
 
 use crate::build::{
-    ACTOR, END_S, Enrolled, MIDDLE_S, NONCE, START_S, World, asked, exporter, judged, policy,
-    signed, witness_keys, write,
+    ACTOR, END_S, Enrolled, MIDDLE_S, NONCE, Repair, START_S, World, asked, exporter, judged,
+    policy, signed, witness_keys, write,
 };
 
 const NOT_PROVEN: [ClaimId; 4] = [ClaimId::O3, ClaimId::X2, ClaimId::X3, ClaimId::X4];
@@ -307,6 +307,18 @@ fn what_the_kms_signed_of_other_things_proves_no_keying() {
     case("a version left out", Verdict::NotShown, &|s| {
         s.headers.remove(2);
     });
+    // One version came in parts: headers 3 to 5.
+    case("a part left out", Verdict::NotShown, &|s| {
+        s.headers.remove(4);
+    });
+    case("all parts but the first", Verdict::NotShown, &|s| {
+        s.headers.drain(4..6);
+    });
+    case("another part", no(), &|s| s.headers[4].part = 4);
+    case("parts in another order", no(), &|s| s.headers.swap(3, 4));
+    case("another part's salt", no(), &|s| {
+        s.headers[4].stream_salt = s.headers[5].stream_salt.clone();
+    });
     case("another dataset", no(), &|s| {
         s.dataset_id = vec![9; 16].into()
     });
@@ -364,6 +376,10 @@ fn what_no_node_could_read_is_listed_and_neither_stored_nor_keyed() {
         let lines = parts.objects.as_mut().expect("a list");
         lines[at].sealed_root = None;
         lines[at].header = None;
+        lines[at]
+            .parts
+            .iter_mut()
+            .for_each(|part| part.header = None);
         // Answers to the list as it is now: pieces that are there stay true.
         parts.challenge = world.answers(lines);
         let report = judged(&write(parts));
@@ -377,6 +393,63 @@ fn what_no_node_could_read_is_listed_and_neither_stored_nor_keyed() {
     parts.objects.as_mut().expect("a list")[0].header = None;
     let report = judged(&write(parts));
     assert_eq!(report.claim(ClaimId::O1).verdict, Verdict::Contradicted);
+}
+
+/// The list says of an object in parts how long each is and how its stream begins, and all of it has to fit.
+#[test]
+fn parts_have_the_lengths_of_streams_and_make_the_object() {
+    let world = World::new(10);
+    let list = world.parts().objects.expect("a list");
+    let at = list.iter().position(|line| !line.parts.is_empty());
+    let at = at.expect("one in parts");
+    let case = |what, change: &dyn Fn(&mut ObjectLine)| {
+        let mut parts = world.parts();
+        let lines = parts.objects.as_mut().expect("a list");
+        change(&mut lines[at]);
+        assert_ne!(*lines, list, "{what}");
+        let claim = judged(&write(parts)).claim(ClaimId::O1).clone();
+        let verdict = claim.verdict;
+        assert_eq!(
+            verdict,
+            Verdict::Contradicted,
+            "{what}: {}",
+            claim.statement
+        );
+    };
+    case("one stream", &|line| line.parts.clear());
+    case("a part less", &|line| drop(line.parts.pop()));
+    case("a part twice", &|line| {
+        let last = line.parts[2].clone();
+        line.parts.push(last);
+    });
+    case("parts in another order", &|line| line.parts.swap(0, 1));
+    case("no number", &|line| line.parts[0].part = 0);
+    case("a longer part", &|line| line.parts[1].bytes += 1);
+    case("a part of other sealed bytes", &|line| {
+        line.parts[0].sealed_bytes += 16;
+        line.sealed_bytes += 16;
+    });
+    case("a longer object", &|line| line.bytes += 1);
+    case("another beginning", &|line| {
+        line.header.clone_from(&line.parts[1].header);
+    });
+    case("a part without a header", &|line| {
+        line.parts[2].header = None;
+    });
+}
+
+/// Folders of objects that are one stream each are spelled as they were before there were parts.
+#[test]
+fn an_object_that_is_one_stream_is_spelled_without_parts() {
+    let folder = World::new(10).folder();
+    let text = String::from_utf8(folder.files()["objects.jsonl"].clone()).expect("text");
+    let with: Vec<bool> = text.lines().map(|line| line.contains("parts")).collect();
+    assert_eq!(with, [false, false, false, true, false]);
+    let mut files = folder.files().clone();
+    let spelled = text.replacen("\"}\n", "\",\"parts\":[]}\n", 1);
+    assert_ne!(spelled, text);
+    files.insert("objects.jsonl".to_owned(), spelled.into_bytes());
+    assert!(Folder::from_files(crate::build::repaired(files, Repair::Signature)).is_err());
 }
 
 #[test]
