@@ -10,11 +10,13 @@ use bytes::Bytes;
 use futures::stream;
 use proto::ids::{ObjectKey, ObjectVersionId};
 use tokio_util::io::StreamReader;
+use transport::Fault;
 
 use crate::body::Body;
 use crate::dataset::{Checksums, Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
 use crate::download::ObjectReader;
 use crate::error::Error;
+use crate::multipart::{CompleteOptions, PartId, PartOptions, Upload};
 
 /// The purpose under which a compromised key still opens, and under which its metadata keys are still leased.
 pub const RESEAL: &str = "reseal";
@@ -132,6 +134,9 @@ impl Dataset {
         to: &Dataset,
         precondition: Precondition,
     ) -> Result<ObjectVersionId, Error> {
+        if version.parts > 0 {
+            return self.reseal_parts(key, version, to, precondition).await;
+        }
         let options = GetOptions {
             version: Some(version.version),
             purpose: RESEAL.to_owned(),
@@ -142,11 +147,7 @@ impl Dataset {
             precondition,
             ..carried(&object.info)
         };
-        let body = if version.bytes <= IN_MEMORY_MAX {
-            Body::Bytes(object.body.into_bytes().await?)
-        } else {
-            streamed(object.body)
-        };
+        let body = copied_body(object.body).await?;
         let outcome = match to.put(key, body, &put).await {
             Err(error) if error.reason() == "precondition-failed" => {
                 return Err(changed_meanwhile());
@@ -154,11 +155,94 @@ impl Dataset {
             other => other?,
         };
         if outcome.bytes != version.bytes {
-            return Err(Error::Protocol {
-                what: "a copy of another length than what it is of",
-            });
+            return Err(other_length());
         }
         Ok(outcome.version)
+    }
+
+    /// As what it came in: more than one stream holds, and of the same parts.
+    async fn reseal_parts(
+        &self,
+        key: &ObjectKey,
+        version: &ObjectInfo,
+        to: &Dataset,
+        precondition: Precondition,
+    ) -> Result<ObjectVersionId, Error> {
+        let upload = to.create_upload(key, &carried(version)).await?;
+        let completed = async {
+            let parts = self.copy_parts(key, version, to, &upload).await?;
+            let options = CompleteOptions {
+                precondition,
+                metadata: None,
+            };
+            to.complete_upload(&upload, &parts, &options).await
+        };
+        match completed.await {
+            Ok(outcome) => Ok(outcome.version),
+            // It may have become the version: left as it is, the next run sees which.
+            Err(error) if error.fault() == Fault::Unknown => Err(error),
+            Err(error) => {
+                // Where that fails what was put of it stays, and is listed, until somebody aborts it.
+                if let Err(why) = to.abort_upload(key, upload.id()).await {
+                    tracing::warn!(upload = %upload.id(), error = %why, "an upload was not ended");
+                }
+                match error.reason() {
+                    "precondition-failed" => Err(changed_meanwhile()),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn copy_parts(
+        &self,
+        key: &ObjectKey,
+        version: &ObjectInfo,
+        to: &Dataset,
+        upload: &Upload,
+    ) -> Result<Vec<(u32, PartId)>, Error> {
+        let (mut copied, mut at, mut after) = (Vec::new(), 0, 0);
+        loop {
+            let page = self.list_parts(key, version.version, after, 0).await?;
+            for part in page.parts {
+                let end = at + part.bytes;
+                let options = GetOptions {
+                    version: Some(version.version),
+                    purpose: RESEAL.to_owned(),
+                    range: Some((at, end)),
+                    ..GetOptions::default()
+                };
+                let body = copied_body(self.get(key, &options).await?.body).await?;
+                let options = PartOptions {
+                    checksums: part.checksums,
+                };
+                let copy = to.upload_part(upload, part.number, body, &options).await?;
+                if copy.bytes != part.bytes {
+                    return Err(other_length());
+                }
+                copied.push((part.number, copy.id));
+                at = end;
+            }
+            match page.next {
+                Some(next) => after = next,
+                None if at == version.bytes => return Ok(copied),
+                None => return Err(other_length()),
+            }
+        }
+    }
+}
+
+/// What is read of an object, to be put elsewhere: a little of it at once, so that its put is tried again.
+async fn copied_body(reader: ObjectReader) -> Result<Body, Error> {
+    match reader.remaining() <= IN_MEMORY_MAX {
+        true => Ok(Body::Bytes(reader.into_bytes().await?)),
+        false => Ok(streamed(reader)),
+    }
+}
+
+fn other_length() -> Error {
+    Error::Protocol {
+        what: "a copy of another length than what it is of",
     }
 }
 

@@ -9,7 +9,9 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use client::{CreateOptions, Dataset, OutsideWitness, PutOptions, RESEALED_FROM};
+use client::{
+    CompleteOptions, CreateOptions, Dataset, OutsideWitness, PartOptions, PutOptions, RESEALED_FROM,
+};
 use common::{binaries, dataset, key, with_region};
 use local::files::{AUDITOR, CLIENTS, OPERATORS};
 use local::{Local, ceremony};
@@ -278,8 +280,10 @@ fn a_key_is_rotated_by_plan_and_demand_rewrapped_and_its_old_version_ended() {
 }
 
 const LARGE: usize = 3 << 20;
+const PARTS: [(u32, &[u8]); 3] = [(2, &[1; 100_000]), (3, &[2; 2 << 20]), (7, &[3; 10])];
 
-/// A versioned dataset: an object with two versions and all that is sealed with one, a deleted one, one of two blocks.
+/// A versioned dataset: an object with two versions and all that is sealed with one, a deleted one, one of two blocks,
+/// one in parts.
 async fn dataset_with_histories(local: &Local) -> Result<Dataset> {
     let region = local.federation.region("ch-zrh")?;
     let app = ceremony::connect(region, CLIENTS[0]).await?;
@@ -307,6 +311,18 @@ async fn dataset_with_histories(local: &Local) -> Result<Dataset> {
     let large = vec![7_u8; LARGE];
     dataset
         .put(&key("large"), large, &PutOptions::default())
+        .await?;
+    let upload = dataset.create_upload(&key("parts"), &described).await?;
+    let mut named = Vec::new();
+    for (number, body) in PARTS {
+        let options = PartOptions {
+            checksums: [("SHA256".to_owned(), body[..1].to_vec().into())].into(),
+        };
+        let part = dataset.upload_part(&upload, number, body.to_vec(), &options);
+        named.push((number, part.await?.id));
+    }
+    dataset
+        .complete_upload(&upload, &named, &CompleteOptions::default())
         .await?;
     Ok(dataset)
 }
@@ -369,7 +385,7 @@ fn a_dataset_of_a_compromised_key_is_sealed_again_under_another_with_every_versi
         let done = said(app, "dataset reseal cases cases-2 --json")?;
         let done: serde_json::Value = serde_json::from_str(&done)?;
         ensure!(
-            done["versions"] == 1 && done["versions_before"] == 5 && done["failed"] == 0,
+            done["versions"] == 1 && done["versions_before"] == 6 && done["failed"] == 0,
             "{done}"
         );
 
@@ -386,6 +402,7 @@ fn a_dataset_of_a_compromised_key_is_sealed_again_under_another_with_every_versi
             ("ab", vec![false]),
             ("gone", vec![false, true]),
             ("large", vec![false]),
+            ("parts", vec![false]),
         ];
         ensure!(shape == expected, "{shape:?}");
         let versions = &histories[0].1;
@@ -413,10 +430,28 @@ fn a_dataset_of_a_compromised_key_is_sealed_again_under_another_with_every_versi
             large.len() == LARGE && large.iter().all(|byte| *byte == 7),
             "the large one"
         );
+        let copy = new.head(&key("parts"), None).await?;
+        ensure!(
+            copy.metadata.user.contains_key(RESEALED_FROM)
+                && copy.metadata.content_type == "text/plain",
+            "{copy:?}"
+        );
+        let parts = new.list_parts(&key("parts"), copy.version, 0, 0).await?;
+        let parts = parts.parts.iter().map(|part| {
+            let checksum = part.checksums.get("SHA256").map(|sum| sum.to_vec());
+            (part.number, part.bytes, checksum)
+        });
+        let expected = PARTS.map(|(number, body)| {
+            let bytes = body.len() as u64;
+            (number, bytes, Some(body[..1].to_vec()))
+        });
+        ensure!(parts.eq(expected), "of the same parts");
+        let whole: Vec<u8> = PARTS.iter().flat_map(|(_, body)| body.to_vec()).collect();
+        ensure!(new.get_bytes(&key("parts")).await? == whole, "in parts");
         // Nothing is done twice, and the old one stays closed.
         let again = said(app, "dataset reseal cases cases-2")?;
         ensure!(
-            again.contains("0 versions sealed again in cases-2, 6 were there"),
+            again.contains("0 versions sealed again in cases-2, 7 were there"),
             "{again}"
         );
         ensure!(old.get_bytes(&key("a")).await.is_err(), "nothing opens");
