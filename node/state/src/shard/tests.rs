@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::ids::{LogIndex, RequestId, UploadEpoch};
+use proto::ids::{DatasetId, LogIndex, RequestId, UploadEpoch};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1;
 use proto::v1::Refusal;
@@ -813,6 +813,16 @@ fn a_dataset_is_admitted_once_and_again_only_as_itself() {
         reason(shard.run(create(DATASET, "other"))),
         Refusal::DatasetExists
     );
+    let mut counted = create(DatasetId([0xDD; 16]), "counted");
+    if let Command::CreateDataset(v1::CreateDataset {
+        dataset: Some(dataset),
+    }) = &mut counted
+    {
+        (dataset.objects, dataset.uploads) = (3, 3);
+    }
+    done(shard.run(counted));
+    let counted = read::dataset(&shard.state, &DatasetId([0xDD; 16])).expect("admitted");
+    assert_eq!((counted.objects, counted.uploads), (0, 0));
     let spoils: [Spoil<v1::DatasetRecord>; 7] = [
         |d| d.format = 2,
         |d| d.dataset_id = Bytes::new(),
