@@ -216,7 +216,11 @@ impl GetOptions {
         Stated {
             purpose: self.purpose.clone(),
             case: self.case.clone(),
-            on_behalf_of: named.then(|| self.on_behalf_of.clone()).unwrap_or_default(),
+            on_behalf_of: if named {
+                self.on_behalf_of.clone()
+            } else {
+                String::new()
+            },
         }
     }
 }

@@ -99,13 +99,13 @@ pub(crate) fn parse_md5(text: &str) -> Result<[u8; 16], ApiError> {
 
 /// One sum over a body as it passes.
 pub(crate) enum Sum {
-    Crc(crc_fast::Digest, Algorithm),
+    Crc(Box<crc_fast::Digest>, Algorithm),
     Sha(digest::Context, Algorithm),
 }
 
 impl Sum {
     pub(crate) fn of(algorithm: Algorithm) -> Self {
-        let crc = |kind| Self::Crc(crc_fast::Digest::new(kind), algorithm);
+        let crc = |kind| Self::Crc(Box::new(crc_fast::Digest::new(kind)), algorithm);
         match algorithm {
             Algorithm::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
             Algorithm::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),

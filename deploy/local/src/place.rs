@@ -4,12 +4,14 @@
 //! started: identities, configurations and processes are the launcher's.
 
 use std::fmt;
+use std::fs::{self, File, TryLockError};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::federation::Service;
 
@@ -46,9 +48,14 @@ pub trait Places: fmt::Debug + Send + Sync {
 
 /// Ports of 127.0.0.1.
 ///
-/// They are found by binding them; the listeners are held until all are chosen, so that none is given twice.
+/// They are found by binding them; the listeners are held until all are chosen, so that none is given twice. Between
+/// then and the moment a daemon listens, and whenever one is down, a port is free for anyone: so each is claimed as
+/// well, among all launchers of this machine, for as long as this value lives.
 #[derive(Debug, Default)]
-pub struct Loopback(Mutex<Vec<TcpListener>>);
+pub struct Loopback {
+    listeners: Mutex<Vec<TcpListener>>,
+    claims: Mutex<Vec<File>>,
+}
 
 /// Ports of services: below those that the system gives to connections, which would take the port of a service that
 /// is down for a moment.
@@ -59,9 +66,13 @@ impl Loopback {
     fn take(&self) -> Result<String> {
         for _ in 0..PORT_TRIES {
             let port = rand::random_range(PORTS);
+            let Some(claim) = claim(port)? else {
+                continue;
+            };
             if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
                 let address = listener.local_addr()?.to_string();
-                self.held().push(listener);
+                locked(&self.listeners).push(listener);
+                locked(&self.claims).push(claim);
                 return Ok(address);
             }
         }
@@ -71,10 +82,29 @@ impl Loopback {
             PORTS.end
         )
     }
+}
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Vec<TcpListener>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Claims a port among all launchers of this user: an empty file under the system's temporary folder, locked while it
+/// is open. `None` where another launcher has it.
+fn claim(port: u16) -> Result<Option<File>> {
+    let user = fs::metadata("/proc/self")
+        .context("asking who we are")?
+        .uid();
+    let dir = std::env::temp_dir().join(format!("reduit-ports-{user}"));
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    let path = dir.join(port.to_string());
+    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
+        }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Places for Loopback {
@@ -89,7 +119,7 @@ impl Places for Loopback {
     }
 
     fn settled(&self) {
-        self.held().clear();
+        locked(&self.listeners).clear();
     }
 
     fn command(&self, _: &Service, binary: &Path) -> Command {

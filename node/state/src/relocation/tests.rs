@@ -529,7 +529,7 @@ proptest! {
         for (index, object) in order {
             // A log index is of one object.
             let index = index * 3 + object as u64;
-            let live = index % 2 == 0;
+            let live = index.is_multiple_of(2);
             let content = if live { Content::Sealed(KEK) } else { Content::Tombstone };
             let one = Import { index: LogIndex(index), content };
             let effect = import(known.get(&object).copied(), one, KEK).expect("sealed anew");
@@ -541,7 +541,7 @@ proptest! {
             *newest = index.max(*newest);
             let held = known[&object];
             prop_assert_eq!(held.index, LogIndex(*newest));
-            prop_assert_eq!(held.stored, *newest % 2 == 0);
+            prop_assert_eq!(held.stored, newest.is_multiple_of(2));
         }
     }
 }
