@@ -9,6 +9,7 @@ pub(crate) mod put;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use envelope::{
@@ -23,6 +24,7 @@ use proto::ids::{
 use proto::v1;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_client::ShardClient;
+use tokio::time::Instant;
 use tonic::Status;
 use transport::{Fault, Stated};
 
@@ -337,11 +339,12 @@ impl Dataset {
         precondition: Precondition,
         invocation: Invocation,
     ) -> Result<Deleted, Error> {
+        let mut request_id = self.request_id(Some(invocation))?;
         // The same in every try, so that they are the same request.
         let marker = ObjectVersionId(invocation.0);
         let request = v1::DeleteObjectRequest {
             shard: self.0.shard.0,
-            request_id: self.request_id(Some(invocation))?,
+            request_id: Bytes::new(),
             dataset_id: self.0.id.into(),
             key: key.as_str().to_owned(),
             precondition: precondition.wire(),
@@ -349,8 +352,11 @@ impl Dataset {
             new_marker_id: marker.into(),
         };
         let done = self
-            .write(|mut shard| {
-                let request = request.clone();
+            .write_once(&mut request_id, |mut shard, request_id| {
+                let request = v1::DeleteObjectRequest {
+                    request_id,
+                    ..request.clone()
+                };
                 async move { Ok(shard.delete_object(request).await?.into_inner()) }
             })
             .await?;
@@ -407,7 +413,8 @@ impl Dataset {
         is_current: bool,
     ) -> Result<ObjectInfo, Error> {
         let version = ObjectVersionId::try_from(&entry.version_id[..])?;
-        let metadata = self.open_metadata(version, &entry.sealed_metadata).await?;
+        let metadata = self.object_metadata(version, &entry.sealed_metadata);
+        let metadata = metadata.await?;
         Ok(ObjectInfo {
             key,
             version,
@@ -420,6 +427,15 @@ impl Dataset {
             finished_index: LogIndex(entry.finished_index),
             metadata,
         })
+    }
+
+    /// Opens what is sealed beside a version; what was sealed beside a part of it is not taken for that.
+    pub(crate) async fn object_metadata(
+        &self,
+        version: ObjectVersionId,
+        sealed: &Bytes,
+    ) -> Result<v1::UserMetadata, Error> {
+        of_object(self.open_metadata(version, sealed).await?)
     }
 
     /// Opens what is sealed beside a version or a part of it; nothing is no metadata.
@@ -597,6 +613,42 @@ impl Dataset {
         }
     }
 
+    /// A write under a request id, which is the same for all its tries. Where that is of an upload epoch that is over it
+    /// never ran, and is replaced once. While the token of an upload's lease waits to be rewrapped after a rotation
+    /// of the key, it waits too.
+    pub(crate) async fn write_once<F, Fut>(
+        &self,
+        request_id: &mut Bytes,
+        call: F,
+    ) -> Result<v1::Done, Error>
+    where
+        F: Fn(ShardClient<ActingChannel>, Bytes) -> Fut,
+        Fut: Future<Output = Result<v1::ShardAnswer, Status>>,
+    {
+        let deadline = Instant::now() + self.0.region.0.tuning.deadline;
+        let (mut renewed, mut pause) = (false, TOKEN_PAUSE);
+        loop {
+            let answer = self.write(|shard| call(shard, request_id.clone())).await;
+            let Err(error) = &answer else {
+                return answer;
+            };
+            match error.reason() {
+                "request-too-old" if !renewed => {
+                    self.learn_epoch().await?;
+                    let old = RequestId::try_from(&request_id[..])?;
+                    *request_id = self.request_id(Some(Invocation(old.nonce)))?;
+                    renewed = true;
+                }
+                "token-too-old" if Instant::now() + pause < deadline => {
+                    tracing::debug!(%error, "waiting for a token to be rewrapped");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(TOKEN_PAUSE_MAX);
+                }
+                _ => return answer,
+            }
+        }
+    }
+
     pub(crate) async fn ask_shard<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(ShardClient<ActingChannel>) -> Fut,
@@ -635,10 +687,21 @@ pub(crate) fn agree(manifest: &Manifest, entry: &v1::ObjectEntry) -> Result<(), 
     Ok(())
 }
 
-/// Time left to use a released key; zero when it is over.
-pub(crate) fn time_left(until: UnixMs) -> std::time::Duration {
-    std::time::Duration::from_millis(until.0.saturating_sub(now().0))
+/// Metadata of an object, if that is what was sealed: parts of a version have theirs under the same key and context.
+fn of_object(metadata: v1::UserMetadata) -> Result<v1::UserMetadata, Error> {
+    match metadata.part == 0 && metadata.part_id.is_empty() {
+        true => Ok(metadata),
+        false => Err(Error::NotAuthentic(envelope::OpenError)),
+    }
 }
 
+/// Time left to use a released key; zero when it is over.
+pub(crate) fn time_left(until: UnixMs) -> Duration {
+    Duration::from_millis(until.0.saturating_sub(now().0))
+}
+
+/// Between tries of a write whose token waits to be rewrapped.
+const TOKEN_PAUSE: Duration = Duration::from_millis(100);
+const TOKEN_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A reply carries at most one entry of 1 MiB, or a page of listings.
 const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

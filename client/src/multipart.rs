@@ -37,7 +37,6 @@ struct Inner {
     lease: LeaseId,
     salt: DekSalt,
     context: ObjectContext,
-    token: Bytes,
     sealed_metadata: Bytes,
     dek: Mutex<Option<Held>>,
 }
@@ -173,7 +172,6 @@ impl Dataset {
             lease: sealing.lease.id(),
             salt: sealing.salt,
             context,
-            token: sealing.lease.token.clone(),
             sealed_metadata,
             dek: Mutex::new(Some(held)),
         })))
@@ -193,7 +191,6 @@ impl Dataset {
             info,
             lease: LeaseId::try_from(&record.lease_id[..])?,
             salt: DekSalt::try_from(&record.dek_salt[..]).map_err(wrong)?,
-            token: reply.token,
             sealed_metadata: record.sealed_metadata,
             dek: Mutex::new(None),
         })))
@@ -201,7 +198,7 @@ impl Dataset {
 
     /// What the object was said to have when its upload began.
     pub async fn upload_metadata(&self, upload: &Upload) -> Result<v1::UserMetadata, Error> {
-        self.open_metadata(upload.id(), &upload.0.sealed_metadata)
+        self.object_metadata(upload.id(), &upload.0.sealed_metadata)
             .await
     }
 
@@ -209,13 +206,16 @@ impl Dataset {
     pub async fn abort_upload(&self, key: &ObjectKey, id: ObjectVersionId) -> Result<(), Error> {
         let request = v1::AbortUploadRequest {
             shard: self.shard().0,
-            request_id: self.request_id(None)?,
+            request_id: Bytes::new(),
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: id.into(),
         };
-        self.write(|mut shard| {
-            let request = request.clone();
+        self.write_once(&mut self.request_id(None)?, |mut shard, request_id| {
+            let request = v1::AbortUploadRequest {
+                request_id,
+                ..request.clone()
+            };
             async move { Ok(shard.abort_upload(request).await?.into_inner()) }
         })
         .await
@@ -229,9 +229,15 @@ impl Dataset {
         if let Some(held) = held.filter(|held| time_left(held.until) >= DEK_TIME_MIN) {
             return Ok(held.dek);
         }
+        // As it is wrapped by now: the key may have been rotated since the upload was found.
+        let reply = self.ask_parts(&upload.info.key, upload.info.id, 0, 1);
+        let reply = reply.await?;
+        if reply.upload.is_none() {
+            return Err(no_such_upload());
+        }
         let ask = Ask {
             context: upload.context.clone(),
-            token: upload.token.clone(),
+            token: reply.token,
             dek_salt: Bytes::copy_from_slice(upload.salt.as_bytes()),
             plain_bytes: 0,
         };

@@ -312,6 +312,7 @@ impl Sealing {
             tags: options.tags.clone(),
             checksums: options.checksums.all(),
             part: 0,
+            part_id: Bytes::new(),
         };
         let key = self.metadata.current()?;
         let sealed = key.seal(&self.metadata_context, &stated.encode_to_vec())?;

@@ -5,10 +5,10 @@
 
 use bytes::Bytes;
 use envelope::{Commitment, Manifest, ManifestPart, OpenError, PartNumber};
-use proto::ids::ObjectVersionId;
+use proto::ids::{ObjectKey, ObjectVersionId};
 use proto::v1;
 
-use super::{PartId, Upload};
+use super::{PartId, Upload, no_such_upload};
 use crate::dataset::{Dataset, Precondition, PutOutcome};
 use crate::error::Error;
 
@@ -30,9 +30,20 @@ impl Dataset {
         parts: &[(u32, PartId)],
         options: &CompleteOptions,
     ) -> Result<PutOutcome, Error> {
-        let held = self.all_parts(upload.key(), upload.id()).await?;
+        let (held, under_way) = self.all_parts(upload.key(), upload.id()).await?;
+        if !under_way {
+            return completed(upload.id(), &held, parts);
+        }
         let manifest = manifest(&held, parts)?;
-        let dek = self.upload_dek(upload).await?;
+        let dek = match self.upload_dek(upload).await {
+            // Completed meanwhile, by another.
+            Err(error) if error.reason() == "no-such-upload" => {
+                return self
+                    .completed_upload(upload.key(), upload.id(), parts)
+                    .await;
+            }
+            dek => dek?,
+        };
         let (sealed_metadata, metadata_key_version) = match &options.metadata {
             Some(metadata) => {
                 let (sealed, version) = self.seal_metadata(upload.id(), metadata).await?;
@@ -46,7 +57,7 @@ impl Dataset {
         });
         let request = v1::CompleteUploadRequest {
             shard: self.shard().0,
-            request_id: self.request_id(None)?,
+            request_id: Bytes::new(),
             dataset_id: self.id().into(),
             key: upload.key().as_str().to_owned(),
             precondition: options.precondition.wire(),
@@ -59,8 +70,11 @@ impl Dataset {
             metadata_key_version,
         };
         let done = self
-            .write(|mut shard| {
-                let request = request.clone();
+            .write_once(&mut self.request_id(None)?, |mut shard, request_id| {
+                let request = v1::CompleteUploadRequest {
+                    request_id,
+                    ..request.clone()
+                };
                 async move { Ok(shard.complete_upload(request).await?.into_inner()) }
             })
             .await?;
@@ -70,6 +84,42 @@ impl Dataset {
             bytes: manifest.plain_total(),
         })
     }
+
+    /// What a completion of exactly these parts became, for who did not hear its answer: an upload that is a version by
+    /// now is not found any more. No key is asked for.
+    pub async fn completed_upload(
+        &self,
+        key: &ObjectKey,
+        id: ObjectVersionId,
+        parts: &[(u32, PartId)],
+    ) -> Result<PutOutcome, Error> {
+        match self.all_parts(key, id).await? {
+            (held, false) => completed(id, &held, parts),
+            (_, true) => Err(Error::Caller {
+                reason: "upload-under-way".to_owned(),
+                message: "the upload was not completed yet".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The outcome of a completion that took effect, if the version has exactly the parts named.
+fn completed(
+    id: ObjectVersionId,
+    held: &[v1::PartRecord],
+    named: &[(u32, PartId)],
+) -> Result<PutOutcome, Error> {
+    let parts = held.iter().map(|part| (part.number, &part.part_id[..]));
+    let same = parts.eq(named.iter().map(|(number, id)| (*number, &id.0[..])));
+    // A version that did not come in parts has none.
+    if !same || held.is_empty() {
+        return Err(no_such_upload());
+    }
+    Ok(PutOutcome {
+        version: id,
+        replaced: None,
+        bytes: held.iter().map(|part| part.plain_bytes).sum(),
+    })
 }
 
 /// The manifest of the parts named.
@@ -115,6 +165,23 @@ mod tests {
             sealed_bytes: envelope::sealed_len(3).expect("short"),
             ..v1::PartRecord::default()
         }
+    }
+
+    #[test]
+    fn what_was_completed_is_answered_to_who_names_its_very_parts() {
+        let all = [held(1, 1), held(7, 7)];
+        let (version, id) = (ObjectVersionId([5; 16]), |seed| PartId([seed; 16]));
+        let done = completed(version, &all, &[(1, id(1)), (7, id(7))]).expect("the same");
+        assert_eq!((done.version, done.bytes), (version, 6));
+        for named in [
+            &[(1, id(1))][..],
+            &[(1, id(1)), (7, id(8))],
+            &[(1, id(1)), (8, id(7))],
+            &[],
+        ] {
+            assert!(completed(version, &all, named).is_err(), "{named:?}");
+        }
+        assert!(completed(version, &[], &[]).is_err(), "one stream");
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Dataset {
         for listed in reply.parts {
             let record = listed.part.ok_or_else(no_record)?;
             let metadata = self.open_metadata(id, &record.sealed_metadata).await?;
-            if !record.sealed_metadata.is_empty() && metadata.part != record.number {
+            if !is_beside(&metadata, &record) {
                 return Err(Error::NotAuthentic(envelope::OpenError));
             }
             let part_id = record.part_id[..].try_into().map_err(|_| Error::Protocol {
@@ -130,12 +130,12 @@ impl Dataset {
         .await
     }
 
-    /// Every part there is, by number.
+    /// Every part there is, by number, and whether the upload is still under way: else it is a version's.
     pub(super) async fn all_parts(
         &self,
         key: &ObjectKey,
         id: ObjectVersionId,
-    ) -> Result<Vec<v1::PartRecord>, Error> {
+    ) -> Result<(Vec<v1::PartRecord>, bool), Error> {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
             let reply = self.ask_parts(key, id, after, 0).await?;
@@ -144,16 +144,52 @@ impl Dataset {
             }
             match all.last() {
                 Some(last) if reply.truncated => after = last.number,
-                Some(_) => return Ok(all),
-                None if reply.upload.is_some() => return Ok(all),
-                None => return Err(no_such_upload()),
+                None if reply.upload.is_none() => return Err(no_such_upload()),
+                _ => return Ok((all, reply.upload.is_some())),
             }
         }
     }
 }
 
+/// Whether what was opened was sealed beside this very stream; a part without checksums has nothing beside it.
+fn is_beside(metadata: &v1::UserMetadata, part: &v1::PartRecord) -> bool {
+    part.sealed_metadata.is_empty()
+        || (metadata.part == part.number && metadata.part_id == part.part_id)
+}
+
 fn no_record() -> Error {
     Error::Protocol {
         what: "a listed part without record",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_beside_one_stream_of_a_part_is_not_taken_for_another_s() {
+        let part = v1::PartRecord {
+            number: 7,
+            part_id: Bytes::from_static(&[1; 16]),
+            sealed_metadata: Bytes::from_static(b"sealed"),
+            ..v1::PartRecord::default()
+        };
+        let of = |part, id| v1::UserMetadata {
+            part,
+            part_id: Bytes::copy_from_slice(id),
+            ..v1::UserMetadata::default()
+        };
+        assert!(is_beside(&of(7, &[1; 16]), &part));
+        assert!(!is_beside(&of(7, &[2; 16]), &part), "it was put again");
+        assert!(!is_beside(&of(8, &[1; 16]), &part));
+        assert!(!is_beside(&of(0, &[]), &part), "of an object");
+        let nothing = v1::PartRecord {
+            sealed_metadata: Bytes::new(),
+            ..part
+        };
+        assert!(is_beside(&of(0, &[]), &nothing));
     }
 }

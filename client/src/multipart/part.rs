@@ -86,7 +86,6 @@ impl Dataset {
         options: &PartOptions,
     ) -> Result<Part, Error> {
         let mut body = body.into();
-        let sealed_metadata = self.part_metadata(upload, number, options).await?;
         let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
         let mut head = Vec::new();
         body.fill(&mut head, inline_plain + 1).await?;
@@ -96,8 +95,11 @@ impl Dataset {
             Body::Stream(_) => None,
         };
         let deadline = Instant::now() + self.0.region.0.tuning.deadline;
+        // One id for all tries: a refusal for want of a majority is not final, and a copy of the refused request that comes
+        // late would put its stream in the place of the one that was acknowledged.
+        let mut request_id = self.request_id(None)?;
         loop {
-            let finished = self.put_part(upload, number, &head, body, &sealed_metadata);
+            let finished = self.put_part(upload, number, &head, body, options, &mut request_id);
             let error = match finished.await {
                 Ok((id, bytes)) => {
                     return Ok(Part {
@@ -110,9 +112,17 @@ impl Dataset {
                 }
                 Err(error) => error,
             };
-            // Each of these says that the part was not finished: the next try is another stream under another id.
+            // Each of these but the first says that the part was not finished: the next try is another stream.
             match error.reason() {
-                "request-too-old" | "upload-too-old" => self.learn_epoch().await?,
+                "request-id-reused" => {
+                    let message = "an earlier try of this part took effect".to_owned();
+                    return Err(Error::Unknown { message });
+                }
+                "request-too-old" | "upload-too-old" => {
+                    self.learn_epoch().await?;
+                    // Refused for good under the old one.
+                    request_id = self.request_id(None)?;
+                }
                 // Replicas went, or are others by now.
                 "not-on-majority" | "no-majority" => self.forget_replicas(),
                 _ => return Err(error),
@@ -149,7 +159,8 @@ impl Dataset {
         number: u32,
         head: &[u8],
         body: Body,
-        sealed_metadata: &(Bytes, u32),
+        options: &PartOptions,
+        request_id: &mut Bytes,
     ) -> Result<(PartId, u64), Error> {
         let dek = self.upload_dek(upload).await?;
         let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
@@ -163,23 +174,27 @@ impl Dataset {
         let commitment = header.commitment();
         let id = PartId::of(&commitment);
         let sealed_bytes = envelope::sealed_len(plain_bytes);
+        let (sealed_metadata, metadata_key_version) =
+            self.part_metadata(upload, number, id, options).await?;
         request.part = Some(v1::PartRecord {
             number,
             part_id: Bytes::copy_from_slice(&id.0),
             commitment: Bytes::copy_from_slice(&commitment.0),
             plain_bytes,
             sealed_bytes: sealed_bytes.ok_or(Error::Seal(envelope::SealError::TooLong))?,
-            sealed_metadata: sealed_metadata.0.clone(),
-            metadata_key_version: sealed_metadata.1,
+            sealed_metadata,
+            metadata_key_version,
             ..v1::PartRecord::default()
         });
         request.shard = self.shard().0;
-        request.request_id = self.request_id(None)?;
         request.dataset_id = self.id().into();
         request.key = upload.key().as_str().to_owned();
         request.version_id = upload.id().into();
-        self.write(|mut shard| {
-            let request = request.clone();
+        self.write_once(request_id, |mut shard, request_id| {
+            let request = v1::FinishPartRequest {
+                request_id,
+                ..request.clone()
+            };
             async move { Ok(shard.finish_part(request).await?.into_inner()) }
         })
         .await?;
@@ -233,11 +248,13 @@ impl Dataset {
         Ok((uploaded.header, uploaded.plain_bytes, request))
     }
 
-    /// Sealed with the number in it: what stands beside one part is not taken for another's.
+    /// Sealed with the number and the stream's id in it: what stands beside one part, or beside an earlier stream of it, is
+    /// not taken for another's.
     async fn part_metadata(
         &self,
         upload: &Upload,
         number: u32,
+        id: PartId,
         options: &PartOptions,
     ) -> Result<(Bytes, u32), Error> {
         if options.checksums.is_empty() {
@@ -247,6 +264,7 @@ impl Dataset {
             format: 1,
             checksums: options.checksums.clone(),
             part: number,
+            part_id: Bytes::copy_from_slice(&id.0),
             ..v1::UserMetadata::default()
         };
         let (sealed, version) = self.seal_metadata(upload.id(), &plain).await?;

@@ -127,6 +127,15 @@ fn parts_of_two_clients_read_as_one_object() {
             .complete_upload(&upload, &parts, &CompleteOptions::default())
             .await?;
         ensure!(again.version == done.version);
+        // And by one that cannot find the upload any more.
+        let gone = two.find_upload(&at, upload.id()).await;
+        ensure!(gone.err().map(|error| error.reason().to_owned()) == Some("no-such-upload".into()));
+        let again = two.completed_upload(&at, upload.id(), &parts).await?;
+        ensure!((again.version, again.bytes) == (done.version, done.bytes));
+        let fewer = two.completed_upload(&at, upload.id(), &parts[1..]).await;
+        ensure!(
+            fewer.err().map(|error| error.reason().to_owned()) == Some("no-such-upload".into())
+        );
         let late = put_part(&one, &upload, 5, &bodies[2]).await;
         ensure!(
             late.as_ref().err().map(Error::reason) == Some("no-such-upload"),
