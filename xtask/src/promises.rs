@@ -9,8 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Every crate of the workspace with switches and scannable keys, so that one selection is built once.
-const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
+/// Every crate of the workspace with switches and scannable keys, so that one selection is built once, for the tests too.
+pub(crate) const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
                         reduit-kms/danger_scannable_keys";
 /// Runs of a test that has to notice.
 const TRIES_MAX: u32 = 3;
