@@ -54,9 +54,9 @@ impl AccessKeys for Region {
     async fn grant(&self, id: AccessKeyId) -> Result<AccessGrant, AccessError> {
         self.access_secret(&id)
             .await
-            .map_err(|error| match error.fault() {
-                Fault::Missing | Fault::Precondition => AccessError::Unknown,
-                Fault::Unavailable | Fault::Busy | Fault::Unknown => AccessError::Unavailable,
+            .map_err(|error| match (error.fault(), error.reason()) {
+                (_, "no-such-access-key" | "access-key-disabled") => AccessError::Unknown,
+                (Fault::Unavailable | Fault::Busy | Fault::Unknown, _) => AccessError::Unavailable,
                 // Who may not be given secrets cannot let anybody in: an operator has to look.
                 _ => {
                     let reason = error.reason();

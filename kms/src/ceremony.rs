@@ -107,7 +107,6 @@ impl Core {
                     self.seal.take_made(root);
                     let (needed, custodians) = (made.asked.0, made.reply.shares.len());
                     tracing::info!(custodians, needed, "initialised");
-                    self.begin_at_the_highest_level().await;
                 }
                 Ok(made.reply.clone())
             }
@@ -237,6 +236,8 @@ impl Core {
         }
         let deadline = Instant::now() + CEREMONY_MAX;
         self.found().await?;
+        // First of all: what the region begins with may need it, such as grants for service principals.
+        self.begin_at_the_highest_level().await;
         let command = Command {
             authority_version: 1,
             approvals: Vec::new(),

@@ -110,6 +110,8 @@ impl Core {
         mut request: v1::BeginCustodyRequest,
     ) -> Result<v1::BeginCustodyReply, ReshareError> {
         self.may_change_custody(peer)?;
+        // A custodian who was enrolled a moment ago through another replica is known here then.
+        self.enrolments_current().await?;
         let approvals = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("BeginCustody", &request);
         let id = request.single_use_id.clone();

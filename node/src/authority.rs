@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use policy::{Policy, PolicyText};
 use proto::danger::{Switch, broken};
@@ -18,7 +19,9 @@ use proto::v1::kms_client::KmsClient;
 use proto::{v1, v1::FetchEnrolmentsRequest};
 use tlog::Purpose;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tonic::transport::Channel;
+use tonic::{Request, Status};
 use transport::enrolment::{EnrolmentTable, Grant, Principal};
 use transport::fault::Chain;
 use transport::{Connector, EnrolmentError, Enrolments, Expect, Lane, Peer};
@@ -27,6 +30,10 @@ use crate::core::Core;
 use crate::error::CallError;
 use crate::upload::{Authority, NotGranted};
 
+/// How long a call waits for whether a principal that is not known here became known to the KMS.
+const LEARN_MAX: Duration = Duration::from_secs(1);
+/// How often the KMS is asked for principals that nobody knows.
+const LEARN_EVERY: Duration = Duration::from_millis(200);
 /// Between two refreshes: a change is learnt within 5 s, with one attempt lost.
 const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// How long one KMS replica may take to answer.
@@ -137,6 +144,13 @@ impl Core {
         text.decide(&request).allowed
     }
 
+    /// Who asks. For whom a gateway asks may have become known to the region a moment ago.
+    pub(crate) async fn caller<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+        let peer = transport::peer(request)?;
+        self.refresher.learn(&peer).await;
+        Ok(peer)
+    }
+
     /// Refuses what [`Self::may`] does not allow.
     pub(crate) fn check(
         &self,
@@ -175,6 +189,10 @@ impl Authority for Grants {
         self.granted(peer, dataset, Action::Write)
     }
 
+    fn learn<'a>(&'a self, peer: &'a Peer) -> BoxFuture<'a, ()> {
+        Box::pin(self.0.refresher.learn(peer))
+    }
+
     fn disk_full(&self) -> Option<u64> {
         match self.0.disk.check() {
             Err(CallError::DiskFull { percent }) => Some(percent),
@@ -200,6 +218,8 @@ pub(crate) struct Refresher {
     configured: Vec<String>,
     channels: Mutex<HashMap<String, Channel>>,
     asked: Notify,
+    /// When a set was last asked for on a caller's account.
+    learnt: tokio::sync::Mutex<Option<Instant>>,
     policies: Arc<Policies>,
 }
 
@@ -230,6 +250,7 @@ impl Refresher {
             configured,
             channels,
             asked,
+            learnt: tokio::sync::Mutex::default(),
             policies,
         })
     }
@@ -237,6 +258,28 @@ impl Refresher {
     /// Asks for a refresh now: somebody goes by a newer set.
     pub(crate) fn hurry(&self) {
         self.asked.notify_one();
+    }
+
+    /// Asks for a newer set where a gateway acts for a principal that the one held does not know.
+    pub(crate) async fn learn(&self, peer: &Peer) {
+        let served = match Identity::service_principal(&peer.stated.on_behalf_of) {
+            Ok(Some(served)) if peer.identity.role() == Role::Gateway => served,
+            _ => return,
+        };
+        let unknown = || !self.enrolments.current().is_service_principal(&served);
+        if !unknown() {
+            return;
+        }
+        let learning = async {
+            let mut learnt = self.learnt.lock().await;
+            if unknown() && learnt.is_none_or(|at| at.elapsed() >= LEARN_EVERY) {
+                self.refresh().await;
+                *learnt = Some(Instant::now());
+            }
+        };
+        if tokio::time::timeout(LEARN_MAX, learning).await.is_err() {
+            tracing::debug!(%served, "no kms replica said in time who this is");
+        }
     }
 
     /// Refreshes for ever.

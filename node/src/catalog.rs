@@ -335,7 +335,7 @@ impl v1::catalog_server::Catalog for CatalogService {
         &self,
         request: Request<v1::CreateDatasetRequest>,
     ) -> Result<Response<v1::DatasetInfo>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.create_dataset(&peer, request.into_inner());
         metered("create_dataset", call).await.map(Response::new)
     }
@@ -344,7 +344,7 @@ impl v1::catalog_server::Catalog for CatalogService {
         &self,
         request: Request<v1::FindDatasetRequest>,
     ) -> Result<Response<v1::DatasetInfo>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.find_dataset(&peer, request.into_inner());
         metered("find_dataset", call).await.map(Response::new)
     }
@@ -353,7 +353,7 @@ impl v1::catalog_server::Catalog for CatalogService {
         &self,
         request: Request<v1::ListDatasetsRequest>,
     ) -> Result<Response<v1::ListDatasetsReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.list_datasets(&peer, request.into_inner());
         metered("list_datasets", call).await.map(Response::new)
     }
@@ -362,7 +362,7 @@ impl v1::catalog_server::Catalog for CatalogService {
         &self,
         request: Request<v1::DeleteDatasetRequest>,
     ) -> Result<Response<v1::DeleteDatasetReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.delete_dataset(&peer, request.into_inner());
         let deleted = metered("delete_dataset", call).await;
         deleted.map(|()| Response::new(v1::DeleteDatasetReply {}))

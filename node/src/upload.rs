@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use proto::ids::{DatasetId, NodeId, Role};
 use proto::v1;
@@ -79,6 +80,11 @@ pub trait Authority: Send + Sync + 'static {
 
     /// Whether a gateway or client may upload blocks for a dataset.
     fn may_write_blocks(&self, peer: &Peer, dataset: DatasetId) -> Result<(), NotGranted>;
+
+    /// Called before the two above: what they go by may have become newer for this peer a moment ago.
+    fn learn<'a>(&'a self, _: &'a Peer) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// How full the disk is in percent, when that is too full for uploads: what could not be finished is not taken.
     fn disk_full(&self) -> Option<u64> {
@@ -184,6 +190,7 @@ impl v1::blocks_server::Blocks for BlocksService {
     ) -> Result<Response<Self::ReadStream>, Status> {
         let peer = transport::peer(&request)?;
         transport::require_role(&peer, &[Role::Node, Role::Gateway, Role::Client])?;
+        self.inner.authority.learn(&peer).await;
         let permit = Arc::clone(&self.inner.reads)
             .try_acquire_owned()
             .map_err(|_| status_of(&ReadBlockError::TooMany))?;

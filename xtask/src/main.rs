@@ -238,7 +238,8 @@ fn build_benched(root: &std::path::Path, target: &std::path::Path) -> Result<()>
 }
 
 /// What end-to-end tests start.
-const DAEMONS: [&str; 8] = [
+const DAEMONS: [&str; 10] = [
+    "reduit",
     "reduit-node",
     "reduit-kms",
     "reduit-gateway",
@@ -246,6 +247,7 @@ const DAEMONS: [&str; 8] = [
     "reduit-faultfs",
     "reduit-jepsen",
     "reduit-sim",
+    "reduit-witness",
     "xtask-run",
 ];
 /// The build before the newest feature level.

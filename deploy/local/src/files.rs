@@ -132,7 +132,7 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
         version: 1,
         signed_at: now(),
         enrolments,
-        grants: grants(),
+        grants: grants(region.living(Kind::Gateway).next().is_some()),
         approvals_min: 2,
     };
     let signed = ca.sign_set(&new_set(&ca.trust(), contents))?;
@@ -140,8 +140,9 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
     Ok(())
 }
 
-/// What local regions allow: clients and gateways everything with data, operators keys and nothing with data.
-fn grants() -> Vec<v1::Grant> {
+/// What local regions allow: clients and gateways everything with data, operators keys and nothing with data. Whom
+/// gateways act for, where there is a gateway: a KMS of before access keys would not read that.
+fn grants(gateways: bool) -> Vec<v1::Grant> {
     use v1::Action::{Create, Keys, List, Read, Write};
     let grant = |principal: &str, actions: &[v1::Action], purposes: &[&str]| v1::Grant {
         principal: principal.to_owned(),
@@ -152,7 +153,7 @@ fn grants() -> Vec<v1::Grant> {
             .map(|purpose| (*purpose).to_owned())
             .collect(),
     };
-    vec![
+    let mut grants = vec![
         grant(
             "role:client",
             &[Create, List, Read, Write],
@@ -163,15 +164,14 @@ fn grants() -> Vec<v1::Grant> {
             &[Create, List, Read, Write],
             &["service", "multipart"],
         ),
-        // Whom gateways act for.
-        grant(
-            "role:service",
-            &[Create, List, Read, Write],
-            &["service", "multipart"],
-        ),
         grant("role:operator", &[List, Keys], &["service"]),
         grant("role:auditor", &[List], &["service"]),
-    ]
+    ];
+    if gateways {
+        let may = [Create, List, Read, Write];
+        grants.push(grant("role:service", &may, &["service", "multipart"]));
+    }
+    grants
 }
 
 fn make_service(region: &RegionEntry, ca: &RegionCa, service: &Service) -> Result<v1::Enrolment> {

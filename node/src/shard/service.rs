@@ -42,7 +42,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::RegisterLeaseRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.register_lease(&peer, request.into_inner());
         metered("register_lease", call)
@@ -55,7 +55,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::PutObjectRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.put_object(&peer, request.into_inner());
         metered("put_object", call)
@@ -68,7 +68,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::FinishObjectRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.finish_object(&peer, request.into_inner());
         metered("finish_object", call)
@@ -81,7 +81,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::DeleteObjectRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.delete_object(&peer, request.into_inner());
         metered("delete_object", call)
             .await
@@ -93,7 +93,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::CreateUploadRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.create_upload(&peer, request.into_inner());
         metered("create_upload", call)
@@ -106,7 +106,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::FinishPartRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.finish_part(&peer, request.into_inner());
         metered("finish_part", call)
@@ -119,7 +119,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::CompleteUploadRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &COMMITTERS)?;
         let call = self.0.complete_upload(&peer, request.into_inner());
         metered("complete_upload", call)
@@ -132,7 +132,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::AbortUploadRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.abort_upload(&peer, request.into_inner());
         metered("abort_upload", call)
             .await
@@ -144,7 +144,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ListUploadsRequest>,
     ) -> Result<Response<v1::ListUploadsReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.list_uploads(&peer, request.into_inner());
         metered("list_uploads", call).await.map(Response::new)
     }
@@ -153,7 +153,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ListPartsRequest>,
     ) -> Result<Response<v1::ListPartsReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.list_parts(&peer, request.into_inner());
         metered("list_parts", call).await.map(Response::new)
     }
@@ -162,7 +162,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::GetObjectRequest>,
     ) -> Result<Response<v1::GetObjectReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.get_object(&peer, request.into_inner());
         metered("get_object", call).await.map(Response::new)
     }
@@ -171,7 +171,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ListObjectsRequest>,
     ) -> Result<Response<v1::ListObjectsReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.list_objects(&peer, request.into_inner());
         metered("list_objects", call).await.map(Response::new)
     }
@@ -180,7 +180,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ListVersionsRequest>,
     ) -> Result<Response<v1::ListVersionsReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.list_versions(&peer, request.into_inner());
         metered("list_versions", call).await.map(Response::new)
     }
@@ -189,7 +189,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetKeyStateRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Kms])?;
         let call = self.0.set_key_state(request.into_inner());
         metered("set_key_state", call).await.map(Response::new)
@@ -199,7 +199,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetVersioningRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_versioning(&peer, request.into_inner());
         metered("set_versioning", call)
             .await
@@ -211,7 +211,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetHoldRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Operator])?;
         let call = self.0.set_hold(&peer, request.into_inner());
         metered("set_hold", call)
@@ -224,7 +224,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Kms])?;
         let call = self.0.list_tokens(request.into_inner());
         metered("list_tokens", call).await.map(Response::new)
@@ -234,7 +234,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::RegisterLeaseRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Kms])?;
         let call = self.0.rewrap_token(request.into_inner());
         metered("rewrap_token", call)
@@ -247,7 +247,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::AdmitDatasetRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Node])?;
         let call = self.0.admit_dataset(request.into_inner());
         metered("admit_dataset", call)
@@ -260,7 +260,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::DropDatasetRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Node])?;
         let call = self.0.drop_dataset(request.into_inner());
         metered("drop_dataset", call)
@@ -273,7 +273,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ShardStatusRequest>,
     ) -> Result<Response<v1::ShardStatusReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.shard_status(&peer, request.into_inner());
         metered("shard_status", call).await.map(Response::new)
     }
@@ -284,7 +284,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ProveStoredRequest>,
     ) -> Result<Response<Self::ProveStoredStream>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         require_role(&peer, &[Role::Auditor])?;
         let answers = self.0.prove_stored(&peer, request.into_inner());
         metered("prove_stored", async { answers })

@@ -340,7 +340,8 @@ def checksums():
     )
     assert attributes["Checksum"]["ChecksumCRC64NVME"] == head["ChecksumCRC64NVME"], attributes
     assert attributes["ObjectSize"] == 9 and attributes["StorageClass"] == "STANDARD", attributes
-    assert attributes["ETag"] == head["ETag"].strip('"'), attributes
+    # S3 leaves the quotes out in this one answer; here they stand as everywhere (docs/S3.md).
+    assert attributes["ETag"] == head["ETag"], attributes
     # Without a length nobody knows when it is whole.
     request = signed("PUT", f"/{bucket}/endless", {"Transfer-Encoding": "chunked"}, sign_payload=False)
     connection = http.client.HTTPConnection(host, timeout=30)
