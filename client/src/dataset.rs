@@ -5,8 +5,9 @@
 
 mod get;
 pub(crate) mod put;
+mod types;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,12 +30,17 @@ use tonic::Status;
 use transport::{Fault, Stated};
 
 use crate::acting::{Acting, ActingChannel};
-use crate::download::ObjectReader;
 use crate::error::Error;
 use crate::kms::now;
+use crate::locks::Retention;
 use crate::opens::Opens;
 use crate::region::{Region, random};
 use crate::reseal::RESEAL;
+
+pub use self::types::{
+    Checksums, DatasetInfo, Deleted, GetOptions, Invocation, Object, ObjectInfo, Precondition,
+    PutOptions, PutOutcome,
+};
 
 /// Sealed bytes up to this ride in the Raft entry; more goes in blocks. Settled by measurement.
 pub(crate) const INLINE_SEALED_MAX: u64 = 16 * 1024;
@@ -60,215 +66,6 @@ struct Claimed {
     purpose: String,
     case: String,
     on_behalf_of: String,
-}
-
-/// What the region says of a dataset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DatasetInfo {
-    /// Its name.
-    pub name: DatasetName,
-    /// Its id.
-    pub id: DatasetId,
-    /// Its shard.
-    pub shard: GroupId,
-    /// Its epoch: one more with each cutover.
-    pub epoch: u64,
-    /// Whether overwritten and deleted versions are kept.
-    pub versioning: bool,
-    /// Live current objects.
-    pub objects: u64,
-    /// Versions and delete markers kept.
-    pub versions: u64,
-    /// Sealed bytes of all versions.
-    pub sealed_bytes: u64,
-    /// When it was created.
-    pub created_at: UnixMs,
-    /// The pseudonym under which the log speaks of it.
-    pub pseudonym: Vec<u8>,
-    /// Its KEK.
-    pub kek_id: KekId,
-    /// Its key's state, as the shard has committed it.
-    pub key_state: v1::KeyState,
-    /// Compliance retention and legal hold, as the shard has committed them.
-    pub hold: v1::DatasetHold,
-}
-
-impl TryFrom<v1::DatasetInfo> for DatasetInfo {
-    type Error = Error;
-    fn try_from(info: v1::DatasetInfo) -> Result<Self, Error> {
-        let record = info.dataset.ok_or(Error::Protocol {
-            what: "no dataset in the answer",
-        })?;
-        Ok(Self {
-            key_state: record.key_state(),
-            hold: record.hold.unwrap_or_default(),
-            name: record.name.parse()?,
-            id: DatasetId::try_from(&record.dataset_id[..])?,
-            shard: GroupId(info.shard),
-            epoch: record.epoch,
-            versioning: record.versioning,
-            objects: record.objects,
-            versions: record.versions,
-            sealed_bytes: record.sealed_bytes,
-            created_at: UnixMs(record.created_at_ms),
-            pseudonym: record.pseudonym.to_vec(),
-            kek_id: KekId::try_from(&record.kek_id[..])?,
-        })
-    }
-}
-
-/// A condition on the current version.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Precondition {
-    /// None.
-    #[default]
-    Any,
-    /// Only if there is no object under this key (S3: `If-None-Match: *`).
-    Absent,
-    /// Only if the current version is this one (S3: `If-Match`).
-    Is(ObjectVersionId),
-}
-
-impl Precondition {
-    pub(crate) fn wire(self) -> Option<v1::Precondition> {
-        match self {
-            Self::Any => None,
-            Self::Absent => Some(v1::Precondition {
-                if_none_match_any: true,
-                if_match: Bytes::new(),
-            }),
-            Self::Is(version) => Some(v1::Precondition {
-                if_none_match_any: false,
-                if_match: version.into(),
-            }),
-        }
-    }
-}
-
-/// How to put.
-#[derive(Debug, Clone, Default)]
-pub struct PutOptions {
-    /// Condition on what is there.
-    pub precondition: Precondition,
-    /// MIME type; sealed.
-    pub content_type: Option<String>,
-    /// User metadata; sealed.
-    pub metadata: BTreeMap<String, String>,
-    /// Tags; sealed.
-    pub tags: BTreeMap<String, String>,
-    /// Checksums of the plaintext; sealed. Looked at when the body has been read.
-    pub checksums: Checksums,
-    /// Binds the request id to the caller's own retries.
-    pub invocation: Option<Invocation>,
-}
-
-/// Checksums of a body, by their names: whoever gives the body sets them when it has seen the body's end. Clones share
-/// them.
-#[derive(Debug, Clone, Default)]
-pub struct Checksums(Arc<Mutex<BTreeMap<String, Bytes>>>);
-
-impl Checksums {
-    /// Sets one.
-    pub fn set(&self, name: &str, value: Bytes) {
-        self.0.lock().insert(name.to_owned(), value);
-    }
-
-    /// Those that were set.
-    pub fn all(&self) -> BTreeMap<String, Bytes> {
-        self.0.lock().clone()
-    }
-}
-
-/// What a caller's tries of one and the same change have in common, and no other change has: the request id is made of
-/// it, so that of those within one upload epoch one has effect. A put is sealed anew in each try, so that all but one
-/// are refused as `request-id-reused`; a delete is answered as it was before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Invocation(pub [u8; 16]);
-
-/// What a put did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PutOutcome {
-    /// The new version.
-    pub version: ObjectVersionId,
-    /// The version it replaced or, with versioning, covers.
-    pub replaced: Option<ObjectVersionId>,
-    /// Plaintext bytes.
-    pub bytes: u64,
-}
-
-/// How to get.
-#[derive(Debug, Clone, Default)]
-pub struct GetOptions {
-    /// This version instead of the current one.
-    pub version: Option<ObjectVersionId>,
-    /// Only these plaintext bytes, as start and end (exclusive); the end is cut to the object's length.
-    pub range: Option<(u64, u64)>,
-    /// Why it is opened; recorded. Empty means `service`. `multipart` is refused: it opens nothing.
-    pub purpose: String,
-    /// Case number; recorded as a commitment.
-    pub case: String,
-    /// For whom; recorded as a commitment.
-    pub on_behalf_of: String,
-}
-
-impl GetOptions {
-    /// As nodes are told of it: of whom it is for, where policy is asked about that one too. Words stay with the KMS.
-    pub(crate) fn stated(&self) -> Stated {
-        let named = self.on_behalf_of.starts_with("spiffe://");
-        Stated {
-            purpose: self.purpose.clone(),
-            case: self.case.clone(),
-            on_behalf_of: if named {
-                self.on_behalf_of.clone()
-            } else {
-                String::new()
-            },
-        }
-    }
-}
-
-/// What head and list tell of an object version.
-#[derive(Debug, Clone)]
-pub struct ObjectInfo {
-    /// Its key.
-    pub key: ObjectKey,
-    /// Its version; also its ETag.
-    pub version: ObjectVersionId,
-    /// Plaintext bytes.
-    pub bytes: u64,
-    /// When it was finished.
-    pub finished_at: UnixMs,
-    /// Whether it is a delete marker.
-    pub delete_marker: bool,
-    /// Whether it is the key's current version.
-    pub is_current: bool,
-    /// How many parts it came in; 0 where it is one stream.
-    pub parts: u32,
-    /// Whether it was made while versioning was on.
-    pub versioned: bool,
-    /// The log index at which it was finished: the order of a key's versions.
-    pub finished_index: LogIndex,
-    /// Content type, user metadata, tags, checksums; opened with the metadata lease.
-    pub metadata: v1::UserMetadata,
-}
-
-/// What a delete did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deleted {
-    /// The delete marker written, where versioning is on and no version was named.
-    pub marker: Option<ObjectVersionId>,
-    /// What was removed or covered.
-    pub removed: Option<ObjectVersionId>,
-}
-
-/// An object that was found, recorded and opened.
-pub struct Object {
-    /// What it is.
-    pub info: ObjectInfo,
-    /// The leaf that records this opening.
-    pub leaf_index: u64,
-    /// Its bytes.
-    pub body: ObjectReader,
 }
 
 impl Dataset {
@@ -320,6 +117,18 @@ impl Dataset {
         self.info(key.clone(), &entry, version.is_none()).await
     }
 
+    /// What is known of a key's null version, which was put while versioning was off or suspended. A delete marker may
+    /// be one.
+    pub async fn head_null(&self, key: &ObjectKey) -> Result<ObjectInfo, Error> {
+        let request = v1::GetObjectRequest {
+            null_version: true,
+            ..self.get_request(key, None, true)
+        };
+        let found = self.find_by(request, &self.0.stated).await?;
+        let entry = found.entry.ok_or(Error::NoSuchObject)?;
+        self.info(key.clone(), &entry, false).await
+    }
+
     /// Deletes the current version (a marker, where versioning is on) or the one named.
     pub async fn delete(
         &self,
@@ -339,6 +148,18 @@ impl Dataset {
         precondition: Precondition,
         invocation: Invocation,
     ) -> Result<Deleted, Error> {
+        let how = (invocation, false);
+        self.delete_with(key, version, precondition, how).await
+    }
+
+    /// `how`: the caller's own retries, and whether governance retention is passed by.
+    pub(crate) async fn delete_with(
+        &self,
+        key: &ObjectKey,
+        version: Option<ObjectVersionId>,
+        precondition: Precondition,
+        (invocation, bypass_governance): (Invocation, bool),
+    ) -> Result<Deleted, Error> {
         let mut request_id = self.request_id(Some(invocation))?;
         // The same in every try, so that they are the same request.
         let marker = ObjectVersionId(invocation.0);
@@ -350,6 +171,7 @@ impl Dataset {
             precondition: precondition.wire(),
             version_id: version.map(Bytes::from).unwrap_or_default(),
             new_marker_id: marker.into(),
+            bypass_governance,
         };
         let done = self
             .write_once(&mut request_id, |mut shard, request_id| {
@@ -390,14 +212,32 @@ impl Dataset {
         head_only: bool,
         stated: &Stated,
     ) -> Result<v1::GetObjectReply, Error> {
-        let request = v1::GetObjectRequest {
+        self.find_by(self.get_request(key, version, head_only), stated)
+            .await
+    }
+
+    fn get_request(
+        &self,
+        key: &ObjectKey,
+        version: Option<ObjectVersionId>,
+        head_only: bool,
+    ) -> v1::GetObjectRequest {
+        v1::GetObjectRequest {
             shard: self.0.shard.0,
             dataset_id: self.0.id.into(),
             key: key.as_str().to_owned(),
             version_id: version.map(Bytes::from).unwrap_or_default(),
             head_only,
             allow_stale: false,
-        };
+            null_version: false,
+        }
+    }
+
+    async fn find_by(
+        &self,
+        request: v1::GetObjectRequest,
+        stated: &Stated,
+    ) -> Result<v1::GetObjectReply, Error> {
         self.ask_shard(|mut shard| {
             let request = stated.of(request.clone());
             async move { Ok(shard.get_object(request).await?.into_inner()) }
@@ -425,6 +265,8 @@ impl Dataset {
             parts: entry.parts,
             versioned: entry.versioned,
             finished_index: LogIndex(entry.finished_index),
+            retention: entry.retention.and_then(Retention::of),
+            legal_hold: entry.legal_hold,
             metadata,
         })
     }

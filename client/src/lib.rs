@@ -30,6 +30,7 @@ pub mod fuzzing;
 mod kms;
 mod lease;
 mod listing;
+mod locks;
 mod log;
 mod multipart;
 mod opens;
@@ -48,7 +49,7 @@ pub use approval::{
     APPROVAL_MINUTES, APPROVAL_MINUTES_MAX, Approvable, ApprovalRequest, approval_from_text,
     approval_to_text,
 };
-pub use body::Body;
+pub use body::{Body, Reader};
 pub use custody::SealedRegion;
 pub use dataset::{
     Checksums, Dataset, DatasetInfo, Deleted, GetOptions, Invocation, Object, ObjectInfo,
@@ -60,6 +61,7 @@ pub use error::Error;
 pub use evidence::EvidenceRequest;
 pub use kms::{KeyChange, KeyLabels, Keys, LeafReader};
 pub use listing::{ListOptions, Page, VersionsPage};
+pub use locks::{Retention, RetentionMode, Setting};
 pub use log::{LogKeys, OutsideWitness};
 pub use multipart::{
     CompleteOptions, Part, PartId, PartOptions, PartsPage, Upload, UploadInfo, UploadsPage,

@@ -15,11 +15,13 @@ use proto::v1;
 use crate::dataset::put::{LEASE_REASONS, PUT_TRIES, Sealing};
 use crate::dataset::{Dataset, PutOptions, time_left};
 use crate::error::Error;
+use crate::locks::Retention;
 use crate::opens::{self, Ask};
 
 mod complete;
 mod listing;
 mod part;
+mod put;
 
 pub use complete::CompleteOptions;
 pub use listing::{PartsPage, UploadsPage, UploadsQuery};
@@ -144,6 +146,8 @@ impl Dataset {
             sealed_metadata: sealed_metadata.clone(),
             metadata_key_version,
             placement: 1,
+            retention: options.retention.map(Retention::wire),
+            legal_hold: options.legal_hold,
             ..v1::UploadRecord::default()
         };
         let request = v1::CreateUploadRequest {

@@ -12,7 +12,7 @@ use proto::ids::{ObjectKey, ObjectVersionId};
 use tokio_util::io::StreamReader;
 use transport::Fault;
 
-use crate::body::Body;
+use crate::body::{Body, Reader};
 use crate::dataset::{Checksums, Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
 use crate::download::ObjectReader;
 use crate::error::Error;
@@ -234,9 +234,10 @@ impl Dataset {
 
 /// What is read of an object, to be put elsewhere: a little of it at once, so that its put is tried again.
 async fn copied_body(reader: ObjectReader) -> Result<Body, Error> {
-    match reader.remaining() <= IN_MEMORY_MAX {
+    let bytes = reader.remaining();
+    match bytes <= IN_MEMORY_MAX {
         true => Ok(Body::Bytes(reader.into_bytes().await?)),
-        false => Ok(streamed(reader)),
+        false => Ok(Body::Sized(streamed(reader), bytes)),
     }
 }
 
@@ -281,7 +282,7 @@ fn carried(info: &ObjectInfo) -> PutOptions {
 }
 
 /// The object as it opens: what fails to open is an error of the stream, never its end.
-pub(crate) fn streamed(reader: ObjectReader) -> Body {
+pub(crate) fn streamed(reader: ObjectReader) -> Reader {
     let chunks = stream::unfold(Some(reader), |reader| async move {
         let mut reader = reader?;
         match reader.chunk().await {
@@ -290,7 +291,7 @@ pub(crate) fn streamed(reader: ObjectReader) -> Body {
             Err(error) => Some((Err(std::io::Error::other(error)), None)),
         }
     });
-    Body::stream(StreamReader::new(Box::pin(chunks)))
+    Box::pin(StreamReader::new(Box::pin(chunks)))
 }
 
 /// Says which object by saying nothing: errors name no objects.
@@ -325,6 +326,8 @@ mod tests {
             parts: 0,
             versioned: true,
             finished_index: LogIndex(number.into()),
+            retention: None,
+            legal_hold: false,
             metadata,
         }
     }

@@ -143,6 +143,8 @@ pub struct Tuning {
     pub opens_in_flight: usize,
     /// Data connections to each node.
     pub data_channels: usize,
+    /// Plaintext bytes of one stream, where the length is known beforehand: what is longer is put in parts of so many.
+    pub stream_bytes_max: u64,
 }
 
 impl Default for Tuning {
@@ -154,6 +156,7 @@ impl Default for Tuning {
             download_window_blocks: 2,
             opens_in_flight: 4,
             data_channels: 1,
+            stream_bytes_max: 1 << 30,
         }
     }
 }

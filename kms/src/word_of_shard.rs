@@ -29,14 +29,16 @@ pub(crate) enum HeldError {
     LegalHold,
 }
 
-/// Whether a hold keeps a dataset at this time.
-pub(crate) fn free(hold: Option<&v1::DatasetHold>, now: UnixMs) -> Result<(), HeldError> {
-    match hold {
-        Some(hold) if hold.legal => Err(HeldError::LegalHold),
-        Some(hold) if hold.retain_until_ms > now.0 => Err(HeldError::Retained {
-            until: hold.retain_until_ms,
-        }),
-        _ => Ok(()),
+/// Whether a hold of the dataset, or a lock of any version in it, keeps a dataset at this time.
+pub(crate) fn free(dataset: &v1::DatasetRecord, now: UnixMs) -> Result<(), HeldError> {
+    let hold = dataset.hold.unwrap_or_default();
+    if hold.legal || dataset.legal_holds > 0 {
+        return Err(HeldError::LegalHold);
+    }
+    let until = hold.retain_until_ms.max(dataset.compliance_until_ms);
+    match until > now.0 {
+        true => Err(HeldError::Retained { until }),
+        false => Ok(()),
     }
 }
 
@@ -48,7 +50,7 @@ impl Core {
             HeldError::NotAsked(ConfirmError::Commit(crate::ledger::CommitError::State))
         })?;
         let now = kms_state::region_time(&*state);
-        free(stated.as_ref().and_then(|record| record.hold.as_ref()), now)
+        stated.map_or(Ok(()), |dataset| free(&dataset, now))
     }
 
     /// What the shard states of the dataset, from a majority's view; `None` where every shard was asked and none holds
@@ -98,12 +100,29 @@ mod tests {
             retain_until_ms,
             legal,
         };
-        let keeps = |hold: Option<v1::DatasetHold>, now| free(hold.as_ref(), UnixMs(now)).is_err();
+        let dataset = |hold| v1::DatasetRecord {
+            hold,
+            ..Default::default()
+        };
+        let keeps = |hold, now| free(&dataset(hold), UnixMs(now)).is_err();
         assert!(!keeps(None, 0));
         assert!(!keeps(Some(hold(0, false)), 0));
         assert!(keeps(Some(hold(5, false)), 4));
         assert!(!keeps(Some(hold(5, false)), 5));
         assert!(keeps(Some(hold(0, true)), u64::MAX));
         assert!(keeps(Some(hold(5, true)), 9));
+    }
+
+    #[test]
+    fn what_keeps_a_version_keeps_the_key() {
+        let locked = |compliance_until_ms, legal_holds| v1::DatasetRecord {
+            compliance_until_ms,
+            legal_holds,
+            ..Default::default()
+        };
+        let keeps = |dataset, now| free(&dataset, UnixMs(now)).is_err();
+        assert!(keeps(locked(5, 0), 4));
+        assert!(!keeps(locked(5, 0), 5));
+        assert!(keeps(locked(0, 1), u64::MAX));
     }
 }

@@ -1,4 +1,4 @@
-//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps; and what every node does:
+//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps, lifecycles; and what every node does:
 //! open the shards the region has, look at its disk, notice failures.
 //!
 //! Owns the pace of these. Refuses to advance an epoch before its time by the reading that its command will carry: that
@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use node_state::shard::{CONFIG_LEVEL, lifecycle};
 use node_state::{CatalogMeta, ShardMeta};
 use proto::ids::UnixMs;
 use proto::v1;
@@ -25,6 +26,10 @@ const ROUND_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_STEPS: u32 = 512;
 /// Sweeps of one shard in one round: some thousands of records a second.
 const SWEEPS_A_ROUND: u32 = 8;
+/// Records one step of a lifecycle looks at; it removes one of them at most.
+const LIFECYCLE_RECORDS: u32 = 512;
+/// Steps of one shard in one round: 32 removals a second, near three million a day.
+const LIFECYCLE_STEPS_A_ROUND: u32 = 32;
 
 /// Runs for ever.
 pub(crate) async fn run(core: Arc<Core>) {
@@ -166,6 +171,25 @@ async fn lead_shard(core: &Core, group: &Group) -> Result<(), CallError> {
         }
         let sweep = Command::Sweep(v1::Sweep { steps: SWEEP_STEPS });
         if !core.drive_shard(group, sweep).await?.more {
+            break;
+        }
+    }
+    step_lifecycles(core, group).await
+}
+
+/// Goes on with a round of lifecycles where one is under way or due.
+async fn step_lifecycles(core: &Core, group: &Group) -> Result<(), CallError> {
+    if group.level() < CONFIG_LEVEL {
+        return Ok(());
+    }
+    let due = {
+        let (view, _) = core.view(group)?;
+        lifecycle::is_due(&*view.state, ShardMeta::load(&*view.state).time)
+    };
+    for _ in 0..if due { LIFECYCLE_STEPS_A_ROUND } else { 0 } {
+        let steps = LIFECYCLE_RECORDS;
+        let step = Command::LifecycleStep(v1::LifecycleStep { steps });
+        if !core.drive_shard(group, step).await?.more {
             break;
         }
     }

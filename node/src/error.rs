@@ -280,6 +280,11 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::RetentionShortened => (Fault::Precondition, "retention-shortened"),
         Refusal::NoSuchUpload => (Fault::Missing, "no-such-upload"),
         Refusal::InvalidPart => (Fault::Precondition, "invalid-part"),
+        Refusal::ObjectLocked => (Fault::Denied, "object-locked"),
+        Refusal::NoObjectLock => (Fault::Precondition, "no-object-lock"),
+        Refusal::LockKeepsVersions => (Fault::Precondition, "lock-keeps-versions"),
+        Refusal::ConfigMoved => (Fault::Precondition, "config-moved"),
+        Refusal::QuotaExceeded => (Fault::Precondition, "quota-exceeded"),
         Refusal::TooFewApprovals => (Fault::Denied, "too-few-approvals"),
     }
 }
@@ -343,6 +348,11 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::InvalidPart => {
             "a part that was named is not there, or was uploaded again since: list the parts"
         }
+        Refusal::ObjectLocked => "retention or a legal hold keeps this version: nothing was done",
+        Refusal::NoObjectLock => "the dataset has no object lock: nothing in it can be locked",
+        Refusal::LockKeepsVersions => "the dataset has object lock: versioning stays on",
+        Refusal::ConfigMoved => "the setting was changed meanwhile: read it again, then decide",
+        Refusal::QuotaExceeded => "the dataset would hold more than its quota: nothing was stored",
         Refusal::TooFewApprovals => {
             "lifting a legal hold takes the approvals of two operators besides who asks"
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
-use node_state::shard::HOLD_LEVEL;
+use node_state::shard::{HOLD_LEVEL, LOCK_LEVEL};
 use node_state::{ShardMeta, limits, read};
 use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
 use proto::v1;
@@ -22,9 +22,11 @@ use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 
+mod locks;
 mod multipart;
 pub(crate) mod receipts;
 mod service;
+mod settings;
 pub(crate) mod stored;
 pub(crate) mod tokens;
 
@@ -149,6 +151,7 @@ impl Core {
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         request.key.parse::<ObjectKey>()?;
         request.entry.as_ref().map_or(Ok(()), one_stream)?;
+        locks::sound(&shard.group, request.entry.as_ref())?;
         let put = v1::PutObject {
             dataset_id: request.dataset_id,
             key: request.key,
@@ -180,6 +183,7 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         request.key.parse::<ObjectKey>()?;
+        locks::sound(&shard.group, request.entry.as_ref())?;
         // Before the signatures: who does not lead need not check them.
         self.leading(&shard.group)?;
         let entry = request
@@ -231,13 +235,20 @@ impl Core {
             precondition: request.precondition,
             version_id: request.version_id,
             new_marker_id: request.new_marker_id,
+            bypass_governance: request.bypass_governance,
         };
+        if delete.bypass_governance {
+            at_level(&shard.group, LOCK_LEVEL)?;
+        }
         self.decide_shard(
             &shard.group,
             Room::Reserved,
             request.request_id,
             |table, _| {
                 self.check(table, peer, Some(&id), &[Action::Write])?;
+                if delete.bypass_governance {
+                    self.check(table, peer, Some(&id), &[Action::Keys])?;
+                }
                 // A delete involves no key: it works whatever the key's state is.
                 let command = Command::DeleteObject(delete.clone());
                 Ok(Decision {
@@ -256,7 +267,7 @@ impl Core {
     ) -> Result<v1::GetObjectReply, CallError> {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
-        let version = match request.version_id.len() {
+        let mut version = match request.version_id.len() {
             0 => None,
             _ => Some(ObjectVersionId::try_from(request.version_id.as_ref())?),
         };
@@ -280,6 +291,11 @@ impl Core {
         };
         let state = &*view.state;
         self.living(state, &id)?;
+        if request.null_version {
+            let null = read::null_version(state, &id, &request.key);
+            let null = null.ok_or(CallError::NoSuchObject)?.version_id;
+            version = Some(ObjectVersionId::try_from(null.as_ref())?);
+        }
         let mut entry = read::object(state, &id, &request.key, version.as_ref())
             .ok_or(CallError::NoSuchObject)?;
         // Asked for by its id, a marker is answered as one; as the current version it hides the object.

@@ -100,8 +100,9 @@ pub(crate) async fn put(
             let opened = tokio::fs::File::open(&path)
                 .await
                 .map_err(file("opening"))?;
+            let bytes = opened.metadata().await.map_err(file("opening"))?.len();
             Ok(dataset
-                .put(&key, Body::stream(opened), options)
+                .put(&key, Body::sized(opened, bytes), options)
                 .await?
                 .bytes)
         };

@@ -165,8 +165,11 @@ impl Put {
         let body = if stdin {
             Body::stream(tokio::io::stdin())
         } else {
+            let opening = || file(format!("opening {}", self.source.display()));
             let opened = tokio::fs::File::open(&self.source).await;
-            Body::stream(opened.map_err(file(format!("opening {}", self.source.display())))?)
+            let opened = opened.map_err(opening())?;
+            let bytes = opened.metadata().await.map_err(opening())?.len();
+            Body::sized(opened, bytes)
         };
         let put = dataset.put(&to.key()?, body, &options).await?;
         if session.json {

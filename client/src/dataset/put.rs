@@ -22,6 +22,7 @@ use super::{Dataset, INLINE_SEALED_MAX, PutOptions, PutOutcome};
 use crate::body::Body;
 use crate::error::Error;
 use crate::lease::{MetadataKeys, SealLease};
+use crate::locks::Retention;
 use crate::prepared::{Prepared, Request};
 use crate::region::random;
 use crate::upload;
@@ -42,6 +43,10 @@ impl Dataset {
         options: &PutOptions,
     ) -> Result<PutOutcome, Error> {
         let mut body = body.into();
+        let stream_max = self.0.region.0.tuning.stream_bytes_max;
+        if let Some(bytes) = body.bytes().filter(|bytes| *bytes > stream_max) {
+            return self.put_in_parts(key, body, bytes, options).await;
+        }
         let inline_plain = envelope::plain_len(INLINE_SEALED_MAX).unwrap_or(0) as usize;
         let mut head = Vec::new();
         body.fill(&mut head, inline_plain + 1).await?;
@@ -104,6 +109,7 @@ impl Dataset {
         let stream = sealing.dek.seal_part(PartNumber::FIRST, plain)?;
         let (header, _) = StreamHeader::split(&stream).map_err(Error::NotAuthentic)?;
         let mut entry = sealing.entry(plain.len() as u64, &header, options)?;
+        lock(&mut entry, options);
         entry.sealed_bytes = stream.len() as u64;
         entry.inline = stream.into();
         if broken(Switch::PlaintextOnNode) {
@@ -136,7 +142,7 @@ impl Dataset {
     ) -> Result<PutOutcome, Error> {
         let rest = match &body {
             Body::Bytes(rest) => Some(rest.clone()),
-            Body::Stream(_) => None,
+            Body::Stream(_) | Body::Sized(..) => None,
         };
         let deadline = Instant::now() + self.0.region.0.tuning.deadline;
         // One id for all uploads: a refusal for want of a majority is not final, and a copy of the refused request
@@ -207,6 +213,7 @@ impl Dataset {
             .await
             .inspect_err(|_| self.forget_replicas())?;
         let mut entry = sealing.entry(uploaded.plain_bytes, &uploaded.header, options)?;
+        lock(&mut entry, options);
         entry.sealed_bytes = uploaded.sealed_bytes;
         entry.blocks = uploaded.blocks;
         entry.upload_epoch = epoch.0;
@@ -261,6 +268,11 @@ impl Dataset {
     }
 }
 
+fn lock(entry: &mut v1::ObjectEntry, options: &PutOptions) {
+    entry.retention = options.retention.map(Retention::wire);
+    entry.legal_hold = options.legal_hold;
+}
+
 /// What one new version is sealed with.
 pub(crate) struct Sealing {
     pub(crate) lease: Arc<SealLease>,
@@ -305,17 +317,8 @@ impl Sealing {
         &self,
         options: &PutOptions,
     ) -> Result<(SealedMetadata, u32), Error> {
-        let stated = v1::UserMetadata {
-            format: 1,
-            content_type: options.content_type.clone().unwrap_or_default(),
-            user: options.metadata.clone(),
-            tags: options.tags.clone(),
-            checksums: options.checksums.all(),
-            part: 0,
-            part_id: Bytes::new(),
-        };
         let key = self.metadata.current()?;
-        let sealed = key.seal(&self.metadata_context, &stated.encode_to_vec())?;
+        let sealed = key.seal(&self.metadata_context, &options.metadata().encode_to_vec())?;
         Ok((sealed, key.version()))
     }
 }

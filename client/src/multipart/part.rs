@@ -92,7 +92,7 @@ impl Dataset {
         let whole = match &body {
             _ if head.len() <= inline_plain => Some(Bytes::new()),
             Body::Bytes(rest) => Some(rest.clone()),
-            Body::Stream(_) => None,
+            Body::Stream(_) | Body::Sized(..) => None,
         };
         let deadline = Instant::now() + self.0.region.0.tuning.deadline;
         // One id for all tries: a refusal for want of a majority is not final, and a copy of the refused request that comes
@@ -148,7 +148,7 @@ impl Dataset {
     ) -> Result<Part, Error> {
         let (dataset, key, options) = from;
         let object = dataset.get(key, options).await?;
-        let body = streamed(object.body);
+        let body = Body::Stream(streamed(object.body));
         self.upload_part(upload, number, body, &PartOptions::default())
             .await
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use client::ids::ObjectVersionId;
 use client::{
-    CompleteOptions, Dataset, Error, GetOptions, Part, PartId, PartOptions, Precondition,
-    PutOptions, Upload, UploadsQuery,
+    Body, CompleteOptions, Dataset, Error, GetOptions, Part, PartId, PartOptions, Precondition,
+    PutOptions, Region, Tuning, Upload, UploadsQuery,
 };
 use local::files::CLIENTS;
 use local::{Kind, Local};
@@ -435,6 +435,43 @@ fn uploads_are_listed_aborted_and_sealed() {
             let found = contains(&service.data, canary.as_bytes())?;
             ensure!(found.is_none(), "plaintext in {found:?}");
         }
+        Ok(())
+    });
+}
+
+/// A put that is too long for one stream is one object all the same, and one that ends early is none.
+#[test]
+fn a_long_put_is_put_in_parts() {
+    with_region(1, async |local| {
+        let first = dataset(local).await?;
+        let context = local.federation.region("ch-zrh")?.context(CLIENTS[0]);
+        let tuning = Tuning {
+            stream_bytes_max: 100_000,
+            ..Tuning::default()
+        };
+        let region = Region::connect(&context, tuning).await?;
+        let one = region.dataset(first.name()).await?;
+        let at = key(KEY);
+        let whole = body(1, 250_001);
+        let options = PutOptions::default();
+        let done = one.put(&at, whole.clone(), &options).await?;
+        ensure!(done.bytes == 250_001, "{done:?}");
+        ensure!(first.head(&at, None).await?.parts == 3);
+        ensure!(read(&first, None).await? == whole);
+        let short = Body::sized(std::io::Cursor::new(whole[..150_000].to_vec()), 250_001);
+        let refused = one.put(&key("short"), short, &options).await;
+        ensure!(
+            refused.as_ref().err().map(Error::reason) == Some("body-too-short"),
+            "{refused:?}"
+        );
+        let gone = one.head(&key("short"), None).await.err();
+        ensure!(matches!(gone, Some(Error::NoSuchObject)), "{gone:?}");
+        ensure!(
+            one.list_uploads(&UploadsQuery::default())
+                .await?
+                .uploads
+                .is_empty()
+        );
         Ok(())
     });
 }

@@ -102,9 +102,12 @@ fn both(section: &str, kinds: &[&str]) -> Wanted {
 fn of_node() -> Wanted {
     // These are the catalog's.
     let catalogs = [21, 23, 24, 25];
+    // Uploads in parts, locks, settings: above the levels drawn here. The state's own tests reach them.
+    let not_drawn = 31..=37;
     let refusals = (1..)
         .map_while(|n| v1::Refusal::try_from(n).ok())
-        .filter(|reason| !catalogs.contains(&i32::from(*reason)));
+        .filter(|reason| !catalogs.contains(&i32::from(*reason)))
+        .filter(|reason| !not_drawn.contains(&i32::from(*reason)));
     let catalog = [1, 2, 7, 20, 21, 23, 24, 25, 26];
     let catalog = catalog
         .into_iter()

@@ -14,6 +14,7 @@ use proto::v1::Action;
 use proto::v1::shard_command::Command;
 use transport::Peer;
 
+use super::locks::lockable;
 use super::tokens::holder_of;
 use super::{at_level, blocking, bounded, key_state_version, receipts};
 use crate::core::{Core, Decision, Room};
@@ -26,6 +27,10 @@ impl Core {
         request: v1::CreateUploadRequest,
     ) -> Result<v1::Done, CallError> {
         self.disk.check()?;
+        let shard = self.shard(request.shard)?;
+        if let Some(upload) = &request.upload {
+            lockable(&shard.group, upload.retention.as_ref(), upload.legal_hold)?;
+        }
         let create = v1::CreateUpload {
             dataset_id: request.dataset_id,
             key: request.key,

@@ -158,6 +158,75 @@ impl v1::shard_server::Shard for ShardService {
         metered("list_parts", call).await.map(Response::new)
     }
 
+    async fn set_object_lock(
+        &self,
+        request: Request<v1::SetObjectLockRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_object_lock(&peer, request.into_inner());
+        metered("set_object_lock", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<v1::SetRetentionRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_retention(&peer, request.into_inner());
+        metered("set_retention", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn set_legal_hold(
+        &self,
+        request: Request<v1::SetLegalHoldRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_legal_hold(&peer, request.into_inner());
+        metered("set_legal_hold", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn set_config(
+        &self,
+        request: Request<v1::SetConfigRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_config(&peer, request.into_inner());
+        metered("set_config", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn set_quota(
+        &self,
+        request: Request<v1::SetQuotaRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.set_quota(&peer, request.into_inner());
+        metered("set_quota", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
+    async fn read_config(
+        &self,
+        request: Request<v1::ReadConfigRequest>,
+    ) -> Result<Response<v1::ReadConfigReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let call = self.0.read_config(&peer, request.into_inner());
+        metered("read_config", call).await.map(Response::new)
+    }
+
     async fn get_object(
         &self,
         request: Request<v1::GetObjectRequest>,

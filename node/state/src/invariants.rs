@@ -28,6 +28,9 @@ pub fn shard(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     invariant_current_is_newest(state)?;
     invariant_versions_and_entries_match(state)?;
     invariant_parts_belong(state)?;
+    invariant_locks_are_counted(state)?;
+    invariant_null_versions_are_found(state)?;
+    invariant_rules_are_of_settings(state)?;
     invariant_changes_are_complete(state)?;
     invariant_tokens_are_there(state)?;
     invariant_garbage_is_unreferenced(state)?;
@@ -47,9 +50,13 @@ macro_rules! ensure {
     };
 }
 
-// After the macro, which it uses.
+// After the macro, which they use.
+mod datasets;
 mod multipart;
 
+pub use datasets::{
+    invariant_locks_are_counted, invariant_null_versions_are_found, invariant_rules_are_of_settings,
+};
 pub use multipart::invariant_parts_belong;
 
 /// No key stands outside the tables.

@@ -17,6 +17,10 @@ pub mod table {
     pub const DATASET: u8 = 0x10;
     /// Dropped datasets whose contents are being removed: dataset id to where the removal goes on.
     pub const PURGE: u8 = 0x11;
+    /// Dataset and kind of a setting to `ConfigRecord`.
+    pub const CONFIG: u8 = 0x12;
+    /// Dataset to the lifecycle rules in force (`Lifecycle`).
+    pub const RULES: u8 = 0x13;
     /// Dataset and object key to the current version's head.
     pub const CURRENT: u8 = 0x20;
     /// Dataset, object key and inverted finished index to an older version's head: newest first.
@@ -48,9 +52,9 @@ pub mod table {
     pub const TOKEN_USE: u8 = 0x61;
 
     /// All of them.
-    pub const ALL: [u8; 18] = [
-        META, SWEEP, DATASET, PURGE, CURRENT, OLDER, VERSION, BODY, UPLOAD, PART, DOOMED, CHANGE,
-        TOMBSTONE, GARBAGE, FREED, REQUEST, TOKEN, TOKEN_USE,
+    pub const ALL: [u8; 20] = [
+        META, SWEEP, DATASET, PURGE, CONFIG, RULES, CURRENT, OLDER, VERSION, BODY, UPLOAD, PART,
+        DOOMED, CHANGE, TOMBSTONE, GARBAGE, FREED, REQUEST, TOKEN, TOKEN_USE,
     ];
 }
 
@@ -99,7 +103,12 @@ fn join(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
-/// Key of a dataset's record in `table` ([`table::DATASET`] or [`table::PURGE`]).
+/// Key of a setting of a dataset.
+pub fn config(dataset: &DatasetId, kind: i32) -> Vec<u8> {
+    join(table::CONFIG, &[dataset.as_bytes(), &kind.to_be_bytes()])
+}
+
+/// Key of a dataset's record in `table` ([`table::DATASET`], [`table::PURGE`] or [`table::RULES`]).
 pub fn dataset(table: u8, id: &DatasetId) -> Vec<u8> {
     join(table, &[id.as_bytes()])
 }
@@ -276,6 +285,8 @@ mod tests {
         assert_eq!(hex(&single(table::META)), "01");
         assert_eq!(hex(&sweep(table::REQUEST)), "0250");
         assert_eq!(hex(&dataset(table::DATASET, &DATASET)), format!("10{d}"));
+        assert_eq!(hex(&config(&DATASET, 2)), format!("12{d}00000002"));
+        assert_eq!(hex(&dataset(table::RULES, &DATASET)), format!("13{d}"));
         assert_eq!(
             hex(&current(&DATASET, "a\0b")),
             format!("20{d}6100ff620001")

@@ -29,6 +29,12 @@ pub const COMMAND_BYTES_MAX: usize = 1_000_000;
 pub const RECEIPTS_MAX: usize = 32;
 /// Ranges of blocks in one receipt.
 pub const RANGES_MAX: usize = 256;
+/// Bytes of one setting of a dataset.
+pub const CONFIG_BYTES_MAX: usize = 64 << 10;
+
+/// Rules of one lifecycle.
+pub const RULES_MAX: usize = 1000;
+
 /// Tombstones kept in one dataset's change index.
 pub const TOMBSTONES_MAX: u64 = 65_536;
 /// Records that are due and that each command removes besides its own work: more than a put adds, so that the

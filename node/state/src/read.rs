@@ -63,6 +63,29 @@ pub fn head(
     )
 }
 
+/// The head of an object's null version: made while versioning was off, or is suspended. A delete marker may be one.
+pub fn null_version(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    key: &str,
+) -> Option<v1::ObjectEntry> {
+    let current: v1::ObjectEntry = record::load(state, &keys::current(dataset, key))?;
+    match (current.versioned, current.null_index) {
+        (false, _) => Some(current),
+        (true, 0) => None,
+        (true, index) => record::load(state, &keys::older(dataset, key, LogIndex(index))),
+    }
+}
+
+/// A setting of a dataset, removed ones included.
+pub fn config(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    kind: v1::ConfigKind,
+) -> Option<v1::ConfigRecord> {
+    record::load(state, &keys::config(dataset, kind.into()))
+}
+
 /// The record of an upload under way, if this is one's id and key.
 pub fn upload(
     state: &(impl Reader + ?Sized),

@@ -1,4 +1,5 @@
-//! The machine of one shard: datasets, objects, uploads in parts, tokens, request ids, upload epochs.
+//! The machine of one shard: datasets and their settings, objects and what locks them, uploads in parts, tokens, request
+//! ids, upload epochs.
 //!
 //! Owns the order of checks, the same in every command: the leader's clock; size and shape; request id window; verdict;
 //! dataset; key; token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have
@@ -18,11 +19,14 @@ use crate::limits::{COMMAND_BYTES_MAX, SWEEP_STEPS};
 use crate::record::{self, ShardMeta};
 use crate::time::{self, TIME_BOUND_LEVEL};
 
+mod config;
 mod dataset;
 mod delete;
 mod epoch;
 mod evidence;
 mod hold;
+pub mod lifecycle;
+mod lock;
 mod multipart;
 mod put;
 mod refusal;
@@ -31,7 +35,9 @@ mod sweep;
 mod token;
 mod versions;
 
+pub use config::CONFIG_LEVEL;
 pub use hold::{HOLD_LEVEL, is_held};
+pub use lock::LOCK_LEVEL;
 pub use multipart::MULTIPART_LEVEL;
 use refusal::{Answer, malformed, refuse};
 use request::Window;
@@ -73,6 +79,12 @@ impl ShardMachine {
             | Command::FinishPart(_)
             | Command::CompleteUpload(_)
             | Command::AbortUpload(_) => MULTIPART_LEVEL,
+            Command::SetObjectLock(_) | Command::SetRetention(_) | Command::SetLegalHold(_) => {
+                LOCK_LEVEL
+            }
+            Command::SetConfig(_) | Command::SetQuota(_) | Command::LifecycleStep(_) => {
+                CONFIG_LEVEL
+            }
             _ => FeatureLevel(0),
         };
         if at.level < takes {
@@ -86,6 +98,7 @@ impl ShardMachine {
         };
         let mut apply = Apply {
             index: at.index,
+            level: at.level,
             voters: at.voters,
             state,
             local,
@@ -129,6 +142,7 @@ fn encode(answer: Answer) -> Bytes {
 /// One command being applied.
 struct Apply<'a> {
     index: LogIndex,
+    level: FeatureLevel,
     voters: &'a dyn Majority,
     state: &'a mut dyn Writer,
     local: &'a mut dyn Writer,
@@ -147,6 +161,7 @@ impl Apply<'_> {
             Command::AdvanceUploadEpoch(advance) => return self.advance_upload_epoch(advance),
             Command::SetAuthority(set) => return self.set_authority(set),
             Command::Sweep(sweep) => return self.sweep_more(sweep),
+            Command::LifecycleStep(step) => return self.lifecycle_step(step),
             // Time is all it moves.
             Command::AdvanceTime(_) => return Ok(self.done()),
             _ => {}
@@ -166,9 +181,15 @@ impl Apply<'_> {
             Command::FinishPart(finish) => self.finish_part(verdict, finish),
             Command::CompleteUpload(complete) => self.complete_upload(verdict, complete),
             Command::AbortUpload(abort) => self.abort_upload(abort),
+            Command::SetObjectLock(set) => self.set_object_lock(set),
+            Command::SetRetention(set) => self.set_retention(set),
+            Command::SetLegalHold(set) => self.set_legal_hold(set),
+            Command::SetConfig(set) => self.set_config(set),
+            Command::SetQuota(set) => self.set_quota(set),
             Command::AdvanceUploadEpoch(_)
             | Command::SetAuthority(_)
             | Command::Sweep(_)
+            | Command::LifecycleStep(_)
             | Command::AdvanceTime(_) => malformed(),
         }
     }

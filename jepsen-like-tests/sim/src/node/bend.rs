@@ -104,7 +104,13 @@ fn body(draw: &mut Draw, model: &Model, command: &mut v1::ShardCommand) {
             | Command::CreateUpload(_)
             | Command::FinishPart(_)
             | Command::CompleteUpload(_)
-            | Command::AbortUpload(_),
+            | Command::AbortUpload(_)
+            | Command::SetObjectLock(_)
+            | Command::SetRetention(_)
+            | Command::SetLegalHold(_)
+            | Command::SetConfig(_)
+            | Command::SetQuota(_)
+            | Command::LifecycleStep(_),
         )
         | None => {}
     }

@@ -551,6 +551,7 @@ impl Draw {
             precondition: self.condition(model, &id, key),
             version_id: named.unwrap_or_default(),
             new_marker_id: self.mint().into(),
+            bypass_governance: false,
         };
         self.asked(model, &id, Command::DeleteObject(delete))
     }
@@ -645,9 +646,15 @@ pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
         Command::FinishPart(finish) => &finish.dataset_id,
         Command::CompleteUpload(complete) => &complete.dataset_id,
         Command::AbortUpload(abort) => &abort.dataset_id,
+        Command::SetObjectLock(set) => &set.dataset_id,
+        Command::SetRetention(set) => &set.dataset_id,
+        Command::SetLegalHold(set) => &set.dataset_id,
+        Command::SetConfig(set) => &set.dataset_id,
+        Command::SetQuota(set) => &set.dataset_id,
         Command::AdvanceUploadEpoch(_)
         | Command::SetAuthority(_)
         | Command::Sweep(_)
+        | Command::LifecycleStep(_)
         | Command::AdvanceTime(_) => return None,
     };
     DatasetId::try_from(&id[..]).ok()

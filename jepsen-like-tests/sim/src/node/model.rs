@@ -224,7 +224,13 @@ impl Judging<'_> {
             | Command::CreateUpload(_)
             | Command::FinishPart(_)
             | Command::CompleteUpload(_)
-            | Command::AbortUpload(_) => refuse(Refusal::Malformed),
+            | Command::AbortUpload(_)
+            | Command::SetObjectLock(_)
+            | Command::SetRetention(_)
+            | Command::SetLegalHold(_)
+            | Command::SetConfig(_)
+            | Command::SetQuota(_)
+            | Command::LifecycleStep(_) => refuse(Refusal::Malformed),
         }
     }
 

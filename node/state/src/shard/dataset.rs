@@ -5,6 +5,7 @@
 use proto::ids::{DatasetId, DatasetName, KekId};
 use proto::v1;
 
+use super::config::CONFIG_LEVEL;
 use super::refusal::{Answer, malformed, of, refuse};
 use super::{Apply, Dataset, hold};
 use crate::keys::{self, table};
@@ -46,6 +47,11 @@ impl Apply<'_> {
             tombstones_from: 0,
             hold: None,
             uploads: 0,
+            lock: None,
+            compliance_until_ms: 0,
+            legal_holds: 0,
+            suspended: false,
+            quota: None,
             ..asked.clone()
         };
         self.meta.datasets += 1;
@@ -78,6 +84,7 @@ impl Apply<'_> {
         self.meta.datasets -= 1;
         self.meta.sweeping = true;
         self.state.put(&keys::dataset(table::PURGE, &id), &[]);
+        self.state.delete(&keys::dataset(table::RULES, &id));
         Ok(self.done())
     }
 
@@ -109,6 +116,13 @@ impl Apply<'_> {
 
     pub(super) fn set_versioning(&mut self, set: &v1::SetVersioning) -> Answer {
         let mut dataset = self.writable(&set.dataset_id)?;
+        if dataset.record.lock.is_some() && !set.enabled {
+            return refuse(v1::Refusal::LockKeepsVersions);
+        }
+        if self.level >= CONFIG_LEVEL {
+            let was_on = dataset.record.versioning || dataset.record.suspended;
+            dataset.record.suspended = was_on && !set.enabled;
+        }
         dataset.record.versioning = set.enabled;
         self.save(&dataset);
         Ok(self.done())

@@ -30,7 +30,7 @@ impl Apply<'_> {
         let marker = self.marker(delete, &dataset, current.as_ref())?;
         precondition(delete.precondition.as_ref(), current.as_ref())?;
         let done = match (version, marker) {
-            (Some(id), _) => self.delete_version(&mut dataset, &delete.key, current, &id)?,
+            (Some(id), _) => self.delete_version(&mut dataset, delete, current, &id)?,
             (None, Some(marker)) => {
                 let version_id = Bytes::copy_from_slice(marker.id.as_bytes());
                 let replaced = self.add_version(&mut dataset, &delete.key, current, marker);
@@ -58,12 +58,7 @@ impl Apply<'_> {
         dataset: &Dataset,
         current: Option<&v1::ObjectEntry>,
     ) -> Result<Option<NewVersion>, v1::Refused> {
-        let keeps = dataset.record.versioning
-            || current.is_some_and(|current| {
-                current.versioned
-                    || current.delete_marker
-                    || self.newest_older(&dataset.id, &delete.key).is_some()
-            });
+        let keeps = self.keeps_versions(dataset, &delete.key, current);
         if !delete.version_id.is_empty() || !keeps {
             return Ok(None);
         }
@@ -79,13 +74,29 @@ impl Apply<'_> {
         Ok(Some(NewVersion { id, entry }))
     }
 
+    /// Whether a delete that names no version writes a marker.
+    pub(super) fn keeps_versions(
+        &self,
+        dataset: &Dataset,
+        key: &str,
+        current: Option<&v1::ObjectEntry>,
+    ) -> bool {
+        dataset.record.versioning
+            || current.is_some_and(|current| {
+                current.versioned
+                    || current.delete_marker
+                    || self.newest_older(&dataset.id, key).is_some()
+            })
+    }
+
     fn delete_version(
         &mut self,
         dataset: &mut Dataset,
-        key: &str,
+        delete: &v1::DeleteObject,
         current: Option<v1::ObjectEntry>,
         id: &ObjectVersionId,
     ) -> Answer {
+        let key = delete.key.as_str();
         let at: Option<v1::VersionRecord> =
             record::load(&*self.state, &keys::version(table::VERSION, id));
         let of_key = |at: &v1::VersionRecord| {
@@ -98,9 +109,14 @@ impl Apply<'_> {
         };
         match current {
             Some(current) if current.version_id == id.as_bytes()[..] => {
+                self.removable(&current, delete.bypass_governance)?;
                 Ok(self.remove_current(dataset, key, &current))
             }
-            _ => Ok(self.remove_older(dataset, key, at.finished_index)),
+            current => {
+                let older = self.older(&dataset.id, key, at.finished_index);
+                self.removable(&older, delete.bypass_governance)?;
+                Ok(self.remove_older(dataset, key, current, at.finished_index))
+            }
         }
     }
 }

@@ -101,6 +101,8 @@ impl Shard {
                 | Command::FinishPart(_)
                 | Command::CompleteUpload(_)
                 | Command::AbortUpload(_)
+                | Command::SetRetention(_)
+                | Command::SetLegalHold(_)
         );
         let request_id = match needs_id {
             true => Bytes::copy_from_slice(&self.fresh_id().to_bytes()),
@@ -331,4 +333,16 @@ pub(crate) fn refused(answer: v1::ShardAnswer) -> v1::Refused {
 
 pub(crate) fn reason(answer: v1::ShardAnswer) -> v1::Refusal {
     refused(answer).reason()
+}
+
+/// The bytes of commands as they stand in a log, hashed: a change of any is a change of the format.
+pub(crate) fn hashes(kinds: Vec<Command>) -> Vec<String> {
+    let hash = |kind| {
+        let only = v1::ShardCommand {
+            command: Some(kind),
+            ..Default::default()
+        };
+        blake3::hash(&only.encode_to_vec()).to_hex()[..16].to_owned()
+    };
+    kinds.into_iter().map(hash).collect()
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns their record. Refuses a change decided on another version of it, retention that would end earlier than was
 //! stated, and to lift a legal hold without two operators besides who asks. Signatures were the leader's to check. It
-//! covers the dataset and its key; single objects are deleted and overwritten as before.
+//! covers the dataset and its key; single objects are kept by [`super::lock`] alone.
 
 use std::collections::BTreeSet;
 
@@ -17,12 +17,11 @@ pub const HOLD_LEVEL: FeatureLevel = FeatureLevel(2);
 /// Approvers that lifting a legal hold takes, whatever a region asks for more.
 const APPROVERS_MIN: usize = 2;
 
-/// Whether retention or a legal hold keeps the dataset, and its key, at this time.
+/// Whether retention or a legal hold keeps the dataset, and its key, at this time: of the dataset, or of any version.
 pub fn is_held(record: &v1::DatasetRecord, now: UnixMs) -> bool {
-    let Some(hold) = &record.hold else {
-        return false;
-    };
-    hold.legal || hold.retain_until_ms > now.0
+    let of_version = record.legal_holds > 0 || record.compliance_until_ms > now.0;
+    let hold = record.hold.unwrap_or_default();
+    of_version || hold.legal || hold.retain_until_ms > now.0
 }
 
 impl Apply<'_> {

@@ -14,7 +14,7 @@ use super::fixture::*;
 use crate::limits::EPOCHS_KEPT;
 use crate::listing::{ObjectsQuery, VersionsQuery, objects, versions};
 use crate::read;
-use crate::shard::MULTIPART_LEVEL;
+use crate::shard::CONFIG_LEVEL;
 
 const KEYS: [&str; 4] = ["a", "a/b", "a\0", "b"];
 
@@ -278,13 +278,14 @@ impl Model {
 
     fn add(&mut self, key: &'static str, new: Version) {
         let versions = self.objects.entry(key).or_default();
-        let dropped = match versions.last() {
-            Some(last) if !self.versioning && !last.kept => versions.pop(),
-            _ => None,
-        };
+        let mut dropped = Vec::new();
+        if !self.versioning {
+            // What is put then is the null version, and there is one.
+            dropped.extend(versions.extract_if(.., |version| !version.kept));
+        }
         versions.push(new);
-        if let Some(dropped) = dropped {
-            self.free(&dropped);
+        for version in dropped {
+            self.free(&version);
         }
     }
 
@@ -425,7 +426,7 @@ struct Run {
 impl Run {
     fn new() -> Self {
         let mut shard = Shard::new();
-        shard.level = MULTIPART_LEVEL;
+        shard.level = CONFIG_LEVEL;
         Self {
             shard,
             model: Model::default(),
@@ -667,6 +668,12 @@ impl Run {
             let last = held.last().expect("not empty");
             assert_eq!(current.version_id, last.id.as_bytes()[..]);
             assert_eq!(current.delete_marker, last.marker);
+            let null = held.iter().find(|version| !version.kept);
+            let found = read::null_version(state, &DATASET, key);
+            assert_eq!(
+                found.map(|head| head.version_id),
+                null.map(|version| Bytes::copy_from_slice(version.id.as_bytes()))
+            );
             if !last.marker {
                 live.push((*key).to_owned());
             }
@@ -728,7 +735,7 @@ proptest! {
         }
         // The same log gives the same bytes.
         let mut twin = Shard::empty();
-        twin.level = MULTIPART_LEVEL;
+        twin.level = CONFIG_LEVEL;
         for command in run.shard.log.clone() {
             twin.apply_bytes(command).expect("a known command");
         }

@@ -66,6 +66,7 @@ impl Apply<'_> {
         let now = self.meta.time;
         self.token_allows(&dataset, &lease, &create.holder, |expiry| now < expiry)?;
         self.unused(&id)?;
+        self.lock_allows(&dataset, asked.retention, asked.legal_hold)?;
         let at = v1::VersionRecord {
             dataset_id: Bytes::copy_from_slice(dataset.id.as_bytes()),
             key: create.key.clone(),

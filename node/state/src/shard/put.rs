@@ -9,8 +9,9 @@ use proto::ids::{LeaseId, ObjectKey, ObjectVersionId};
 use proto::v1;
 
 use super::Apply;
+use super::config::within_quota;
 use super::refusal::{Answer, malformed, of, refuse};
-use super::versions::NewVersion;
+use super::versions::{NewVersion, keeps, own_bytes};
 use crate::limits::{
     BLOCK_BYTES_MAX, BLOCKS_MAX, DIGEST_BYTES, EPOCHS_KEPT, INLINE_BYTES_MAX, MANIFEST_BYTES_MAX,
     METADATA_BYTES_MAX,
@@ -88,6 +89,14 @@ impl Apply<'_> {
     fn finish_commit(&mut self, mut dataset: super::Dataset, commit: Commit<'_>) -> Answer {
         let current = self.current(&dataset.id, commit.key);
         precondition(commit.precondition, current.as_ref())?;
+        self.lock_allows(&dataset, commit.entry.retention, commit.entry.legal_hold)?;
+        let replaced = current.as_ref().filter(|current| !keeps(&dataset, current));
+        within_quota(
+            &dataset,
+            u64::from(current.as_ref().is_none_or(|head| head.delete_marker)),
+            commit.entry.sealed_bytes,
+            replaced.map_or(0, own_bytes),
+        )?;
         let new = NewVersion {
             id: commit.version,
             entry: commit.entry.clone(),
@@ -135,7 +144,7 @@ impl<'a> Commit<'a> {
             && entry.finished_at_ms == 0
             && !entry.delete_marker
             && !entry.versioned
-            && entry.parts == 0
+            && (entry.parts, entry.null_index) == (0, 0)
             && entry.dek_salt.len() == DIGEST_BYTES
             && entry.name_salt.len() == DIGEST_BYTES
             && entry.plain_bytes <= entry.sealed_bytes

@@ -43,6 +43,8 @@ impl Apply<'_> {
                     | Command::FinishPart(_)
                     | Command::CompleteUpload(_)
                     | Command::AbortUpload(_)
+                    | Command::SetRetention(_)
+                    | Command::SetLegalHold(_)
             );
             return if by_itself {
                 Window::Free(None)

@@ -17,13 +17,14 @@ use crate::record;
 const EXPIRING: [u8; 2] = [table::REQUEST, table::GARBAGE];
 
 /// In this order the counters and references of a dataset stay true at every step.
-const PURGED: [u8; 6] = [
+const PURGED: [u8; 7] = [
     table::OLDER,
     table::CURRENT,
     table::UPLOAD,
     table::TOMBSTONE,
     table::TOKEN_USE,
     table::TOKEN,
+    table::CONFIG,
 ];
 
 impl Apply<'_> {

@@ -8,6 +8,8 @@ use prost::Message as _;
 use proto::ids::{DatasetId, LogIndex, ObjectVersionId};
 use proto::v1;
 
+use super::config::CONFIG_LEVEL;
+use super::lock::count_lock;
 use super::refusal::refuse;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
@@ -44,7 +46,7 @@ impl Apply<'_> {
         dataset: &mut Dataset,
         key: &str,
         current: Option<v1::ObjectEntry>,
-        new: NewVersion,
+        mut new: NewVersion,
     ) -> Bytes {
         let replaced = current
             .as_ref()
@@ -52,16 +54,38 @@ impl Apply<'_> {
             .unwrap_or_default();
         if let Some(current) = current {
             uncount_object(dataset, &current);
-            // One made under versioning is kept even after versioning is off, as in S3.
-            if dataset.record.versioning || current.versioned {
-                let older = keys::older(&dataset.id, key, LogIndex(current.finished_index));
-                self.state.put(&older, &current.encode_to_vec());
-            } else {
-                self.retire(dataset, &current);
-            }
+            new.entry.null_index = self.cover(dataset, key, current);
         }
         self.store(dataset, key, new);
         replaced
+    }
+
+    /// Keeps or drops what was the current version, and the null version that a new one takes the place of. Answers
+    /// where the null version stands from then on.
+    fn cover(&mut self, dataset: &mut Dataset, key: &str, current: v1::ObjectEntry) -> u64 {
+        if !keeps(dataset, &current) {
+            self.retire(dataset, &current);
+            return 0;
+        }
+        let null = match current.versioned || self.level < CONFIG_LEVEL {
+            true => current.null_index,
+            false => current.finished_index,
+        };
+        let older = v1::ObjectEntry {
+            null_index: 0,
+            ..current
+        };
+        let place = keys::older(&dataset.id, key, LogIndex(older.finished_index));
+        self.state.put(&place, &older.encode_to_vec());
+        if dataset.record.versioning || null == 0 {
+            return null;
+        }
+        // What is put while versioning is suspended is the null version, and there is one.
+        let before = self.older(&dataset.id, key, null);
+        self.state
+            .delete(&keys::older(&dataset.id, key, LogIndex(null)));
+        self.retire(dataset, &before);
+        0
     }
 
     /// Removes the current version; the newest older one takes its place.
@@ -75,8 +99,11 @@ impl Apply<'_> {
         self.retire(dataset, current);
         let place = keys::current(&dataset.id, key);
         match self.newest_older(&dataset.id, key) {
-            Some((from, promoted)) => {
+            Some((from, mut promoted)) => {
                 self.state.delete(&from);
+                if promoted.finished_index != current.null_index {
+                    promoted.null_index = current.null_index;
+                }
                 self.state.put(&place, &promoted.encode_to_vec());
                 dataset.record.objects += u64::from(!promoted.delete_marker);
             }
@@ -85,18 +112,35 @@ impl Apply<'_> {
         self.entomb(dataset, key, current)
     }
 
+    /// The head of an older version, which must be there.
+    pub(super) fn older(
+        &self,
+        dataset: &DatasetId,
+        key: &str,
+        finished_index: u64,
+    ) -> v1::ObjectEntry {
+        let place = keys::older(dataset, key, LogIndex(finished_index));
+        record::load(&*self.state, &place)
+            .expect("a version that is not the current one is among the older ones")
+    }
+
     /// Removes an older version, which must be there.
     pub(super) fn remove_older(
         &mut self,
         dataset: &mut Dataset,
         key: &str,
+        current: Option<v1::ObjectEntry>,
         finished_index: u64,
     ) -> v1::Done {
-        let place = keys::older(&dataset.id, key, LogIndex(finished_index));
-        let older: v1::ObjectEntry = record::load(&*self.state, &place)
-            .expect("a version that is not the current one is among the older ones");
-        self.state.delete(&place);
+        let older = self.older(&dataset.id, key, finished_index);
+        self.state
+            .delete(&keys::older(&dataset.id, key, LogIndex(finished_index)));
         self.retire(dataset, &older);
+        if let Some(mut current) = current.filter(|head| head.null_index == finished_index) {
+            current.null_index = 0;
+            self.state
+                .put(&keys::current(&dataset.id, key), &current.encode_to_vec());
+        }
         self.entomb(dataset, key, &older)
     }
 
@@ -136,6 +180,7 @@ impl Apply<'_> {
             .delete(&keys::change(table::CHANGE, &dataset.id, finished));
         let counts = &mut dataset.record;
         counts.versions = less(counts.versions, 1);
+        counts.legal_holds = less(counts.legal_holds, u64::from(head.legal_hold));
         self.uncount_bytes(dataset, own_bytes(head));
     }
 
@@ -169,6 +214,7 @@ impl Apply<'_> {
 
     fn store(&mut self, dataset: &mut Dataset, key: &str, new: NewVersion) {
         let NewVersion { id, entry } = new;
+        let retention = self.retention_of_new(dataset, &entry);
         let body = v1::ObjectEntry {
             sealed_manifest: entry.sealed_manifest,
             inline: entry.inline,
@@ -180,6 +226,7 @@ impl Apply<'_> {
             finished_index: self.index.0,
             finished_at_ms: self.meta.time.0,
             versioned: dataset.record.versioning,
+            retention,
             sealed_manifest: Bytes::new(),
             inline: Bytes::new(),
             blocks: Vec::new(),
@@ -216,6 +263,7 @@ impl Apply<'_> {
         let counts = &mut dataset.record;
         counts.objects += u64::from(!head.delete_marker);
         counts.versions += 1;
+        count_lock(dataset, &head);
         self.count_bytes(dataset, own_bytes(&head));
     }
 
@@ -274,6 +322,11 @@ impl Apply<'_> {
     }
 }
 
+/// Whether a version that is covered by another is kept: one made under versioning is, even after it is off, as in S3.
+pub(super) fn keeps(dataset: &Dataset, current: &v1::ObjectEntry) -> bool {
+    dataset.record.versioning || current.versioned
+}
+
 /// The current version leaves its place.
 pub(super) fn uncount_object(dataset: &mut Dataset, current: &v1::ObjectEntry) {
     let counts = &mut dataset.record;
@@ -282,7 +335,7 @@ pub(super) fn uncount_object(dataset: &mut Dataset, current: &v1::ObjectEntry) {
 
 /// Sealed bytes that a version counts for itself: those of parts are counted by each, from when it is finished until
 /// it is removed.
-fn own_bytes(head: &v1::ObjectEntry) -> u64 {
+pub(super) fn own_bytes(head: &v1::ObjectEntry) -> u64 {
     match head.parts {
         0 => head.sealed_bytes,
         _ => 0,

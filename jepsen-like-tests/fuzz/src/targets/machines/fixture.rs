@@ -129,6 +129,7 @@ fn delete(key: &str, version: &[u8], marker: &[u8]) -> OfShard {
         precondition: None,
         version_id: Bytes::copy_from_slice(version),
         new_marker_id: Bytes::copy_from_slice(marker),
+        bypass_governance: false,
     })
 }
 

@@ -12,6 +12,7 @@ use super::Upload;
 use crate::keys::{self, table};
 use crate::limits::{MANIFEST_BYTES_MAX, METADATA_BYTES_MAX, OBJECT_BYTES_MAX, PARTS_MAX};
 use crate::record;
+use crate::shard::config::within_quota;
 use crate::shard::put::{FORMAT, precondition, well_formed};
 use crate::shard::refusal::{Answer, malformed, refuse};
 use crate::shard::versions::NewVersion;
@@ -48,6 +49,9 @@ impl Apply<'_> {
         let unnamed = self.unnamed(&upload.id, complete)?;
         let current = self.current(&dataset.id, &complete.key);
         precondition(complete.precondition.as_ref(), current.as_ref())?;
+        // Its bytes were counted part by part.
+        let covers_none = current.as_ref().is_none_or(|head| head.delete_marker);
+        within_quota(&dataset, u64::from(covers_none), 0, 0)?;
         for part in &unnamed {
             self.free_part(&mut dataset, &upload.id, part);
         }
@@ -131,6 +135,9 @@ fn entry(upload: &Upload, complete: &v1::CompleteUpload) -> v1::ObjectEntry {
         sealed_metadata,
         metadata_key_version,
         placement: begun.placement,
+        // One that ended while the upload was under way keeps nothing, and stands there as it was asked for.
+        retention: begun.retention,
+        legal_hold: begun.legal_hold,
         parts: u32::try_from(complete.parts.len()).expect("bounded when it was checked"),
         ..Default::default()
     }

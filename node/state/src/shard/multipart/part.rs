@@ -12,6 +12,7 @@ use proto::v1;
 use super::Upload;
 use crate::keys::{self, table};
 use crate::limits::{INLINE_BYTES_MAX, PART_METADATA_BYTES_MAX, PARTS_MAX};
+use crate::shard::config::within_quota;
 use crate::shard::put::block_count;
 use crate::shard::refusal::{Answer, malformed};
 use crate::shard::{Apply, Dataset};
@@ -48,6 +49,8 @@ impl Apply<'_> {
             self.young_enough(finish.upload_epoch)?;
             self.on_majority(&finish.receipts, blocks)?;
         }
+        let replaced = held.as_ref().map_or(0, |held| held.sealed_bytes);
+        within_quota(&dataset, 0, asked.sealed_bytes, replaced)?;
         if let Some(held) = &held {
             self.free_part(&mut dataset, &upload.id, held);
             upload.record.sealed_bytes -= held.sealed_bytes;

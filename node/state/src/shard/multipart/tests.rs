@@ -475,17 +475,11 @@ fn below_their_level_they_are_unknown_and_their_bytes_are_fixed() {
         Command::CompleteUpload(complete(KEY, version(1), &[part])),
         abort(KEY, version(1)),
     ];
-    let mut hashes = Vec::new();
-    for kind in all {
+    for kind in all.clone() {
         let mut shard = Shard::new();
         shard.level = FeatureLevel(2);
         let command = shard.command(kind);
         assert!(shard.apply_bytes(command.encode_to_vec().into()).is_err());
-        let only = v1::ShardCommand {
-            command: command.command,
-            ..Default::default()
-        };
-        hashes.push(blake3::hash(&only.encode_to_vec()).to_hex()[..16].to_owned());
     }
     let fixed = [
         "06e46309975754c5",
@@ -493,5 +487,5 @@ fn below_their_level_they_are_unknown_and_their_bytes_are_fixed() {
         "7c3f45e4c525c5f8",
         "672fb1498ace27ac",
     ];
-    assert_eq!(hashes, fixed);
+    assert_eq!(hashes(all.into()), fixed);
 }
