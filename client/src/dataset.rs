@@ -19,8 +19,8 @@ use envelope::{
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{
-    DatasetId, DatasetName, GroupId, KekId, LogIndex, NodeId, ObjectKey, ObjectVersionId,
-    RequestId, UnixMs, UploadEpoch,
+    DatasetId, DatasetName, GroupId, LogIndex, NodeId, ObjectKey, ObjectVersionId, RequestId,
+    UnixMs, UploadEpoch,
 };
 use proto::v1;
 use proto::v1::shard_answer::Answer;

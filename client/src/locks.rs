@@ -108,7 +108,7 @@ impl Dataset {
     ) -> Result<(), Error> {
         let request = v1::SetRetentionRequest {
             shard: self.shard().0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(None)?,
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: version.into(),
@@ -132,7 +132,7 @@ impl Dataset {
     ) -> Result<(), Error> {
         let request = v1::SetLegalHoldRequest {
             shard: self.shard().0,
-            request_id: self.request_id()?,
+            request_id: self.request_id(None)?,
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: version.into(),
@@ -152,8 +152,13 @@ impl Dataset {
         key: &ObjectKey,
         version: ObjectVersionId,
     ) -> Result<Deleted, Error> {
-        self.delete_with(key, Some(version), Precondition::Any, (Invocation(random()?), true))
-            .await
+        self.delete_with(
+            key,
+            Some(version),
+            Precondition::Any,
+            (Invocation(random()?), true),
+        )
+        .await
     }
 
     /// A setting as it stands.

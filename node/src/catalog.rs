@@ -73,7 +73,7 @@ impl Core {
             shard: shard.0,
             dataset: Some(record.clone()),
         };
-        let done = self.at_shard_leader(shard, ShardCall::Admit(admit)).await?;
+        let done = self.at_shard_leader(shard, ShardCall::Admit(Box::new(admit))).await?;
         let publish = v1::PublishDataset {
             name: request.name,
             dataset_id: request.dataset_id.clone(),
@@ -298,14 +298,14 @@ fn drop_done(_: v1::CatalogDone) {}
 /// What the catalog's leader asks of a shard's.
 #[derive(Clone)]
 enum ShardCall {
-    Admit(v1::AdmitDatasetRequest),
+    Admit(Box<v1::AdmitDatasetRequest>),
     Drop(v1::DropDatasetRequest),
 }
 
 impl ShardCall {
     async fn here(&self, core: &Core) -> Result<v1::Done, CallError> {
         match self.clone() {
-            Self::Admit(request) => core.admit_dataset(request).await,
+            Self::Admit(request) => core.admit_dataset(*request).await,
             Self::Drop(request) => core.drop_dataset(request).await,
         }
     }
@@ -313,7 +313,7 @@ impl ShardCall {
     async fn there(&self, mut shard: ShardClient<Channel>) -> Result<v1::Done, CallError> {
         let call = async {
             match self.clone() {
-                Self::Admit(request) => shard.admit_dataset(request).await,
+                Self::Admit(request) => shard.admit_dataset(*request).await,
                 Self::Drop(request) => shard.drop_dataset(request).await,
             }
         };

@@ -173,6 +173,8 @@ mod tests {
                 is_current: true,
                 versioned: false,
                 finished_index: LogIndex(7),
+                retention: None,
+                legal_hold: false,
                 parts: 0,
                 metadata,
             },
