@@ -93,6 +93,8 @@ impl Apply<'_> {
             let id = DatasetId::try_from(&key[1..]).expect("the key was written by us");
             if under_way != Some(id) {
                 cursor.next = stage_start(STAGES[0], &id).into();
+                // An object of the same key here is another: what was counted of the last one is not its.
+                cursor.key.clear();
             }
             let record = self.dataset(&id).expect("only datasets have rules");
             if record.status() == v1::DatasetStatus::Active {

@@ -267,3 +267,59 @@ fn a_round_goes_over_every_dataset_in_steps_of_any_size() {
         assert_eq!(shard.meta().sealed_bytes, 0, "{steps}");
     }
 }
+
+#[test]
+fn versions_are_counted_for_each_dataset_though_keys_are_the_same() {
+    const OTHER: DatasetId = DatasetId([0xD6; 16]);
+    let covered = v1::LifecycleRule {
+        noncurrent_days: 1,
+        newer_noncurrent: 1,
+        ..rule("")
+    };
+    let mut shard = shard(std::slice::from_ref(&covered));
+    shard.versioning(true);
+    for n in 1..4 {
+        done(shard.run(Command::PutObject(put("k", version(n)))));
+    }
+    done(shard.run(create(OTHER, "other")));
+    done(shard.run(Command::SetVersioning(v1::SetVersioning {
+        dataset_id: OTHER.into(),
+        enabled: true,
+    })));
+    let lifecycle = v1::Lifecycle {
+        rules: vec![covered],
+    };
+    done(shard.run(Command::SetConfig(v1::SetConfig {
+        dataset_id: OTHER.into(),
+        kind: ConfigKind::Lifecycle.into(),
+        content: lifecycle.encode_to_vec().into(),
+        any_version: true,
+        ..Default::default()
+    })));
+    let lease = Bytes::from_static(&[9; 16]);
+    done(shard.run(Command::RegisterToken(v1::RegisterToken {
+        lease_id: lease.clone(),
+        token: Some(v1::TokenRecord {
+            dataset_id: OTHER.into(),
+            ..token(HOLDER, 1, u64::MAX)
+        }),
+    })));
+    shard.days_later(1);
+    for n in 4..7 {
+        let asked = put("k", version(n));
+        done(shard.run(Command::PutObject(v1::PutObject {
+            dataset_id: OTHER.into(),
+            entry: Some(v1::ObjectEntry {
+                lease_id: lease.clone(),
+                ..asked.entry.clone().expect("it has one")
+            }),
+            ..asked
+        })));
+    }
+    shard.round(1);
+    assert_eq!(shard.versions(), named(&[("k", 3), ("k", 2)]));
+    for n in 4..7 {
+        let held = crate::read::head(&shard.state, &OTHER, "k", Some(&version(n)));
+        assert!(held.is_some(), "version {n}, covered a moment ago");
+    }
+}
