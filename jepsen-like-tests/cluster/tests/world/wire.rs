@@ -267,8 +267,14 @@ fn delay(net: &Net) -> Result<()> {
     Ok(())
 }
 
+/// How many came after one that was sent later.
 fn overtaken(order: &[u32]) -> usize {
-    order.windows(2).filter(|two| two[1] < two[0]).count()
+    let mut newest = 0;
+    let late = order.iter().filter(|at| {
+        newest = newest.max(**at);
+        **at < newest
+    });
+    late.count()
 }
 
 fn reorder(net: &Net) -> Result<()> {
