@@ -73,7 +73,9 @@ impl Core {
             shard: shard.0,
             dataset: Some(record.clone()),
         };
-        let done = self.at_shard_leader(shard, ShardCall::Admit(Box::new(admit))).await?;
+        let done = self
+            .at_shard_leader(shard, ShardCall::Admit(Box::new(admit)))
+            .await?;
         let publish = v1::PublishDataset {
             name: request.name,
             dataset_id: request.dataset_id.clone(),
