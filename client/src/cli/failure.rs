@@ -36,7 +36,7 @@ pub(crate) enum Failure {
 impl Failure {
     fn code(&self) -> u8 {
         let fault = match self {
-            Self::Client(error) => error.fault(),
+            Self::Client(error) => by_reason(error.reason()).unwrap_or_else(|| error.fault()),
             Self::Settings(SettingsError::NoSuchContext(_) | SettingsError::NoneCurrent) => {
                 Fault::Missing
             }
@@ -94,6 +94,23 @@ impl Failure {
             eprintln!("reduit: {text}");
         }
         ExitCode::from(self.code())
+    }
+}
+
+/// What is not there, and states that have to change first, where the SDK says no more than that the caller acts next.
+fn by_reason(reason: &str) -> Option<Fault> {
+    const STATES: [&str; 6] = [
+        "access-key-disabled",
+        "access-key-enabled",
+        "access-key-moved",
+        "dataset-held",
+        "level-too-low",
+        "wrong-key-state",
+    ];
+    match reason {
+        missing if missing.starts_with("no-such-") => Some(Fault::Missing),
+        state if STATES.contains(&state) => Some(Fault::Precondition),
+        _ => None,
     }
 }
 
