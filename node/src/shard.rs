@@ -150,7 +150,6 @@ impl Core {
         let shard = self.shard(request.shard)?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         request.key.parse::<ObjectKey>()?;
-        request.entry.as_ref().map_or(Ok(()), one_stream)?;
         locks::sound(&shard.group, request.entry.as_ref())?;
         let put = v1::PutObject {
             dataset_id: request.dataset_id,
@@ -189,7 +188,6 @@ impl Core {
         let entry = request
             .entry
             .ok_or(CallError::Malformed("it has no entry"))?;
-        one_stream(&entry)?;
         let upload = receipts::Upload {
             shard: shard.group.id(),
             dataset: id,
@@ -559,15 +557,6 @@ impl Core {
             at_index: index.0,
             datasets: meta.datasets,
         })
-    }
-}
-
-/// Refuses an entry that says it came in parts before it is proposed: a replica of a build that does not know the field
-/// would apply the command that the others refuse.
-fn one_stream(entry: &v1::ObjectEntry) -> Result<(), CallError> {
-    match entry.parts {
-        0 => Ok(()),
-        _ => Err(CallError::Malformed("its entry says that it came in parts")),
     }
 }
 

@@ -55,7 +55,7 @@ async fn objects_are_put_under_a_lease_and_read_listed_and_deleted() {
     let mut in_parts = put("c", 4);
     in_parts.entry.as_mut().expect("it has one").parts = 1;
     let refused = region.put("c1", in_parts).await.expect_err("no parts here");
-    assert!(refused.message().contains("in parts"), "{refused}");
+    assert!(refused.message().contains("apply alone"), "{refused}");
 
     let list = region
         .on_leader("c1", GroupId(SHARD), |channel| async move {
@@ -420,7 +420,7 @@ async fn an_object_in_blocks_needs_a_majority_and_reaches_every_replica() {
     let refused = finished(&region, in_parts)
         .await
         .expect_err("no parts here");
-    assert!(refused.message().contains("in parts"), "{refused}");
+    assert!(refused.message().contains("apply alone"), "{refused}");
 
     finished(&region, finish("big", 1, vec![first, second]))
         .await
