@@ -1,5 +1,5 @@
-//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps, lifecycles; and what every node does:
-//! open the shards the region has, look at its disk, notice failures.
+//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps, lifecycles; and what
+//! every node does: open the shards the region has, look at its disk, notice failures.
 //!
 //! Owns the pace of these. Refuses to advance an epoch before its time by the reading that its command will carry: that
 //! decides only how long epochs last, never what may be deleted.

@@ -162,7 +162,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetObjectLockRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_object_lock(&peer, request.into_inner());
         metered("set_object_lock", call)
             .await
@@ -174,7 +174,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetRetentionRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_retention(&peer, request.into_inner());
         metered("set_retention", call)
             .await
@@ -186,7 +186,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetLegalHoldRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_legal_hold(&peer, request.into_inner());
         metered("set_legal_hold", call)
             .await
@@ -198,7 +198,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetConfigRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_config(&peer, request.into_inner());
         metered("set_config", call)
             .await
@@ -210,7 +210,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::SetQuotaRequest>,
     ) -> Result<Response<v1::ShardAnswer>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.set_quota(&peer, request.into_inner());
         metered("set_quota", call)
             .await
@@ -222,7 +222,7 @@ impl v1::shard_server::Shard for ShardService {
         &self,
         request: Request<v1::ReadConfigRequest>,
     ) -> Result<Response<v1::ReadConfigReply>, Status> {
-        let peer = transport::peer(&request)?;
+        let peer = self.0.caller(&request).await?;
         let call = self.0.read_config(&peer, request.into_inner());
         metered("read_config", call).await.map(Response::new)
     }
