@@ -108,15 +108,18 @@ impl Dataset {
     ) -> Result<(), Error> {
         let request = v1::SetRetentionRequest {
             shard: self.shard().0,
-            request_id: self.request_id(None)?,
+            request_id: Bytes::new(),
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: version.into(),
             retention: retention.map(Retention::wire),
             bypass_governance,
         };
-        self.write(|mut shard| {
-            let request = request.clone();
+        self.write_once(&mut self.request_id(None)?, |mut shard, request_id| {
+            let request = v1::SetRetentionRequest {
+                request_id,
+                ..request.clone()
+            };
             async move { Ok(shard.set_retention(request).await?.into_inner()) }
         })
         .await
@@ -132,14 +135,17 @@ impl Dataset {
     ) -> Result<(), Error> {
         let request = v1::SetLegalHoldRequest {
             shard: self.shard().0,
-            request_id: self.request_id(None)?,
+            request_id: Bytes::new(),
             dataset_id: self.id().into(),
             key: key.as_str().to_owned(),
             version_id: version.into(),
             on,
         };
-        self.write(|mut shard| {
-            let request = request.clone();
+        self.write_once(&mut self.request_id(None)?, |mut shard, request_id| {
+            let request = v1::SetLegalHoldRequest {
+                request_id,
+                ..request.clone()
+            };
             async move { Ok(shard.set_legal_hold(request).await?.into_inner()) }
         })
         .await

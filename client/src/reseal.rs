@@ -16,6 +16,7 @@ use crate::body::{Body, Reader};
 use crate::dataset::{Checksums, Dataset, GetOptions, ObjectInfo, Precondition, PutOptions};
 use crate::download::ObjectReader;
 use crate::error::Error;
+use crate::kms::now;
 use crate::multipart::{CompleteOptions, PartId, PartOptions, Upload};
 
 /// The purpose under which a compromised key still opens, and under which its metadata keys are still leased.
@@ -173,7 +174,7 @@ impl Dataset {
             let parts = self.copy_parts(key, version, to, &upload).await?;
             let options = CompleteOptions {
                 precondition,
-                metadata: None,
+                ..CompleteOptions::default()
             };
             to.complete_upload(&upload, &parts, &options).await
         };
@@ -261,7 +262,8 @@ fn copied(versions: &[ObjectInfo], there: &[ObjectInfo]) -> Option<usize> {
     all.then_some(there.len().min(versions.len()))
 }
 
-/// What is sealed with an object goes along, and says what it is of.
+/// What is sealed with an object goes along, and says what it is of; so does what keeps it, for as long as it does. A
+/// dataset without object lock takes no copy of what is kept.
 fn carried(info: &ObjectInfo) -> PutOptions {
     let sealed = &info.metadata;
     let mut metadata: BTreeMap<String, String> = sealed.user.clone().into_iter().collect();
@@ -277,6 +279,8 @@ fn carried(info: &ObjectInfo) -> PutOptions {
         metadata,
         tags: sealed.tags.clone().into_iter().collect(),
         checksums,
+        retention: info.retention.filter(|kept| kept.until > now()),
+        legal_hold: info.legal_hold,
         ..PutOptions::default()
     }
 }
@@ -309,6 +313,7 @@ mod tests {
     use proto::v1;
 
     use super::*;
+    use crate::locks::{Retention, RetentionMode};
 
     fn version(number: u8, delete_marker: bool, from: Option<u8>) -> ObjectInfo {
         let mut metadata = v1::UserMetadata::default();
@@ -356,6 +361,22 @@ mod tests {
             copied(&old, &[first.clone(), version(15, false, None)]),
             None
         );
+    }
+
+    #[test]
+    fn what_keeps_an_object_goes_along_while_it_does() {
+        let kept_until = |until| {
+            let mut info = version(1, false, None);
+            let mode = RetentionMode::Compliance;
+            info.retention = Some(Retention { mode, until });
+            info.legal_hold = true;
+            carried(&info)
+        };
+        let until = UnixMs(now().0 + 3_600_000);
+        let put = kept_until(until);
+        assert_eq!(put.retention.map(|kept| kept.until), Some(until));
+        assert!(put.legal_hold);
+        assert_eq!(kept_until(UnixMs(1)).retention, None);
     }
 
     #[test]

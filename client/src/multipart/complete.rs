@@ -9,7 +9,7 @@ use proto::ids::{ObjectKey, ObjectVersionId};
 use proto::v1;
 
 use super::{PartId, Upload, no_such_upload};
-use crate::dataset::{Dataset, Precondition, PutOutcome};
+use crate::dataset::{Dataset, Invocation, Precondition, PutOutcome};
 use crate::error::Error;
 
 /// How to complete.
@@ -19,6 +19,8 @@ pub struct CompleteOptions {
     pub precondition: Precondition,
     /// Metadata in place of what was given when the upload began.
     pub metadata: Option<v1::UserMetadata>,
+    /// Binds the request id to the caller's own retries, where those begin uploads of their own.
+    pub invocation: Option<Invocation>,
 }
 
 impl Dataset {
@@ -70,13 +72,16 @@ impl Dataset {
             metadata_key_version,
         };
         let done = self
-            .write_once(&mut self.request_id(None)?, |mut shard, request_id| {
-                let request = v1::CompleteUploadRequest {
-                    request_id,
-                    ..request.clone()
-                };
-                async move { Ok(shard.complete_upload(request).await?.into_inner()) }
-            })
+            .write_once(
+                &mut self.request_id(options.invocation)?,
+                |mut shard, request_id| {
+                    let request = v1::CompleteUploadRequest {
+                        request_id,
+                        ..request.clone()
+                    };
+                    async move { Ok(shard.complete_upload(request).await?.into_inner()) }
+                },
+            )
             .await?;
         Ok(PutOutcome {
             version: ObjectVersionId::try_from(&done.version_id[..])?,

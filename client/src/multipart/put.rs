@@ -61,6 +61,7 @@ impl Dataset {
             precondition: options.precondition,
             // Checksums are known now that the body has been read.
             metadata: Some(options.metadata()),
+            invocation: options.invocation,
         };
         self.complete_upload(upload, &parts, &options).await
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use client::ids::UnixMs;
 use client::{
-    CompleteOptions, Dataset, Error, PartOptions, Precondition, PutOptions, Retention,
-    RetentionMode,
+    CompleteOptions, CreateOptions, Dataset, Error, PartOptions, Precondition, PutOptions,
+    Retention, RetentionMode,
 };
 use local::files::{CLIENTS, now};
 use proto::v1::{ConfigKind, Lifecycle, LifecycleRule};
@@ -116,6 +116,36 @@ fn an_upload_in_parts_is_locked_too() {
         let removed = dataset
             .delete(&at, Some(done.version), Precondition::Any)
             .await;
+        ensure!(reason(removed) == "object-locked");
+        Ok(())
+    });
+}
+
+/// A copy under another key is kept as long as what it is of, and is not made where nothing could be kept.
+#[test]
+fn what_is_resealed_is_locked_as_before() {
+    with_region(1, async |local| {
+        let dataset = dataset(local).await?;
+        dataset.set_object_lock(None).await?;
+        let at = key("evidence");
+        let kept = Retention {
+            mode: RetentionMode::Compliance,
+            until: UnixMs(now().0 + HOUR_MS),
+        };
+        let put = put(&dataset, Some(kept)).await?;
+        let versions = vec![dataset.head(&at, Some(put.version)).await?];
+        let region = region_as(local, CLIENTS[0], Duration::from_secs(30)).await?;
+        let to = region
+            .create_dataset(&"resealed".parse()?, &CreateOptions::default())
+            .await?;
+        to.set_versioning(true).await?;
+        let refused = dataset.reseal(&at, &versions, &to).await;
+        ensure!(reason(refused) == "no-object-lock");
+        to.set_object_lock(None).await?;
+        dataset.reseal(&at, &versions, &to).await?;
+        let copy = to.head(&at, None).await?;
+        ensure!(copy.retention == Some(kept), "{copy:?}");
+        let removed = to.delete(&at, Some(copy.version), Precondition::Any).await;
         ensure!(reason(removed) == "object-locked");
         Ok(())
     });

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use client::ids::ObjectVersionId;
 use client::{
-    Body, CompleteOptions, Dataset, Error, GetOptions, Part, PartId, PartOptions, Precondition,
-    PutOptions, Region, Tuning, Upload, UploadsQuery,
+    Body, CompleteOptions, Dataset, Error, GetOptions, Invocation, Part, PartId, PartOptions,
+    Precondition, PutOptions, Region, Tuning, Upload, UploadsQuery,
 };
 use local::files::CLIENTS;
 use local::{Kind, Local};
@@ -458,6 +458,18 @@ fn a_long_put_is_put_in_parts() {
         ensure!(done.bytes == 250_001, "{done:?}");
         ensure!(first.head(&at, None).await?.parts == 3);
         ensure!(read(&first, None).await? == whole);
+        // Of a caller's tries of one put one has effect, though each began an upload of its own.
+        let tried = PutOptions {
+            invocation: Some(Invocation([7; 16])),
+            ..PutOptions::default()
+        };
+        let once = one.put(&at, whole.clone(), &tried).await?;
+        let again = one.put(&at, whole.clone(), &tried).await;
+        ensure!(
+            again.as_ref().err().map(Error::reason) == Some("request-id-reused"),
+            "{again:?}"
+        );
+        ensure!(first.head(&at, None).await?.version == once.version);
         let short = Body::sized(std::io::Cursor::new(whole[..150_000].to_vec()), 250_001);
         let refused = one.put(&key("short"), short, &options).await;
         ensure!(
