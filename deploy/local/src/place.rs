@@ -4,14 +4,14 @@
 //! started: identities, configurations and processes are the launcher's.
 
 use std::fmt;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::federation::Service;
 
@@ -92,8 +92,20 @@ fn claim(port: u16) -> Result<Option<File>> {
         .uid();
     let dir = std::env::temp_dir().join(format!("reduit-ports-{user}"));
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    // Everybody may make folders there, and links.
+    let made = fs::symlink_metadata(&dir)?;
+    ensure!(
+        made.is_dir() && made.uid() == user,
+        "{} is somebody else's",
+        dir.display()
+    );
     let path = dir.join(port.to_string());
-    let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| format!("creating {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

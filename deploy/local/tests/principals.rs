@@ -280,14 +280,12 @@ async fn disabled_enabled_and_deleted(
     };
     ensure!(dataset.get(&key("small"), &options).await.is_err());
     // Nodes within seconds.
-    let learnt = async {
-        while for_backup.dataset(&name).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    tokio::time::timeout(LEARNT_IN, learnt)
-        .await
-        .context("nodes learn that the principal is out")?;
+    let out = ceremony::until("nodes learn that the principal is out", async || {
+        let found = for_backup.dataset(&name).await;
+        ensure!(found.is_err(), "it is served still");
+        Ok(())
+    });
+    tokio::time::timeout(LEARNT_IN, out).await??;
     dataset.get_bytes(&key("small")).await?;
 
     let approvers = reduit.approvers()?;
