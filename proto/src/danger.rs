@@ -18,6 +18,8 @@ pub enum Switch {
     IgnorePrecondition,
     /// P6: a retried request takes effect again.
     RetryTwice,
+    /// P5: object lock keeps nothing.
+    IgnoreLocks,
     /// P5: one receipt counts as a majority.
     OneReceipt,
     /// P5: receipts count whoever votes at the command's position.
@@ -36,6 +38,8 @@ pub enum Switch {
     IgnoreWitnesses,
     /// P4: small objects go to the nodes unsealed.
     PlaintextOnNode,
+    /// P5: what is damaged or missing here is not fetched from peers.
+    LeaveDamaged,
     /// P3: what no policy permits is allowed.
     IgnorePolicy,
     /// P3: purposes are not bound to roles: a service states a person's.
@@ -64,15 +68,20 @@ pub enum Switch {
     PassIgnored,
     /// P7: an abort states what was disclosed before the grant is closed.
     GrantOutlivesAbort,
+    /// P4: a dataset is told for a backup to whoever holds a lease of it.
+    BackupsForAll,
+    /// P5: a dataset is told for a backup as it is from page to page.
+    BackupMoves,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
         Self::RetryTwice,
+        Self::IgnoreLocks,
         Self::OneReceipt,
         Self::ReceiptsOfAnyone,
         Self::ReuseNodeId,
@@ -82,6 +91,7 @@ impl Switch {
         Self::UnlinkByClock,
         Self::IgnoreWitnesses,
         Self::PlaintextOnNode,
+        Self::LeaveDamaged,
         Self::IgnorePolicy,
         Self::AnyonesPurpose,
         Self::KeepEnded,
@@ -96,6 +106,8 @@ impl Switch {
         Self::FenceUnnamed,
         Self::PassIgnored,
         Self::GrantOutlivesAbort,
+        Self::BackupsForAll,
+        Self::BackupMoves,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -105,6 +117,7 @@ impl Switch {
             Self::ReadWithoutBarrier => "read_without_barrier",
             Self::IgnorePrecondition => "ignore_precondition",
             Self::RetryTwice => "retry_twice",
+            Self::IgnoreLocks => "ignore_locks",
             Self::OneReceipt => "one_receipt",
             Self::ReceiptsOfAnyone => "receipts_of_anyone",
             Self::ReuseNodeId => "reuse_node_id",
@@ -114,6 +127,7 @@ impl Switch {
             Self::UnlinkByClock => "unlink_by_clock",
             Self::IgnoreWitnesses => "ignore_witnesses",
             Self::PlaintextOnNode => "plaintext_on_node",
+            Self::LeaveDamaged => "leave_damaged",
             Self::IgnorePolicy => "ignore_policy",
             Self::AnyonesPurpose => "anyones_purpose",
             Self::KeepEnded => "keep_ended",
@@ -128,6 +142,8 @@ impl Switch {
             Self::FenceUnnamed => "fence_unnamed",
             Self::PassIgnored => "pass_ignored",
             Self::GrantOutlivesAbort => "grant_outlives_abort",
+            Self::BackupsForAll => "backups_for_all",
+            Self::BackupMoves => "backup_moves",
         }
     }
 }

@@ -90,6 +90,10 @@ random_id!(
     KekId, "KEK id"
 );
 random_id!(
+    /// One backup of datasets.
+    BackupId, "backup id"
+);
+random_id!(
     /// One attempt to move one dataset to another region, from its plan to its certificate or its abort.
     RelocationId, "relocation id"
 );

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod danger;
 pub mod ids;
 pub mod relocation;
+pub mod storage_backup;
 pub mod store;
 pub mod time;
 pub mod transcript;
