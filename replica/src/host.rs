@@ -316,6 +316,7 @@ impl Host {
             seen: Arc::clone(&inner.seen),
             pace: Arc::clone(&inner.pace),
             response_max: inner.tuning.response_max,
+            commit_wait: inner.tuning.commit_wait,
         });
         self.ask_peers(group, &context, &log, &shared).await?;
         let core = self.start(group, shared, log, context).await?;

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::disk::Disk;
 
 mod accepted;
+mod again;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod cleaner;
@@ -36,6 +37,7 @@ mod stats;
 mod tests;
 mod writer;
 
+pub use again::SegmentAtRest;
 pub use error::LogError;
 pub use header::{GROUPS_MAX, META_BYTES_MAX};
 pub use stats::{Histogram, LogStats};

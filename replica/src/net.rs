@@ -8,6 +8,7 @@ pub(crate) mod attend;
 pub(crate) mod client;
 pub mod handler;
 pub mod link;
+mod piggyback;
 pub(crate) mod seen;
 pub(crate) mod server;
 pub(crate) mod snapshot_recv;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use proto::ids::LogIndex;
 use proto::store::{Reader, Writer};
 
+mod again;
 pub mod checkpoint;
 pub mod env;
 mod overlay;
@@ -21,6 +22,7 @@ mod rocks;
 mod tests;
 pub mod twin;
 
+pub use again::{StatePlace, StateRead};
 pub use checkpoint::{Checkpoint, CheckpointFile};
 pub use env::{StateEnv, StateOptions};
 pub use overlay::Batch;

@@ -21,7 +21,7 @@ use crate::fault::Chain;
 use crate::handshake::{HandshakeError, KeyExchange, server_config};
 use crate::identity::LocalIdentity;
 use crate::peer::{Judge, Peer, PeerConnection};
-use crate::stream::PeerStream;
+use crate::stream::{PeerStream, wire};
 
 /// Handshakes under way at once; further connections wait in the kernel's backlog.
 pub const HANDSHAKES_MAX: usize = 256;
@@ -151,7 +151,7 @@ impl Acceptor {
         // tonic's own setting is ignored for streams it did not accept itself.
         tcp.set_nodelay(true)?;
         let remote = tcp.peer_addr()?;
-        let tls = tokio::time::timeout(self.limits.handshake_timeout, self.tls.accept(tcp))
+        let tls = tokio::time::timeout(self.limits.handshake_timeout, self.tls.accept(wire(tcp)))
             .await
             .map_err(|_| HandshakeError::TimedOut)??;
         // Admitted again after the handshake: the enrolment may have gone meanwhile, and the peer's name is

@@ -5,11 +5,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use proto::ids::{Identity, RegionId};
+use proto::ids::{Identity, RegionId, UnixMs};
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -30,6 +32,9 @@ pub enum CertificateError {
     /// Its key is not Ed25519.
     #[error("certificate's key is not an Ed25519 key")]
     NotEd25519,
+    /// The pinned CA did not sign it, for this region and that time.
+    #[error("the region's pinned CA did not sign the certificate, or not for that time")]
+    Chain,
     /// It is no CA certificate.
     #[error("certificate is not a certificate authority's")]
     NotCa,
@@ -140,7 +145,80 @@ impl RegionTrust {
         self.ca_key
     }
 
+    /// Whose a certificate (DER) is that this region's CA signed and that is valid at `at`. It says nothing of enrolment.
+    pub fn identify(
+        &self,
+        certificate: &[u8],
+        at: UnixMs,
+    ) -> Result<(Identity, PublicKey), CertificateError> {
+        let leaf = CertificateDer::from(certificate.to_vec());
+        let subject = subject(&leaf)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let chain = WebPkiClientVerifier::builder_with_provider(self.roots(), provider)
+            .build()
+            .map_err(|_| CertificateError::NotCa)?;
+        let at = UnixTime::since_unix_epoch(Duration::from_millis(at.0));
+        chain
+            .verify_client_cert(&leaf, &[], at)
+            .map_err(|_| CertificateError::Chain)?;
+        match *subject.identity.region() == self.region {
+            true => Ok((subject.identity, subject.public_key)),
+            false => Err(CertificateError::Chain),
+        }
+    }
+
     pub(crate) fn roots(&self) -> Arc<RootCertStore> {
         self.roots.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{KeyPair, LocalIdentity, RegionCa, ca};
+
+    const NOW: UnixMs = UnixMs(1_795_000_000_000);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn certified(ca: &RegionCa, who: &str) -> LocalIdentity {
+        let (identity, key): (Identity, _) = (who.parse().expect("valid"), KeyPair::generate());
+        let request = ca::Request {
+            identity: &identity,
+            public_key: key.public_key(),
+            dns_names: &[],
+            ip_addresses: &[],
+            now: NOW,
+            validity: 2 * DAY,
+        };
+        let pem = ca.issue(&request).expect("certified");
+        LocalIdentity::new(pem.as_bytes(), key).expect("it fits")
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_where_the_pinned_ca_signed_it_for_that_time() {
+        let zurich: RegionId = "ch-zrh".parse().expect("valid");
+        let ca = RegionCa::create(zurich.clone(), NOW, 10 * DAY).expect("a CA");
+        let of_same_name = RegionCa::create(zurich, NOW, 10 * DAY).expect("another CA");
+        let own = certified(&ca, "spiffe://ch-zrh/client/backup-1");
+        let at = |days: i64| UnixMs(NOW.0.saturating_add_signed(days * 24 * 3_600_000));
+        let said = ca.trust().identify(&own.certificate(), at(1));
+        let expected = (own.identity().clone(), own.public_key());
+        assert_eq!(said, Ok(expected));
+        let chain = Err(CertificateError::Chain);
+        assert_eq!(
+            ca.trust().identify(&own.certificate(), at(3)),
+            chain,
+            "over"
+        );
+        assert_eq!(
+            ca.trust().identify(&own.certificate(), at(-2)),
+            chain,
+            "not yet"
+        );
+        let forged = certified(&of_same_name, "spiffe://ch-zrh/client/backup-1");
+        assert_eq!(ca.trust().identify(&forged.certificate(), at(1)), chain);
+        let ca_itself = ca.trust().identify(ca.certificate_der(), at(1));
+        assert!(ca_itself.is_err(), "an authority is nobody");
+        assert!(ca.trust().identify(b"none", at(1)).is_err());
     }
 }

@@ -25,7 +25,7 @@ use crate::handshake::{HandshakeError, KeyExchange, client_config};
 use crate::identity::LocalIdentity;
 use crate::lane::Lane;
 use crate::peer::{Expect, Judge, Peer, PeerConnection};
-use crate::stream::PeerStream;
+use crate::stream::{PeerStream, wire};
 
 /// Makes connections as one identity. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -265,7 +265,7 @@ async fn dial(
     let remote = tcp.peer_addr()?;
     // Neither sent (SNI is off) nor checked (identities are).
     let name = ServerName::try_from("reduit.invalid").expect("a valid DNS name");
-    let stream = tls.connect(name, tcp).await?;
+    let stream = tls.connect(name, wire(tcp)).await?;
     let leaf = stream
         .get_ref()
         .1

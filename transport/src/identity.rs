@@ -107,6 +107,12 @@ impl LocalIdentity {
         self.0.key.public_key()
     }
 
+    /// Its certificate (DER): says to whoever pins the region's CA whose key signed.
+    pub fn certificate(&self) -> Vec<u8> {
+        let leaf = self.certified().cert.first().map(|leaf| leaf.to_vec());
+        leaf.expect("a chain has a leaf: it was read")
+    }
+
     /// Ed25519 over `label || "\n" || message` by the enrolled key.
     pub fn sign(&self, label: &'static str, message: &[u8]) -> [u8; 64] {
         self.0.key.sign(label, message)

@@ -14,6 +14,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams one connection may have open at a server.
 pub const STREAMS_MAX: u32 = 1024;
+/// Bytes of one stream that a server has not read yet.
+pub const SERVER_STREAM_WINDOW: u32 = 512 * KIB;
+/// The same of a whole connection: at least as much as all streams may have that a server makes wait, or those that wait
+/// keep the others' bytes from coming, for which they wait.
+pub const SERVER_CONNECTION_WINDOW: u32 = 128 * MIB;
 
 /// The kinds of traffic that get connections of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,13 +86,15 @@ impl Lane {
     }
 }
 
-/// A tonic server with the windows that bulk lanes need; it cannot know which lane a connection is.
+/// A tonic server with the windows that bulk lanes need; it cannot know which lane a connection is. Calls that come with
+/// a trace are part of it.
 pub fn server() -> Server {
     Server::builder()
-        .initial_stream_window_size(8 * MIB)
-        .initial_connection_window_size(32 * MIB)
+        .initial_stream_window_size(SERVER_STREAM_WINDOW)
+        .initial_connection_window_size(SERVER_CONNECTION_WINDOW)
         .max_frame_size(256 * KIB)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_keepalive_interval(Some(PING_INTERVAL))
         .http2_keepalive_timeout(Some(PING_TIMEOUT))
+        .trace_fn(crate::spans::of_call)
 }

@@ -17,6 +17,7 @@ mod identity;
 pub mod keys;
 mod lane;
 mod peer;
+pub mod spans;
 mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -34,6 +35,6 @@ pub use fault::{Fault, Faulty, LeaderHint};
 pub use handshake::{HandshakeError, KeyExchange, Refusal};
 pub use identity::{IdentityError, LocalIdentity};
 pub use keys::{BadSignature, KeyError, KeyPair, PublicKey, verify};
-pub use lane::{Lane, STREAMS_MAX, server};
+pub use lane::{Lane, SERVER_CONNECTION_WINDOW, SERVER_STREAM_WINDOW, STREAMS_MAX, server};
 pub use peer::{Expect, Peer, PeerConnection, PeerError, Stated, peer, peer_in, require_role};
 pub use stream::PeerStream;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsStream;
@@ -20,9 +20,19 @@ use crate::peer::{Judge, Peer, PeerConnection, PeerError};
 /// What is read ahead of a client's first request: an HTTP/2 server's SETTINGS are a few dozen bytes.
 const FIRST_BYTES_MAX: usize = 1024;
 
+/// What is read from a socket at once. TLS asks for 4 KiB at a time, which is four calls of the system for a record.
+const WIRE_BYTES: usize = 64 * 1024;
+
+/// A socket below TLS: what is read ahead of it is sealed.
+pub(crate) type Wire = BufReader<TcpStream>;
+
+pub(crate) fn wire(tcp: TcpStream) -> Wire {
+    BufReader::with_capacity(WIRE_BYTES, tcp)
+}
+
 /// A TLS stream and who is at its other end.
 pub struct PeerStream {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Wire>,
     connection: PeerConnection,
     withdrawn: Option<Pin<Box<dyn Future<Output = PeerError> + Send>>>,
     cut: Option<PeerError>,
@@ -34,7 +44,7 @@ pub struct PeerStream {
 
 impl PeerStream {
     pub(crate) fn new(
-        tls: TlsStream<TcpStream>,
+        tls: TlsStream<Wire>,
         connection: PeerConnection,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {

@@ -270,6 +270,37 @@ impl Group {
         self.core().shared.applied_index()
     }
 
+    /// The last index known here to be committed.
+    pub fn committed(&self) -> Option<LogIndex> {
+        let metrics = self.core().raft.metrics();
+        let committed = metrics.borrow_watched().local_committed;
+        committed.map(|id| LogIndex(id.index))
+    }
+
+    /// Says in numbers how far the other members are behind: entries that each of them lacks, where this one leads.
+    pub fn gauge_lag(&self) {
+        let core = self.core();
+        let metrics = core.raft.metrics();
+        let (last, matched) = {
+            let metrics = metrics.borrow_watched();
+            (metrics.last_log_index, metrics.replication.clone())
+        };
+        let last = last.unwrap_or_default();
+        let view = core.view();
+        let members = view.voters.all().into_iter().chain(view.learners);
+        for member in members.filter(|member| *member != core.me) {
+            let matched = matched.as_ref().and_then(|matched| matched.get(&member.0));
+            let lag = matched.map_or(0, |matched| {
+                last.saturating_sub(matched.map_or(0, |id| id.index))
+            });
+            let labels = [
+                ("group", core.id.to_string()),
+                ("member", member.0.to_string()),
+            ];
+            metrics::gauge!("reduit_raft_lag_entries", &labels).set(lag as f64);
+        }
+    }
+
     /// The group as seen here.
     pub fn status(&self) -> GroupView {
         self.core().view()

@@ -70,6 +70,8 @@ pub struct Tuning {
     pub election_max: Duration,
     /// How long a peer may take to answer anything, a sync of its disk included.
     pub response_max: Duration,
+    /// How long followers are not told of a commit, so that it goes with the next entries: a read there may wait so long.
+    pub commit_wait: Duration,
     /// How long a broken connection to a peer may stay broken before the peer counts as lost.
     pub lost_after: Duration,
     /// Between the first campaigns of two members that lost their leader at once.
@@ -109,6 +111,7 @@ impl Default for Tuning {
             election_min: Duration::from_millis(1500),
             election_max: Duration::from_millis(3000),
             response_max: Duration::from_secs(2),
+            commit_wait: Duration::from_millis(1),
             lost_after: Duration::from_millis(100),
             campaign_step: Duration::from_millis(120),
             campaigns_max: 12,

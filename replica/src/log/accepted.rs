@@ -124,6 +124,8 @@ pub(super) struct State {
     /// Prepared segments, the last of which is the reserve.
     pub(super) spares: Vec<Spare>,
     pub(super) spare_next: u32,
+    /// Spares that a caller waits for, where it needs more than there are to be.
+    pub(super) spares_wanted: usize,
     pub(super) supply: Supply,
     /// Segments without live entries, oldest first, still under their names.
     pub(super) retired: VecDeque<(u32, Segment)>,

@@ -283,14 +283,20 @@ impl Shared {
             let enough = state.spares.len() >= rotations + kept;
             // Within the segment in use a missing reserve is only a reason to refuse when none can be made.
             if enough || (rotations == 0 && (kept == 0 || state.supply == Supply::Open)) {
+                if std::mem::take(&mut state.spares_wanted) > 0 {
+                    // Whoever else waits for more says so again.
+                    self.room.notify_all();
+                }
                 return Ok(());
             }
             match self.options.driver {
                 Driver::Threads if state.supply == Supply::Full => {
+                    state.spares_wanted = 0;
                     self.upkeep.notify_one();
                     return Err(Arc::new(LogError::NoSpace));
                 }
                 Driver::Threads => {
+                    state.spares_wanted = state.spares_wanted.max(rotations + kept);
                     self.upkeep.notify_one();
                     self.room.wait(state);
                 }

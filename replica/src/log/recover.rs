@@ -75,6 +75,7 @@ pub(super) fn open(
             cached_bytes: 0,
             spares: found.spares,
             spare_next: found.spare_next,
+            spares_wanted: 0,
             supply: Supply::Open,
             retired: VecDeque::new(),
             retiring: 0,
@@ -276,7 +277,10 @@ impl Shared {
         Ok(())
     }
 
-    fn open_segment(&self, number: u32) -> Result<(SegmentHeader, Arc<dyn DiskFile>), LogError> {
+    pub(super) fn open_segment(
+        &self,
+        number: u32,
+    ) -> Result<(SegmentHeader, Arc<dyn DiskFile>), LogError> {
         let path = self.path(number);
         let failed = |source| self.device("open", number, source);
         let damaged = |what| LogError::Damaged {

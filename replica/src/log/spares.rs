@@ -50,7 +50,9 @@ impl Shared {
             if let Some((number, segment)) = state.retired.pop_front() {
                 state.retiring += 1;
                 Job::Retire(number, segment)
-            } else if state.spares.len() < SPARES && state.supply == Supply::Open {
+            } else if state.spares.len() < SPARES.max(state.spares_wanted)
+                && state.supply == Supply::Open
+            {
                 Job::Prepare
             } else if self.wants_cleaning(&state) {
                 Job::Clean
@@ -248,7 +250,8 @@ impl Shared {
 
     fn has_upkeep(&self, state: &State) -> bool {
         !state.retired.is_empty()
-            || (state.spares.len() < SPARES && state.supply == Supply::Open)
+            || (state.spares.len() < SPARES.max(state.spares_wanted)
+                && state.supply == Supply::Open)
             || self.wants_cleaning(state)
     }
 }

@@ -128,7 +128,10 @@ impl Shared {
         stats.syncs += 1;
         stats.batch_records.record(records as u64);
         stats.batch_bytes.record(u64::from(bytes));
-        stats.sync_us.record(timer.elapsed_us());
+        let micros = timer.elapsed_us();
+        stats.sync_us.record(micros);
+        drop(stats);
+        metrics::histogram!("reduit_log_sync_seconds").record(micros as f64 / 1e6);
         Ok(())
     }
 

@@ -33,6 +33,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::link::{Dialer, Inbound, Lane, Link, LinkError, LinkFault, LinkResult};
+use super::piggyback::piggyback;
 use super::seen::SeenTable;
 use super::snapshot_send::{self, Pace};
 use crate::raft::codec;
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) pace: Arc<Pace>,
     /// How long a peer may take to answer anything.
     pub(crate) response_max: Duration,
+    /// How long a commit waits for entries to go with.
+    pub(crate) commit_wait: Duration,
 }
 
 impl Context {
@@ -246,7 +249,8 @@ impl Network {
         let Some(first) = input.next().await else {
             return Ok(futures::stream::empty().boxed());
         };
-        let input = futures::stream::iter([first]).chain(input);
+        let rest = piggyback(input.boxed(), self.context.commit_wait);
+        let input = futures::stream::iter([first]).chain(rest);
         let flight = Arc::new(Mutex::new(Flight::default()));
         let mut header = Some(self.context.header(self.to));
         let outstanding = Arc::clone(&flight);

@@ -29,6 +29,32 @@ fn channel() -> (Done, mpsc::Receiver<Result<(), Arc<LogError>>>) {
     (Box::new(move |outcome| drop(send.send(outcome))), receive)
 }
 
+/// It needs more segments at once than are kept ready, and so does its neighbour.
+#[test]
+fn an_append_may_take_more_segments_than_are_kept_ready() {
+    let options = LogOptions {
+        segment_bytes: 80 * 1024,
+        payload_bytes_max: 4096,
+        ..threads(3)
+    };
+    let log = RaftLog::open(SimDisk::new(3).boot(), &dir(), options).expect("opens");
+    let answers = [16, 17].map(|id| {
+        let (done, answer) = channel();
+        let group = log.group(GroupId(id));
+        let entries = (0..100).map(|index| entry(1, index, vec![7; 3000]));
+        let entries: Vec<_> = entries.collect();
+        // On a thread of its own, since it waits for room.
+        std::thread::spawn(move || group.append(entries, done));
+        answer
+    });
+    for answer in answers {
+        wait(answer).expect("durable");
+    }
+    for id in [16, 17] {
+        assert_eq!(everything(&log.group(GroupId(id))).len(), 100);
+    }
+}
+
 #[test]
 fn many_threads_share_syncs_and_everything_is_there_after_reopening() {
     let temp = tempfile::tempdir().expect("tempdir");

@@ -236,3 +236,29 @@ fn an_entry_that_rots_while_the_log_is_open_ends_it() {
     assert!(matches!(&*error, LogError::Damaged { .. }));
     assert!(log.fatal().is_some());
 }
+
+#[test]
+fn segments_at_rest_are_read_again_as_a_start_reads_them() {
+    let sim = SimDisk::new(7);
+    let log = RaftLog::open(sim.boot(), &dir(), options(&salts(7))).expect("opens");
+    finish(&log);
+    let group = log.group(GroupId(16));
+    for index in 0..60 {
+        assert!(append_now(&log, &group, vec![entry(1, index, vec![7; 3000])]).is_ok());
+    }
+    let read = || {
+        let (mut after, mut all) = (None, Vec::new());
+        while let Some(segment) = log.read_again(after) {
+            after = Some(segment.number);
+            all.push((segment.number, segment.damage.is_some()));
+        }
+        all
+    };
+    let whole = read();
+    assert!(whole.len() > 1, "{whole:?}");
+    assert!(whole.iter().all(|(_, damaged)| !damaged), "{whole:?}");
+    assert!(sim.flip_bit(&segment(whole[0].0), 40_000 * 8));
+    let damaged: Vec<_> = read().into_iter().filter(|(_, damaged)| *damaged).collect();
+    assert_eq!(damaged, [(whole[0].0, true)]);
+    assert!(log.fatal().is_none());
+}
