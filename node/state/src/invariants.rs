@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use proto::ids::{DatasetId, LogIndex, ObjectVersionId, UploadEpoch};
 use proto::store::Reader;
 use proto::v1;
@@ -34,6 +35,11 @@ pub fn shard(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     invariant_changes_are_complete(state)?;
     invariant_tokens_are_there(state)?;
     invariant_garbage_is_unreferenced(state)?;
+    invariant_authority_and_status_agree(state)?;
+    invariant_arrivals_serve_once_moved(state)?;
+    invariant_imports_are_known(state)?;
+    invariant_request_index_leads(state)?;
+    invariant_due_records_go(state)?;
     invariant_requests_are_in_the_window(state)
 }
 
@@ -53,11 +59,16 @@ macro_rules! ensure {
 // After the macro, which they use.
 mod datasets;
 mod multipart;
+mod relocation;
 
 pub use datasets::{
     invariant_locks_are_counted, invariant_null_versions_are_found, invariant_rules_are_of_settings,
 };
 pub use multipart::invariant_parts_belong;
+pub use relocation::{
+    invariant_arrivals_serve_once_moved, invariant_authority_and_status_agree,
+    invariant_due_records_go, invariant_imports_are_known, invariant_request_index_leads,
+};
 
 /// No key stands outside the tables.
 pub fn invariant_tables_are_known(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
@@ -209,9 +220,24 @@ pub fn invariant_versions_and_entries_match(
 /// Every living version stands in the change index at its finished index; everything else there is a tombstone of
 /// what is gone.
 pub fn invariant_changes_are_complete(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
-    let mut living = BTreeMap::new();
+    let (mut living, mut changed) = (BTreeMap::new(), BTreeMap::new());
     for (_, id, head) in heads(state) {
-        living.insert((id, head.finished_index), head.version_id);
+        if head.changed_index > 0 {
+            changed.insert((id, head.changed_index), head.version_id.clone());
+        }
+        if head.metadata_index > 0 {
+            changed.insert((id, head.metadata_index), head.version_id.clone());
+        }
+        // What was imported was no change here.
+        if head.source_index == 0 {
+            living.insert((id, head.finished_index), head.version_id);
+        }
+    }
+    for (key, value) in rows(state, table::DATASET) {
+        let held: v1::DatasetRecord = record::decode(&value);
+        if held.settings_index > 0 {
+            changed.insert((dataset_of(&key), held.settings_index), Bytes::new());
+        }
     }
     let mut tombstones = 0;
     for (key, value) in rows(state, table::CHANGE) {
@@ -227,8 +253,14 @@ pub fn invariant_changes_are_complete(state: &(impl Reader + ?Sized)) -> Result<
                 "tombstone {index}"
             );
         } else {
+            let of = match change.kind() {
+                v1::ChangeKind::Version => &mut living,
+                v1::ChangeKind::Lock | v1::ChangeKind::Settings | v1::ChangeKind::Metadata => {
+                    &mut changed
+                }
+            };
             ensure!(
-                living.remove(&(id, index)) == Some(change.version_id),
+                of.remove(&(id, index)) == Some(change.version_id),
                 "changes_are_complete",
                 "dataset {id}, index {index} is of no living version"
             );
@@ -239,6 +271,12 @@ pub fn invariant_changes_are_complete(state: &(impl Reader + ?Sized)) -> Result<
         "changes_are_complete",
         "missing: {:?}",
         living.keys()
+    );
+    ensure!(
+        changed.is_empty(),
+        "changes_are_complete",
+        "changes of locks, metadata or settings that are not there: {:?}",
+        changed.keys()
     );
     let ordered = rows(state, table::TOMBSTONE).len();
     ensure!(

@@ -13,6 +13,8 @@ pub mod table {
     pub const META: u8 = 0x01;
     /// Where a sweep of expired records goes on.
     pub const SWEEP: u8 = 0x02;
+    /// One record: the upload epoch from which on request ids stand in `REQUEST_AT`.
+    pub const INDEXED: u8 = 0x03;
     /// Dataset id to `DatasetRecord`.
     pub const DATASET: u8 = 0x10;
     /// Dropped datasets whose contents are being removed: dataset id to where the removal goes on.
@@ -21,6 +23,12 @@ pub mod table {
     pub const CONFIG: u8 = 0x12;
     /// Dataset to the lifecycle rules in force (`Lifecycle`).
     pub const RULES: u8 = 0x13;
+    /// Dataset to `ArrivalRecord`.
+    pub const ARRIVAL: u8 = 0x14;
+    /// Fenced datasets: when each fence is due to be reverted.
+    pub const FENCE: u8 = 0x15;
+    /// Upload epoch, table and dataset: records that go then, and where their removal goes on.
+    pub const DUE: u8 = 0x16;
     /// Dataset and object key to the current version's head.
     pub const CURRENT: u8 = 0x20;
     /// Dataset, object key and inverted finished index to an older version's head: newest first.
@@ -40,21 +48,28 @@ pub mod table {
     pub const CHANGE: u8 = 0x30;
     /// Dataset and log index of a tombstone in the change index: the order in which they are dropped.
     pub const TOMBSTONE: u8 = 0x31;
+    /// Dataset, object key and version id, none for a null version, to `KnownRecord`.
+    pub const KNOWN: u8 = 0x32;
     /// Upload epoch and version id to `GarbageRecord`.
     pub const GARBAGE: u8 = 0x40;
     /// Version id to the epoch under which it stands in `GARBAGE`.
     pub const FREED: u8 = 0x41;
     /// Request id to `RequestRecord`; its epoch comes first, so expiry is one range.
     pub const REQUEST: u8 = 0x50;
+    /// Dataset and log index to the request id that was answered there.
+    pub const REQUEST_AT: u8 = 0x51;
+    /// Dataset and request id to the `RequestRecord` of the region it came from.
+    pub const CROSSED: u8 = 0x52;
     /// Dataset and lease id to `TokenRecord`.
     pub const TOKEN: u8 = 0x60;
     /// Dataset and lease id to the number of versions that need the token.
     pub const TOKEN_USE: u8 = 0x61;
 
     /// All of them.
-    pub const ALL: [u8; 20] = [
-        META, SWEEP, DATASET, PURGE, CONFIG, RULES, CURRENT, OLDER, VERSION, BODY, UPLOAD, PART,
-        DOOMED, CHANGE, TOMBSTONE, GARBAGE, FREED, REQUEST, TOKEN, TOKEN_USE,
+    pub const ALL: [u8; 27] = [
+        META, SWEEP, INDEXED, DATASET, PURGE, CONFIG, RULES, ARRIVAL, FENCE, DUE, CURRENT, OLDER,
+        VERSION, BODY, UPLOAD, PART, DOOMED, CHANGE, TOMBSTONE, KNOWN, GARBAGE, FREED, REQUEST,
+        REQUEST_AT, CROSSED, TOKEN, TOKEN_USE,
     ];
 }
 
@@ -108,7 +123,8 @@ pub fn config(dataset: &DatasetId, kind: i32) -> Vec<u8> {
     join(table::CONFIG, &[dataset.as_bytes(), &kind.to_be_bytes()])
 }
 
-/// Key of a dataset's record in `table` ([`table::DATASET`], [`table::PURGE`] or [`table::RULES`]).
+/// Key of a dataset's record in `table` ([`table::DATASET`], [`table::PURGE`], [`table::RULES`], [`table::ARRIVAL`] or
+/// [`table::FENCE`]).
 pub fn dataset(table: u8, id: &DatasetId) -> Vec<u8> {
     join(table, &[id.as_bytes()])
 }
@@ -213,9 +229,45 @@ pub fn version(table: u8, id: &ObjectVersionId) -> Vec<u8> {
     join(table, &[id.as_bytes()])
 }
 
-/// Key in the change index ([`table::CHANGE`]) or its order of tombstones ([`table::TOMBSTONE`]).
+/// Key in the change index ([`table::CHANGE`]), its order of tombstones ([`table::TOMBSTONE`]), or the index of request
+/// ids ([`table::REQUEST_AT`]).
 pub fn change(table: u8, dataset: &DatasetId, index: LogIndex) -> Vec<u8> {
     join(table, &[dataset.as_bytes(), &index.0.to_be_bytes()])
+}
+
+/// The log index in such a key.
+pub fn change_index(record_key: &[u8]) -> Option<LogIndex> {
+    let index = record_key.get(1 + DatasetId::BYTES..)?;
+    Some(LogIndex(u64::from_be_bytes(index.try_into().ok()?)))
+}
+
+/// Key of what is known of a unit of the source: a version, or without one the key's null version.
+pub fn known(dataset: &DatasetId, key: &str, version: Option<&ObjectVersionId>) -> Vec<u8> {
+    let mut out = object_prefix(table::KNOWN, dataset, key);
+    out.extend_from_slice(&TERMINATOR);
+    out.extend(version.iter().flat_map(|id| id.as_bytes()));
+    out
+}
+
+/// Key of what a request id did in the region that a dataset came from.
+pub fn crossed(dataset: &DatasetId, id: &RequestId) -> Vec<u8> {
+    join(table::CROSSED, &[dataset.as_bytes(), &id.to_bytes()])
+}
+
+/// Key of a dataset's records in `of` that go once the upload epoch is `epoch`.
+pub fn due(epoch: UploadEpoch, of: u8, dataset: &DatasetId) -> Vec<u8> {
+    join(
+        table::DUE,
+        &[&epoch.0.to_be_bytes(), &[of], dataset.as_bytes()],
+    )
+}
+
+/// Epoch, table and dataset in such a key.
+pub fn due_parts(record_key: &[u8]) -> Option<(UploadEpoch, u8, DatasetId)> {
+    let (epoch, rest) = record_key.get(1..)?.split_at_checked(8)?;
+    let (of, dataset) = rest.split_first()?;
+    let epoch = UploadEpoch(u64::from_be_bytes(epoch.try_into().ok()?));
+    Some((epoch, *of, DatasetId::try_from(dataset).ok()?))
 }
 
 /// Key of a garbage record.
@@ -311,6 +363,21 @@ mod tests {
             format!("30{d}0000000000000102")
         );
         assert_eq!(
+            change_index(&change(0x51, &DATASET, LogIndex(7))),
+            Some(LogIndex(7))
+        );
+        assert_eq!(hex(&known(&DATASET, "k", None)), format!("32{d}6b0001"));
+        assert_eq!(
+            hex(&known(&DATASET, "k", Some(&version_id))),
+            format!("32{d}6b0001{v}")
+        );
+        let later = due(UploadEpoch(3), table::KNOWN, &DATASET);
+        assert_eq!(hex(&later), format!("16000000000000000332{d}"));
+        assert_eq!(
+            due_parts(&later),
+            Some((UploadEpoch(3), table::KNOWN, DATASET))
+        );
+        assert_eq!(
             hex(&garbage(UploadEpoch(3), &version_id)),
             format!("400000000000000003{v}")
         );
@@ -321,6 +388,10 @@ mod tests {
         assert_eq!(
             hex(&request(&id)),
             format!("500000000000000007{}", "09".repeat(16))
+        );
+        assert_eq!(
+            hex(&crossed(&DATASET, &id)),
+            format!("52{d}0000000000000007{}", "09".repeat(16))
         );
         assert_eq!(
             hex(&token(table::TOKEN, &DATASET, &LeaseId([0x1E; 16]))),

@@ -4,7 +4,9 @@
 //! files and runtimes: the same log gives the same bytes on every replica (DESIGN section 6).
 
 mod at;
+pub mod backup;
 pub mod catalog;
+pub mod feed;
 pub mod invariants;
 pub mod keys;
 pub mod limits;
@@ -13,6 +15,7 @@ pub mod local;
 pub mod read;
 mod record;
 pub mod relocation;
+pub mod root;
 pub mod shard;
 pub mod time;
 

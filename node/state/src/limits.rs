@@ -37,6 +37,14 @@ pub const RULES_MAX: usize = 1000;
 
 /// Tombstones kept in one dataset's change index.
 pub const TOMBSTONES_MAX: u64 = 65_536;
+/// Tombstones that nobody needs, dropped with each removal: more than it adds, so that their number shrinks.
+pub const TOMBSTONE_STEPS: u32 = 2;
+/// Milliseconds for which a fence may stop writes.
+pub const FENCE_MS_MAX: u64 = 5_000;
+/// Units or request ids in one batch of imports.
+pub const IMPORTS_MAX: usize = 1000;
+/// Replicas of another group that are named in one command, and people who approve it.
+pub const SIGNERS_MAX: usize = 32;
 /// Records that are due and that each command removes besides its own work: more than a put adds, so that the
 /// backlog shrinks under any load.
 pub const SWEEP_STEPS: u32 = 8;

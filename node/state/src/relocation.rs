@@ -21,7 +21,9 @@ mod image;
 mod import;
 mod retry;
 mod steps;
+mod stored;
 mod terms;
+mod unit;
 mod vouched;
 
 pub use approved::{Approved, TooFewApprovers};
@@ -37,7 +39,9 @@ pub use retry::{Retry, retry};
 pub use steps::{
     Aborted, Aborting, Certified, CutOver, Held, Opened, Prepared, Shredding, StepRefused,
 };
+pub(crate) use stored::{moved, moved_record, released, released_record};
 pub use terms::Terms;
+pub use unit::Unit;
 pub use vouched::{
     Closed, DepartureRecord, Ended, FenceRecord, GrantRecord, HandOverEnded, NoMajority, Paused,
     Reverted, Shredded, Vouched,

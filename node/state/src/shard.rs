@@ -1,5 +1,5 @@
 //! The machine of one shard: datasets and their settings, objects and what locks them, uploads in parts, tokens, request
-//! ids, upload epochs.
+//! ids, upload epochs, datasets that leave for another region or come from one.
 //!
 //! Owns the order of checks, the same in every command: the leader's clock; size and shape; request id window; verdict;
 //! dataset; key; token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have
@@ -8,7 +8,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, FeatureLevel, LogIndex};
+use proto::ids::{DatasetEpoch, DatasetId, FeatureLevel, LogIndex};
 use proto::store::Writer;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -17,30 +17,42 @@ use crate::at::{At, Majority, Unknown};
 use crate::keys::{self, table};
 use crate::limits::{COMMAND_BYTES_MAX, SWEEP_STEPS};
 use crate::record::{self, ShardMeta};
+use crate::relocation::{Authority, Change};
 use crate::time::{self, TIME_BOUND_LEVEL};
 
+mod arrive;
 mod config;
 mod dataset;
 mod delete;
+mod depart;
 mod epoch;
 mod evidence;
 mod hold;
+mod import;
 pub mod lifecycle;
 mod lock;
+mod metadata;
 mod multipart;
 mod put;
 mod refusal;
+mod relocation;
 mod request;
+mod subject;
 mod sweep;
 mod token;
+pub(crate) mod tombstone;
 mod versions;
 
 pub use config::CONFIG_LEVEL;
 pub use hold::{HOLD_LEVEL, is_held};
 pub use lock::LOCK_LEVEL;
+pub use metadata::METADATA_LEVEL;
 pub use multipart::MULTIPART_LEVEL;
 use refusal::{Answer, malformed, refuse};
+use relocation::not_admitted;
+pub use relocation::{RELOCATION_LEVEL, unserved};
 use request::Window;
+pub use subject::subject;
 
 /// Applies the commands of one shard's log.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,6 +97,8 @@ impl ShardMachine {
             Command::SetConfig(_) | Command::SetQuota(_) | Command::LifecycleStep(_) => {
                 CONFIG_LEVEL
             }
+            Command::Depart(_) | Command::Arrive(_) | Command::Import(_) => RELOCATION_LEVEL,
+            Command::SetMetadata(_) => METADATA_LEVEL,
             _ => FeatureLevel(0),
         };
         if at.level < takes {
@@ -103,6 +117,7 @@ impl ShardMachine {
             state,
             local,
             meta: ShardMeta { time, ..before },
+            decided_in: None,
         };
         let answer = if bytes > COMMAND_BYTES_MAX {
             encode(malformed())
@@ -147,6 +162,8 @@ struct Apply<'a> {
     state: &'a mut dyn Writer,
     local: &'a mut dyn Writer,
     meta: ShardMeta,
+    /// The dataset epoch that the leader decided in; from level 6 on, where it decided on a dataset.
+    decided_in: Option<DatasetEpoch>,
 }
 
 /// A dataset being worked on. Written back with [`Apply::save`].
@@ -167,6 +184,9 @@ impl Apply<'_> {
             _ => {}
         }
         let verdict = self.verdict(command)?;
+        if self.level >= RELOCATION_LEVEL {
+            self.decided_in = Some(DatasetEpoch(verdict.dataset_epoch));
+        }
         match kind {
             Command::CreateDataset(create) => self.create_dataset(create),
             Command::TombstoneDataset(tombstone) => self.tombstone_dataset(tombstone),
@@ -184,8 +204,12 @@ impl Apply<'_> {
             Command::SetObjectLock(set) => self.set_object_lock(set),
             Command::SetRetention(set) => self.set_retention(set),
             Command::SetLegalHold(set) => self.set_legal_hold(set),
+            Command::SetMetadata(set) => self.set_metadata(verdict, set),
             Command::SetConfig(set) => self.set_config(set),
             Command::SetQuota(set) => self.set_quota(set),
+            Command::Depart(depart) => self.depart(depart),
+            Command::Arrive(arrive) => self.arrive(arrive),
+            Command::Import(import) => self.import(verdict, import),
             Command::AdvanceUploadEpoch(_)
             | Command::SetAuthority(_)
             | Command::Sweep(_)
@@ -211,30 +235,38 @@ impl Apply<'_> {
         Ok(verdict)
     }
 
-    /// The dataset, if it takes changes.
-    fn writable(&self, id: &[u8]) -> Result<Dataset, v1::Refused> {
-        let dataset = self.existing(id)?;
+    /// The dataset, if it takes this change here, and in the epoch that the leader decided in.
+    fn writable(&self, id: &[u8], change: Change) -> Result<Dataset, v1::Refused> {
+        let mut dataset = self.held(id)?;
         match dataset.record.status() {
-            v1::DatasetStatus::Active => Ok(dataset),
-            v1::DatasetStatus::Fenced => refuse(v1::Refusal::DatasetFenced),
+            v1::DatasetStatus::Active | v1::DatasetStatus::Fenced | v1::DatasetStatus::Moved => {}
+            v1::DatasetStatus::Arriving => return refuse(v1::Refusal::DatasetArriving),
             v1::DatasetStatus::Tombstoned | v1::DatasetStatus::Unspecified => {
-                refuse(v1::Refusal::DatasetGone)
+                return Err(relocation::gone(&dataset.record));
             }
         }
+        let authority = Authority::stored(&dataset.record);
+        let epoch = self.decided_in.unwrap_or(authority.epoch());
+        let after = authority
+            .clone()
+            .admit(change, epoch)
+            .map_err(|refused| not_admitted(refused, &dataset.record))?;
+        // Below, a fence is a record alone, and stays what it is.
+        if after != authority && self.level >= RELOCATION_LEVEL {
+            dataset.settle(&after);
+        }
+        Ok(dataset)
     }
 
-    /// The dataset, unless it is dropped.
-    fn existing(&self, id: &[u8]) -> Result<Dataset, v1::Refused> {
+    /// The dataset, whatever its status.
+    fn held(&self, id: &[u8]) -> Result<Dataset, v1::Refused> {
         let Ok(id) = DatasetId::try_from(id) else {
             return malformed();
         };
-        let Some(record) = self.dataset(&id) else {
-            return refuse(v1::Refusal::NoSuchDataset);
-        };
-        if record.status() == v1::DatasetStatus::Tombstoned {
-            return refuse(v1::Refusal::DatasetGone);
+        match self.dataset(&id) {
+            Some(record) => Ok(Dataset { id, record }),
+            None => refuse(v1::Refusal::NoSuchDataset),
         }
-        Ok(Dataset { id, record })
     }
 
     fn dataset(&self, id: &DatasetId) -> Option<v1::DatasetRecord> {
@@ -244,6 +276,12 @@ impl Apply<'_> {
     fn save(&mut self, dataset: &Dataset) {
         let key = keys::dataset(table::DATASET, &dataset.id);
         self.state.put(&key, &dataset.record.encode_to_vec());
+        let fence = keys::dataset(table::FENCE, &dataset.id);
+        let departs = dataset.record.authority.is_some();
+        let fenced = dataset.record.status() == v1::DatasetStatus::Fenced;
+        if departs && !fenced && self.state.value(&fence).is_some() {
+            self.state.delete(&fence);
+        }
     }
 
     /// The key's state is the one the leader saw, and lets new objects be sealed.
@@ -274,5 +312,7 @@ impl Apply<'_> {
 pub(crate) mod fixture;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod relocation_tests;
 #[cfg(test)]
 mod tests;

@@ -40,7 +40,7 @@ impl Catalog {
         let authority_version = CatalogMeta::load(&self.state).authority_version;
         let verdict = Some(v1::Verdict {
             authority_version,
-            key_state_version: 0,
+            ..Default::default()
         });
         self.apply(v1::CatalogCommand {
             now_ms: 1000,
@@ -235,7 +235,7 @@ fn a_verdict_on_what_has_moved_is_refused() {
         now_ms: 1,
         verdict: Some(v1::Verdict {
             authority_version,
-            key_state_version: 0,
+            ..Default::default()
         }),
         command: Some(place(1, 16)),
     };

@@ -4,7 +4,7 @@
 //! Every step may be sent again: one that was taken is refused as out of order, with the step it is at.
 
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetEpoch, LogIndex, ObjectKey, RelocationId};
+use proto::ids::{DatasetEpoch, LogIndex, RelocationId};
 use proto::relocation::Moved;
 
 use super::approved::Approved;
@@ -15,9 +15,11 @@ use super::image::{Batch, ImportRefused};
 use super::import::{Effect, Known};
 use super::steps::{Aborted, Aborting, Certified, CutOver, Held, Prepared, Shredding, StepRefused};
 use super::terms::Terms;
+use super::unit::Unit;
 use super::vouched::{DepartureRecord, FenceRecord, GrantRecord, Paused, Reverted, Vouched};
 
 mod ending;
+mod stored;
 
 /// A relocation as its destination has it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -155,12 +157,12 @@ impl Arrival {
     }
 
     /// Takes a batch whole or not at all; answers what each of its imports does. `at` is the own log index; `known` is
-    /// what is known of an object here.
+    /// what is known of a unit here.
     pub fn take(
         self,
         at: LogIndex,
         batch: &Batch,
-        known: impl Fn(&ObjectKey) -> Option<Known>,
+        known: impl Fn(&Unit) -> Option<Known>,
     ) -> Result<(Self, Vec<Effect>), ImportRefused> {
         let Self { terms, state } = self;
         let refused = ImportRefused::NotTaking(batch.relocation);

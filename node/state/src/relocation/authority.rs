@@ -10,6 +10,8 @@ use proto::relocation::Moved;
 
 use super::departure::{AuthorityRefused, Departure, DepartureVersion, Fence, FenceCount};
 
+mod stored;
+
 /// What a dataset's shard holds of who may change it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Authority {

@@ -2,12 +2,13 @@
 //!
 //! Owns how a batch is taken: whole, with its cursor, or not at all. Refuses one that is not what it says it is.
 
-use proto::ids::{LogIndex, ObjectKey};
+use proto::ids::LogIndex;
 
 use super::fenced::Fenced;
 use super::image::{Batch, Image, ImportRefused};
 use super::import::{Effect, Known, import};
 use super::steps::{Prepared, StepRefused};
+use super::unit::Unit;
 use super::vouched::FenceRecord;
 
 /// The destination is being filled: copying, catching up, verifying.
@@ -59,7 +60,7 @@ impl Filling {
         mut self,
         at: LogIndex,
         batch: &Batch,
-        known: impl Fn(&ObjectKey) -> Option<Known>,
+        known: impl Fn(&Unit) -> Option<Known>,
     ) -> Result<(Self, Vec<Effect>), ImportRefused> {
         if !batch.is_ordered() {
             return Err(ImportRefused::Malformed);
@@ -69,7 +70,7 @@ impl Filling {
         let judged = batch
             .imports
             .iter()
-            .map(|(key, one)| import(known(key), *one, kek));
+            .map(|(unit, one)| import(known(unit), *one, kek));
         let effects: Vec<_> = judged
             .collect::<Result<_, _>>()
             .map_err(ImportRefused::NotResealed)?;

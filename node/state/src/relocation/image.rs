@@ -3,20 +3,55 @@
 //! Owns the cursors, which go on only without a gap: a batch says where it begins, and a mover that crashed, or a second
 //! one, can repeat but not skip. Refuses what was read in an earlier pass.
 
+use std::cmp::Ordering;
+
 use proto::danger::{Switch, broken};
 use proto::ids::{LogIndex, ObjectKey, RelocationId};
 
-use super::import::{Import, NotResealed};
+use super::import::{Content, Import, NotResealed};
+use super::unit::Unit;
 
-/// A place in the order of keys.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A place in the order of keys, and of one key's units in the order of source log indexes: not all versions of a key need
+/// fit into one batch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Position {
     /// Before all keys.
     Start,
+    /// In this one, after what has this source log index.
+    Within(ObjectKey, LogIndex),
     /// After this one.
     After(ObjectKey),
     /// After all keys.
     End,
+}
+
+impl Position {
+    fn rank(&self) -> (u8, Option<&ObjectKey>, Option<LogIndex>) {
+        match self {
+            Self::Start => (0, None, None),
+            Self::Within(key, index) => (1, Some(key), Some(*index)),
+            Self::After(key) => (1, Some(key), None),
+            Self::End => (2, None, None),
+        }
+    }
+}
+
+impl Ord for Position {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ((of, key, index), (to, to_key, to_index)) = (self.rank(), other.rank());
+        // Without an index it is after all of the key's.
+        let by_index = || match (index, to_index) {
+            (Some(index), Some(to_index)) => index.cmp(&to_index),
+            (index, to_index) => index.is_none().cmp(&to_index.is_none()),
+        };
+        of.cmp(&to).then(key.cmp(&to_key)).then_with(by_index)
+    }
+}
+
+impl PartialOrd for Position {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What part of the source a batch is all of.
@@ -59,23 +94,35 @@ pub struct Batch {
     pub pass: LogIndex,
     /// What they are all of.
     pub span: Span,
-    /// Objects: of a page in the order of keys, of changes in the order of log indexes; none with [`Span::Requests`].
-    pub imports: Vec<(ObjectKey, Import)>,
+    /// Units: of a page in the order of places, of changes in the order of log indexes; none with [`Span::Requests`].
+    /// Settings have no place: a page may begin with them.
+    pub imports: Vec<(Unit, Import)>,
 }
 
 impl Batch {
     /// Whether the imports lie within the span and in its order. Out of order, one would be judged without those that
     /// come before it.
     pub(super) fn is_ordered(&self) -> bool {
-        let ascends = self.imports.windows(2).all(|pair| match self.span {
-            Span::Page { .. } => pair[0].0 < pair[1].0,
-            _ => pair[0].1.index < pair[1].1.index,
+        let ascends = self.imports.windows(2).all(|pair| {
+            let [(unit, one), (next, after)] = pair else {
+                return false;
+            };
+            match self.span {
+                // What is gone has the listing's log index, as the newest version may have.
+                Span::Page { .. } => {
+                    let gone = |one: &Import| one.content == Content::Tombstone;
+                    (unit.place(one), gone(one), unit) < (next.place(after), gone(after), next)
+                }
+                _ => one.index < after.index,
+            }
         });
         ascends
-            && self.imports.iter().all(|(key, one)| match &self.span {
+            && self.imports.iter().all(|(unit, one)| match &self.span {
                 Span::Page { after, through, at } => {
-                    let place = Position::After(key.clone());
-                    *after < place && place <= *through && one.index <= *at
+                    let within = unit
+                        .place(one)
+                        .is_none_or(|place| *after < place && place <= *through);
+                    within && one.index <= *at
                 }
                 Span::Changes { after, through } => *after < one.index && one.index <= *through,
                 Span::Requests { .. } => false,
@@ -109,11 +156,11 @@ pub enum ImportRefused {
 /// What has been taken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Image {
-    base: LogIndex,
-    listed: Position,
-    changes: LogIndex,
-    requests: LogIndex,
-    changed: LogIndex,
+    pub(super) base: LogIndex,
+    pub(super) listed: Position,
+    pub(super) changes: LogIndex,
+    pub(super) requests: LogIndex,
+    pub(super) changed: LogIndex,
 }
 
 impl Image {

@@ -31,6 +31,8 @@ pub struct Import {
 pub enum Content {
     /// There, sealed anew under a lease of this KEK.
     Sealed(KekId),
+    /// There, with nothing in it that a lease seals: a delete marker, a lock, settings; metadata, which has a key of its own.
+    Unsealed,
     /// Gone.
     Tombstone,
 }
@@ -63,7 +65,7 @@ pub fn import(known: Option<Known>, import: Import, kek: KekId) -> Result<Effect
         return Ok(Effect::Nothing);
     }
     Ok(match import.content {
-        Content::Sealed(_) => Effect::Stores,
+        Content::Sealed(_) | Content::Unsealed => Effect::Stores,
         Content::Tombstone => Effect::Removes,
     })
 }

@@ -257,7 +257,7 @@ fn batch(span: Span, imports: &[(&str, u64, bool)]) -> Batch {
             Content::Tombstone
         };
         let index = LogIndex(index);
-        (key(name), Import { index, content })
+        (Unit::Null(key(name)), Import { index, content })
     };
     Batch {
         relocation: RELOCATION,

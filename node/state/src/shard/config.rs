@@ -8,10 +8,12 @@ use proto::ids::FeatureLevel;
 use proto::v1;
 
 use super::refusal::{Answer, malformed, of, refuse};
+use super::relocation::RELOCATION_LEVEL;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
 use crate::limits::{CONFIG_BYTES_MAX, RULES_MAX};
 use crate::record;
+use crate::relocation::Change;
 
 /// The feature level from which datasets have settings, quotas and lifecycles.
 pub const CONFIG_LEVEL: FeatureLevel = FeatureLevel(5);
@@ -28,7 +30,7 @@ impl Apply<'_> {
             v1::ConfigKind::Lifecycle => Some(rules(&set.content)?),
             _ => None,
         };
-        let dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Config)?;
         let place = keys::config(&dataset.id, set.kind);
         let held: v1::ConfigRecord = record::load(&*self.state, &place).unwrap_or_default();
         let moved = held.version != set.from_version && !set.any_version;
@@ -57,13 +59,18 @@ impl Apply<'_> {
                 false => self.state.put(&place, &rules.encode_to_vec()),
             }
         }
+        if self.level >= RELOCATION_LEVEL {
+            self.settings_changed(&mut dataset);
+            self.save(&dataset);
+        }
         Ok(self.done())
     }
 
     pub(super) fn set_quota(&mut self, set: &v1::SetQuota) -> Answer {
-        let mut dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Config)?;
         let any = |quota: &v1::Quota| quota.objects_max > 0 || quota.sealed_bytes_max > 0;
         dataset.record.quota = set.quota.filter(any);
+        self.settings_changed(&mut dataset);
         self.save(&dataset);
         Ok(self.done())
     }
@@ -76,7 +83,10 @@ pub(super) fn within_quota(
     bytes_in: u64,
     bytes_out: u64,
 ) -> Result<(), v1::Refused> {
-    let (Some(quota), held) = (dataset.record.quota, &dataset.record) else {
+    // What the source took is taken, also while it comes part by part.
+    let arriving = dataset.record.status() == v1::DatasetStatus::Arriving;
+    let quota = dataset.record.quota.filter(|_| !arriving);
+    let (Some(quota), held) = (quota, &dataset.record) else {
         return Ok(());
     };
     let over = |max: u64, would: u64| max > 0 && would > max;
@@ -89,7 +99,7 @@ pub(super) fn within_quota(
 }
 
 /// The rules in force of a lifecycle, if it is one.
-fn rules(content: &[u8]) -> Result<v1::Lifecycle, v1::Refused> {
+pub(super) fn rules(content: &[u8]) -> Result<v1::Lifecycle, v1::Refused> {
     let Ok(mut lifecycle) = v1::Lifecycle::decode(content) else {
         return malformed();
     };

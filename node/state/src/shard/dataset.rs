@@ -7,8 +7,10 @@ use proto::v1;
 
 use super::config::CONFIG_LEVEL;
 use super::refusal::{Answer, malformed, of, refuse};
+use super::relocation::not_admitted;
 use super::{Apply, Dataset, hold};
 use crate::keys::{self, table};
+use crate::relocation::{Authority, Change, NotAdmitted};
 
 const FORMAT: u32 = 1;
 const PSEUDONYM_BYTES: usize = 16;
@@ -19,26 +21,26 @@ impl Apply<'_> {
         let Some(asked) = &create.dataset else {
             return malformed();
         };
-        let Ok(id) = DatasetId::try_from(asked.dataset_id.as_ref()) else {
-            return malformed();
-        };
-        let shape = asked.format == FORMAT
-            && asked.name.parse::<DatasetName>().is_ok()
-            && KekId::try_from(asked.kek_id.as_ref()).is_ok()
-            && asked.pseudonym.len() == PSEUDONYM_BYTES
-            && asked.status() == v1::DatasetStatus::Active
-            && asked.key_state() == v1::KeyState::Enabled;
-        if !shape {
-            return malformed();
-        }
+        let (id, _) = well_formed(asked)?;
         if let Some(held) = self.dataset(&id) {
             return match held.status() {
                 v1::DatasetStatus::Tombstoned => refuse(v1::Refusal::DatasetGone),
+                v1::DatasetStatus::Moved | v1::DatasetStatus::Arriving => {
+                    refuse(v1::Refusal::DatasetExists)
+                }
                 _ if held.name == asked.name && held.kek_id == asked.kek_id => Ok(self.done()),
                 _ => refuse(v1::Refusal::DatasetExists),
             };
         }
-        let record = v1::DatasetRecord {
+        let record = self.founded(asked);
+        self.meta.datasets += 1;
+        self.save(&Dataset { id, record });
+        Ok(self.done())
+    }
+
+    /// As it is asked for, and empty: what it holds is not for who makes it to say.
+    pub(super) fn founded(&self, asked: &v1::DatasetRecord) -> v1::DatasetRecord {
+        v1::DatasetRecord {
             created_at_ms: self.meta.time.0,
             objects: 0,
             versions: 0,
@@ -52,11 +54,12 @@ impl Apply<'_> {
             legal_holds: 0,
             suspended: false,
             quota: None,
+            authority: None,
+            settings_index: 0,
+            request_offset: 0,
+            never_served: false,
             ..asked.clone()
-        };
-        self.meta.datasets += 1;
-        self.save(&Dataset { id, record });
-        Ok(self.done())
+        }
     }
 
     /// From here on the dataset refuses everything; what it holds is removed a few records at a time.
@@ -70,7 +73,13 @@ impl Apply<'_> {
         match record.status() {
             v1::DatasetStatus::Tombstoned => return Ok(self.done()),
             v1::DatasetStatus::Fenced => return refuse(v1::Refusal::DatasetFenced),
+            v1::DatasetStatus::Arriving => return refuse(v1::Refusal::DatasetArriving),
+            v1::DatasetStatus::Moved => return Err(not_admitted(NotAdmitted::Moved, &record)),
             _ => {}
+        }
+        // Nobody would tell the destination, which may be about to serve it.
+        if Authority::stored(&record).departure().is_some() {
+            return refuse(v1::Refusal::DatasetDeparting);
         }
         if hold::is_held(&record, self.meta.time) {
             return refuse(v1::Refusal::DatasetHeld);
@@ -80,17 +89,29 @@ impl Apply<'_> {
         }
         let mut dataset = Dataset { id, record };
         dataset.record.set_status(v1::DatasetStatus::Tombstoned);
-        self.save(&dataset);
-        self.meta.datasets -= 1;
-        self.meta.sweeping = true;
-        self.state.put(&keys::dataset(table::PURGE, &id), &[]);
-        self.state.delete(&keys::dataset(table::RULES, &id));
+        self.drop_contents(&mut dataset);
         Ok(self.done())
     }
 
-    /// Takes effect for every commit after this position. A fenced dataset takes it too: disabling cannot wait.
+    /// Saves a dataset that has just been tombstoned; what it holds is due.
+    pub(super) fn drop_contents(&mut self, dataset: &mut Dataset) {
+        self.forget_change(dataset, dataset.record.settings_index);
+        dataset.record.settings_index = 0;
+        self.save(dataset);
+        self.meta.datasets -= 1;
+        self.meta.sweeping = true;
+        let id = &dataset.id;
+        self.state.put(&keys::dataset(table::PURGE, id), &[]);
+        self.state.delete(&keys::dataset(table::RULES, id));
+    }
+
+    /// Takes effect for every commit after this position. Disabling cannot wait: it ends a fence, and a dataset that is
+    /// arriving takes it too.
     pub(super) fn set_key_state(&mut self, set: &v1::SetKeyState) -> Answer {
-        let mut dataset = self.existing(&set.dataset_id)?;
+        let mut dataset = match self.held(&set.dataset_id)? {
+            arriving if arriving.record.status() == v1::DatasetStatus::Arriving => arriving,
+            _ => self.writable(&set.dataset_id, Change::KeyState)?,
+        };
         if set.state() == v1::KeyState::Unspecified {
             return malformed();
         }
@@ -115,7 +136,7 @@ impl Apply<'_> {
     }
 
     pub(super) fn set_versioning(&mut self, set: &v1::SetVersioning) -> Answer {
-        let mut dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Config)?;
         if dataset.record.lock.is_some() && !set.enabled {
             return refuse(v1::Refusal::LockKeepsVersions);
         }
@@ -124,7 +145,27 @@ impl Apply<'_> {
             dataset.record.suspended = was_on && !set.enabled;
         }
         dataset.record.versioning = set.enabled;
+        self.settings_changed(&mut dataset);
         self.save(&dataset);
         Ok(self.done())
+    }
+}
+
+/// Id and KEK of a dataset that is asked for, if it can be one.
+pub(super) fn well_formed(asked: &v1::DatasetRecord) -> Result<(DatasetId, KekId), v1::Refused> {
+    let (Ok(id), Ok(kek)) = (
+        DatasetId::try_from(asked.dataset_id.as_ref()),
+        KekId::try_from(asked.kek_id.as_ref()),
+    ) else {
+        return malformed();
+    };
+    let shape = asked.format == FORMAT
+        && asked.name.parse::<DatasetName>().is_ok()
+        && asked.pseudonym.len() == PSEUDONYM_BYTES
+        && asked.status() == v1::DatasetStatus::Active
+        && asked.key_state() == v1::KeyState::Enabled;
+    match shape {
+        true => Ok((id, kek)),
+        false => malformed(),
     }
 }

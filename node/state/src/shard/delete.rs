@@ -12,6 +12,7 @@ use super::versions::NewVersion;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
 use crate::record;
+use crate::relocation::Change;
 
 impl Apply<'_> {
     pub(super) fn delete_object(&mut self, delete: &v1::DeleteObject) -> Answer {
@@ -23,7 +24,7 @@ impl Apply<'_> {
         if !shape {
             return malformed();
         }
-        let mut dataset = self.writable(&delete.dataset_id)?;
+        let mut dataset = self.writable(&delete.dataset_id, Change::Write)?;
         let current = self.current(&dataset.id, &delete.key);
         let version = ObjectVersionId::try_from(delete.version_id.as_ref()).ok();
         // Before the precondition, which would hide that the request can never be run.

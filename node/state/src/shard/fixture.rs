@@ -17,6 +17,7 @@ use crate::record::ShardMeta;
 use crate::{invariants, limits};
 
 pub(crate) mod parts;
+pub(crate) mod regions;
 
 pub(crate) const DATASET: DatasetId = DatasetId([0xD5; 16]);
 pub(crate) const LEASE: [u8; 16] = [0x1E; 16];
@@ -71,7 +72,10 @@ impl Shard {
         let dataset = crate::read::dataset(&self.state, &DATASET);
         v1::Verdict {
             authority_version: self.meta().authority_version,
-            key_state_version: dataset.map_or(0, |dataset| dataset.key_state_version),
+            key_state_version: dataset
+                .as_ref()
+                .map_or(0, |dataset| dataset.key_state_version),
+            dataset_epoch: dataset.map_or(0, |dataset| dataset.epoch),
         }
     }
 
@@ -79,8 +83,10 @@ impl Shard {
         self.nonce += 1;
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&self.nonce.to_be_bytes());
+        let dataset = crate::read::dataset(&self.state, &DATASET);
+        let offset = dataset.map_or(0, |dataset| dataset.request_offset);
         RequestId {
-            epoch: self.meta().upload_epoch,
+            epoch: UploadEpoch(self.meta().upload_epoch.0 + offset),
             nonce,
         }
     }
@@ -103,6 +109,7 @@ impl Shard {
                 | Command::AbortUpload(_)
                 | Command::SetRetention(_)
                 | Command::SetLegalHold(_)
+                | Command::SetMetadata(_)
         );
         let request_id = match needs_id {
             true => Bytes::copy_from_slice(&self.fresh_id().to_bytes()),
@@ -293,6 +300,18 @@ pub(crate) fn receipt(node_id: u64, ranges: &[(u32, u32)]) -> v1::ReceiptClaim {
             .map(|&(first, count)| v1::BlockRange { first, count })
             .collect(),
     }
+}
+
+/// Other metadata in place of `from`.
+pub(crate) fn set_metadata(key: &str, id: ObjectVersionId, from: &[u8], to: &[u8]) -> Command {
+    Command::SetMetadata(v1::SetMetadata {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        version_id: id.into(),
+        from_digest: Bytes::copy_from_slice(blake3::hash(from).as_bytes()),
+        sealed_metadata: Bytes::copy_from_slice(to),
+        metadata_key_version: 1,
+    })
 }
 
 pub(crate) fn delete(key: &str) -> v1::DeleteObject {

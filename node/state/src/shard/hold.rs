@@ -11,6 +11,7 @@ use proto::v1;
 
 use super::Apply;
 use super::refusal::{Answer, malformed, of, refuse};
+use crate::relocation::Change;
 
 /// The feature level from which `SetHold` is a command.
 pub const HOLD_LEVEL: FeatureLevel = FeatureLevel(2);
@@ -25,9 +26,9 @@ pub fn is_held(record: &v1::DatasetRecord, now: UnixMs) -> bool {
 }
 
 impl Apply<'_> {
-    /// A fenced dataset takes it too: a hold cannot wait.
+    /// A hold cannot wait: it ends a fence.
     pub(super) fn set_hold(&mut self, set: &v1::SetHold) -> Answer {
-        let mut dataset = self.existing(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Hold)?;
         let held = dataset.record.hold.unwrap_or_default();
         let Some(version) = set.from_version.checked_add(1) else {
             return malformed();
@@ -56,6 +57,7 @@ impl Apply<'_> {
             return refuse(v1::Refusal::TooFewApprovals);
         }
         dataset.record.hold = Some(wanted);
+        self.settings_changed(&mut dataset);
         self.save(&dataset);
         Ok(self.done())
     }

@@ -12,6 +12,7 @@ use proto::v1;
 
 use super::lock::DAY_MS;
 use super::refusal::Answer;
+use super::relocation::takes_lifecycle;
 use super::versions::NewVersion;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
@@ -97,7 +98,7 @@ impl Apply<'_> {
                 cursor.key.clear();
             }
             let record = self.dataset(&id).expect("only datasets have rules");
-            if record.status() == v1::DatasetStatus::Active {
+            if takes_lifecycle(&record) {
                 return Some((Dataset { id, record }, record::decode(&value)));
             }
             cursor.next = past(&id)?.into();

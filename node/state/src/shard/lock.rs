@@ -5,6 +5,7 @@
 //! compliance retention, whoever asks; whether somebody may pass over governance was the leader's to decide.
 
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{FeatureLevel, LogIndex, ObjectVersionId};
 use proto::v1;
 
@@ -13,6 +14,7 @@ use super::versions::less;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
 use crate::record;
+use crate::relocation::Change;
 
 /// The feature level from which object lock is known.
 pub const LOCK_LEVEL: FeatureLevel = FeatureLevel(4);
@@ -22,9 +24,9 @@ const DEFAULT_DAYS_MAX: u32 = 36_500;
 pub(super) const DAY_MS: u64 = 86_400_000;
 
 /// A version's head and where it stands.
-struct Version {
-    place: Vec<u8>,
-    head: v1::ObjectEntry,
+pub(super) struct Version {
+    pub(super) place: Vec<u8>,
+    pub(super) head: v1::ObjectEntry,
 }
 
 impl Apply<'_> {
@@ -40,16 +42,17 @@ impl Apply<'_> {
         if !default {
             return malformed();
         }
-        let mut dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Config)?;
         dataset.record.lock = Some(lock);
         dataset.record.versioning = true;
         dataset.record.suspended = false;
+        self.settings_changed(&mut dataset);
         self.save(&dataset);
         Ok(self.done())
     }
 
     pub(super) fn set_retention(&mut self, set: &v1::SetRetention) -> Answer {
-        let mut dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Lock)?;
         let mut version = self.lockable(&dataset, &set.key, &set.version_id)?;
         let asked = set.retention.filter(|asked| asked.mode != 0);
         self.lock_allows(&dataset, asked, false)?;
@@ -68,11 +71,12 @@ impl Apply<'_> {
             }
             Some((_, held)) => !longer(held) && !set.bypass_governance,
         };
-        if kept {
+        if kept && !broken(Switch::IgnoreLocks) {
             return refuse(v1::Refusal::ObjectLocked);
         }
         version.head.retention = asked;
         count_compliance(&mut dataset, asked);
+        self.lock_changed(&dataset, &set.key, &mut version.head);
         self.state
             .put(&version.place, &version.head.encode_to_vec());
         self.save(&dataset);
@@ -80,12 +84,13 @@ impl Apply<'_> {
     }
 
     pub(super) fn set_legal_hold(&mut self, set: &v1::SetLegalHold) -> Answer {
-        let mut dataset = self.writable(&set.dataset_id)?;
+        let mut dataset = self.writable(&set.dataset_id, Change::Lock)?;
         let mut version = self.lockable(&dataset, &set.key, &set.version_id)?;
         if version.head.legal_hold != set.on {
             version.head.legal_hold = set.on;
             let holds = &mut dataset.record.legal_holds;
             *holds = less(*holds + u64::from(set.on), u64::from(!set.on));
+            self.lock_changed(&dataset, &set.key, &mut version.head);
             self.state
                 .put(&version.place, &version.head.encode_to_vec());
             self.save(&dataset);
@@ -149,7 +154,7 @@ impl Apply<'_> {
             let passed_over = bypass_governance && held.mode() == v1::RetentionMode::Governance;
             held.until_ms > self.meta.time.0 && !passed_over
         });
-        if kept || head.legal_hold {
+        if (kept || head.legal_hold) && !broken(Switch::IgnoreLocks) {
             return refuse(v1::Refusal::ObjectLocked);
         }
         Ok(())
@@ -163,16 +168,27 @@ impl Apply<'_> {
         if dataset.record.lock.is_none() {
             return refuse(v1::Refusal::NoObjectLock);
         }
+        let version = self.version_of(dataset, key, &id);
+        match version.filter(|version| !version.head.delete_marker) {
+            None => refuse(v1::Refusal::NoSuchObject),
+            Some(version) => Ok(version),
+        }
+    }
+
+    /// The version of this id, if it is one of this key.
+    pub(super) fn version_of(
+        &self,
+        dataset: &Dataset,
+        key: &str,
+        id: &ObjectVersionId,
+    ) -> Option<Version> {
         let at: Option<v1::VersionRecord> =
-            record::load(&*self.state, &keys::version(table::VERSION, &id));
+            record::load(&*self.state, &keys::version(table::VERSION, id));
         let at = at.filter(|at| {
             at.kind() == v1::VersionKind::Object
                 && at.key == key
                 && at.dataset_id == dataset.id.as_bytes()[..]
-        });
-        let Some(at) = at else {
-            return refuse(v1::Refusal::NoSuchObject);
-        };
+        })?;
         let current = keys::current(&dataset.id, key);
         let older = keys::older(&dataset.id, key, LogIndex(at.finished_index));
         let found = [current, older].into_iter().find_map(|place| {
@@ -180,11 +196,8 @@ impl Apply<'_> {
             let same = head.version_id == id.as_bytes()[..];
             same.then_some(Version { place, head })
         });
-        let version = found.expect("every version stands among the current or the older ones");
-        match version.head.delete_marker {
-            true => refuse(v1::Refusal::NoSuchObject),
-            false => Ok(version),
-        }
+        let found = found.expect("every version stands among the current or the older ones");
+        Some(found)
     }
 }
 
@@ -195,7 +208,7 @@ pub(super) fn count_lock(dataset: &mut Dataset, head: &v1::ObjectEntry) {
 }
 
 /// The latest end ever stated: compliance retention is only extended, and what it keeps stays until then.
-fn count_compliance(dataset: &mut Dataset, retention: Option<v1::Retention>) {
+pub(super) fn count_compliance(dataset: &mut Dataset, retention: Option<v1::Retention>) {
     let compliance = retention.filter(|held| held.mode() == v1::RetentionMode::Compliance);
     let until = compliance.map_or(0, |held| held.until_ms);
     let kept = &mut dataset.record.compliance_until_ms;

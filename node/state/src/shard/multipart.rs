@@ -27,10 +27,10 @@ mod tests;
 pub const MULTIPART_LEVEL: FeatureLevel = FeatureLevel(3);
 
 /// An upload being worked on. Written back with [`Apply::save_upload`].
-struct Upload {
-    id: ObjectVersionId,
-    place: Vec<u8>,
-    record: v1::UploadRecord,
+pub(super) struct Upload {
+    pub(super) id: ObjectVersionId,
+    pub(super) place: Vec<u8>,
+    pub(super) record: v1::UploadRecord,
 }
 
 impl Apply<'_> {
@@ -61,7 +61,7 @@ impl Apply<'_> {
         if !shape {
             return malformed();
         }
-        let mut dataset = self.writable(&create.dataset_id)?;
+        let mut dataset = self.receiving(&create.dataset_id)?;
         self.key_allows(verdict, &dataset)?;
         let now = self.meta.time;
         self.token_allows(&dataset, &lease, &create.holder, |expiry| now < expiry)?;
@@ -93,7 +93,7 @@ impl Apply<'_> {
     }
 
     pub(super) fn abort_upload(&mut self, abort: &v1::AbortUpload) -> Answer {
-        let mut dataset = self.writable(&abort.dataset_id)?;
+        let mut dataset = self.receiving(&abort.dataset_id)?;
         let upload = self.upload(&dataset, &abort.key, &abort.version_id)?;
         self.drop_upload(&mut dataset, &upload.place, &upload.record);
         self.save(&dataset);
@@ -117,14 +117,24 @@ impl Apply<'_> {
     }
 
     /// The upload is no more; its parts are a version's now, or doomed.
-    fn end_upload(&mut self, dataset: &mut Dataset, place: &[u8], record: &v1::UploadRecord) {
+    pub(super) fn end_upload(
+        &mut self,
+        dataset: &mut Dataset,
+        place: &[u8],
+        record: &v1::UploadRecord,
+    ) {
         self.state.delete(place);
         self.release_token(&dataset.id, &record.lease_id);
         dataset.record.uploads = less(dataset.record.uploads, 1);
     }
 
     /// The upload of this id and key, if it is under way.
-    fn upload(&self, dataset: &Dataset, key: &str, id: &[u8]) -> Result<Upload, v1::Refused> {
+    pub(super) fn upload(
+        &self,
+        dataset: &Dataset,
+        key: &str,
+        id: &[u8],
+    ) -> Result<Upload, v1::Refused> {
         let Ok(id) = ObjectVersionId::try_from(id) else {
             return malformed();
         };

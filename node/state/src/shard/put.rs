@@ -16,6 +16,7 @@ use crate::limits::{
     BLOCK_BYTES_MAX, BLOCKS_MAX, DIGEST_BYTES, EPOCHS_KEPT, INLINE_BYTES_MAX, MANIFEST_BYTES_MAX,
     METADATA_BYTES_MAX,
 };
+use crate::relocation::Change;
 
 pub(super) const FORMAT: u32 = 1;
 /// On the voters of the shard.
@@ -34,7 +35,7 @@ impl Apply<'_> {
         if !inline {
             return malformed();
         }
-        let dataset = self.writable(&put.dataset_id)?;
+        let dataset = self.writable(&put.dataset_id, Change::Write)?;
         self.key_allows(verdict, &dataset)?;
         let now = self.meta.time;
         self.token_allows(&dataset, &commit.lease, commit.holder, |expiry| {
@@ -62,7 +63,7 @@ impl Apply<'_> {
             return malformed();
         }
         let blocks = block_count(&entry.blocks, entry.sealed_bytes)?;
-        let dataset = self.writable(&finish.dataset_id)?;
+        let dataset = self.writable(&finish.dataset_id, Change::Write)?;
         self.key_allows(verdict, &dataset)?;
         let (now, receipts) = (self.meta.time, &finish.receipts);
         self.token_allows(&dataset, &commit.lease, commit.holder, |expiry| {
@@ -112,17 +113,17 @@ impl Apply<'_> {
 }
 
 /// What both kinds of commit have, checked for shape.
-struct Commit<'a> {
+pub(super) struct Commit<'a> {
     key: &'a str,
     precondition: Option<&'a v1::Precondition>,
     entry: &'a v1::ObjectEntry,
-    holder: &'a [u8],
+    pub(super) holder: &'a [u8],
     version: ObjectVersionId,
-    lease: LeaseId,
+    pub(super) lease: LeaseId,
 }
 
 impl<'a> Commit<'a> {
-    fn new(
+    pub(super) fn new(
         key: &'a str,
         precondition: Option<&'a v1::Precondition>,
         entry: &'a v1::ObjectEntry,
@@ -145,6 +146,7 @@ impl<'a> Commit<'a> {
             && !entry.delete_marker
             && !entry.versioned
             && (entry.parts, entry.null_index) == (0, 0)
+            && (entry.changed_index, entry.source_index, entry.metadata_index) == (0, 0, 0)
             && entry.dek_salt.len() == DIGEST_BYTES
             && entry.name_salt.len() == DIGEST_BYTES
             && entry.plain_bytes <= entry.sealed_bytes

@@ -3,7 +3,7 @@
 //! Owns where each sweep goes on, so that no scan meets again what was removed. Refuses to do more than a bounded
 //! number of steps in one apply, and to remove anything by a clock.
 
-use proto::ids::{DatasetId, UploadEpoch};
+use proto::ids::{DatasetId, LogIndex, UploadEpoch};
 use proto::v1;
 
 use super::versions::uncount_object;
@@ -17,14 +17,18 @@ use crate::record;
 const EXPIRING: [u8; 2] = [table::REQUEST, table::GARBAGE];
 
 /// In this order the counters and references of a dataset stay true at every step.
-const PURGED: [u8; 7] = [
+const PURGED: [u8; 11] = [
     table::OLDER,
     table::CURRENT,
     table::UPLOAD,
     table::TOMBSTONE,
+    table::CHANGE,
     table::TOKEN_USE,
     table::TOKEN,
     table::CONFIG,
+    table::KNOWN,
+    table::REQUEST_AT,
+    table::CROSSED,
 ];
 
 impl Apply<'_> {
@@ -54,6 +58,7 @@ impl Apply<'_> {
         for of in EXPIRING {
             left = self.sweep_expired(of, left);
         }
+        left = self.sweep_due(left);
         left = self.sweep_parts(left);
         while left > 0 {
             let Some((id, cursor)) = self.next_purge() else {
@@ -73,11 +78,14 @@ impl Apply<'_> {
         };
         let end = keys::epoch_start(of, self.expired_before());
         let found = self.some_records(&cursor, &end, steps);
-        for (key, _) in &found {
+        for (key, value) in &found {
             self.state.delete(key);
             if of == table::GARBAGE {
                 let (_, id) = keys::garbage_parts(key).expect("the key was written by us");
                 self.state.delete(&keys::version(table::FREED, &id));
+            }
+            if of == table::REQUEST {
+                self.unindex_request(value);
             }
         }
         match found.last() {
@@ -85,6 +93,43 @@ impl Apply<'_> {
             _ => self.state.delete(&place),
         }
         steps - found.len()
+    }
+
+    /// Records that an arrival needed and whose time is over.
+    fn sweep_due(&mut self, steps: usize) -> usize {
+        let mut left = steps;
+        let (first, end) = keys::range(table::DUE, &[]);
+        while left > 0 {
+            let Some((place, cursor)) = self.some_records(&first, &end, 1).pop() else {
+                break;
+            };
+            let (epoch, of, dataset) = keys::due_parts(&place).expect("the key was written by us");
+            if epoch > self.meta.upload_epoch {
+                break;
+            }
+            let (start, end) = keys::range(of, dataset.as_bytes());
+            let start = Some(cursor)
+                .filter(|cursor| !cursor.is_empty())
+                .unwrap_or(start);
+            let found = self.some_records(&start, &end, left);
+            for (key, _) in &found {
+                self.state.delete(key);
+            }
+            match found.last() {
+                Some((last, _)) if found.len() == left => self.state.put(&place, &after(last)),
+                _ => self.state.delete(&place),
+            }
+            left -= found.len();
+        }
+        left
+    }
+
+    fn unindex_request(&mut self, value: &[u8]) {
+        let kept: v1::RequestRecord = record::decode(value);
+        if let Ok(dataset) = DatasetId::try_from(kept.dataset_id.as_ref()) {
+            let place = keys::change(table::REQUEST_AT, &dataset, LogIndex(kept.log_index));
+            self.state.delete(&place);
+        }
     }
 
     fn next_purge(&self) -> Option<(DatasetId, Vec<u8>)> {

@@ -32,7 +32,7 @@ impl Apply<'_> {
         {
             return malformed();
         }
-        let dataset = self.writable(&token.dataset_id)?;
+        let dataset = self.receiving(&token.dataset_id)?;
         self.key_allows(verdict, &dataset)?;
         if token.kek_version < dataset.record.min_kek_version {
             return refuse(v1::Refusal::TokenTooOld);

@@ -13,7 +13,6 @@ use super::lock::count_lock;
 use super::refusal::refuse;
 use super::{Apply, Dataset};
 use crate::keys::{self, table};
-use crate::limits::TOMBSTONES_MAX;
 use crate::{local, record};
 
 /// A version that is about to become the current one. `entry` is complete but for what apply sets.
@@ -88,13 +87,24 @@ impl Apply<'_> {
         0
     }
 
-    /// Removes the current version; the newest older one takes its place.
+    /// Removes the current version, and leaves a tombstone.
     pub(super) fn remove_current(
         &mut self,
         dataset: &mut Dataset,
         key: &str,
         current: &v1::ObjectEntry,
     ) -> v1::Done {
+        self.take_current(dataset, key, current);
+        self.entomb(dataset, key, current, !current.versioned)
+    }
+
+    /// Takes the current version away; the newest older one takes its place.
+    pub(super) fn take_current(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        current: &v1::ObjectEntry,
+    ) {
         uncount_object(dataset, current);
         self.retire(dataset, current);
         let place = keys::current(&dataset.id, key);
@@ -109,7 +119,6 @@ impl Apply<'_> {
             }
             None => self.state.delete(&place),
         }
-        self.entomb(dataset, key, current)
     }
 
     /// The head of an older version, which must be there.
@@ -124,7 +133,7 @@ impl Apply<'_> {
             .expect("a version that is not the current one is among the older ones")
     }
 
-    /// Removes an older version, which must be there.
+    /// Removes an older version, which must be there, and leaves a tombstone.
     pub(super) fn remove_older(
         &mut self,
         dataset: &mut Dataset,
@@ -132,6 +141,21 @@ impl Apply<'_> {
         current: Option<v1::ObjectEntry>,
         finished_index: u64,
     ) -> v1::Done {
+        let null = current
+            .as_ref()
+            .is_some_and(|head| head.null_index == finished_index);
+        let older = self.take_older(dataset, key, current, finished_index);
+        self.entomb(dataset, key, &older, null)
+    }
+
+    /// Takes an older version away, which must be there.
+    pub(super) fn take_older(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        current: Option<v1::ObjectEntry>,
+        finished_index: u64,
+    ) -> v1::ObjectEntry {
         let older = self.older(&dataset.id, key, finished_index);
         self.state
             .delete(&keys::older(&dataset.id, key, LogIndex(finished_index)));
@@ -141,7 +165,7 @@ impl Apply<'_> {
             self.state
                 .put(&keys::current(&dataset.id, key), &current.encode_to_vec());
         }
-        self.entomb(dataset, key, &older)
+        older
     }
 
     /// Record key and head of the newest older version.
@@ -178,6 +202,8 @@ impl Apply<'_> {
         let finished = LogIndex(head.finished_index);
         self.state
             .delete(&keys::change(table::CHANGE, &dataset.id, finished));
+        self.forget_change(dataset, head.changed_index);
+        self.forget_change(dataset, head.metadata_index);
         let counts = &mut dataset.record;
         counts.versions = less(counts.versions, 1);
         counts.legal_holds = less(counts.legal_holds, u64::from(head.legal_hold));
@@ -232,6 +258,28 @@ impl Apply<'_> {
             blocks: Vec::new(),
             ..entry
         };
+        let change = v1::ChangeRecord {
+            key: key.to_owned(),
+            version_id: head.version_id.clone(),
+            delete_marker: head.delete_marker,
+            ..Default::default()
+        };
+        self.state
+            .put(&keys::current(&dataset.id, key), &head.encode_to_vec());
+        let place = keys::change(table::CHANGE, &dataset.id, self.index);
+        self.state.put(&place, &change.encode_to_vec());
+        self.refer(dataset, key, &id, &head, &body);
+    }
+
+    /// Puts everything that refers to a new version, but its place among current or older ones and in the change index.
+    pub(super) fn refer(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        id: &ObjectVersionId,
+        head: &v1::ObjectEntry,
+        body: &v1::ObjectEntry,
+    ) {
         let at = v1::VersionRecord {
             dataset_id: Bytes::copy_from_slice(dataset.id.as_bytes()),
             key: key.to_owned(),
@@ -240,85 +288,21 @@ impl Apply<'_> {
             upload_epoch: head.upload_epoch,
             ..Default::default()
         };
-        let change = v1::ChangeRecord {
-            key: key.to_owned(),
-            version_id: head.version_id.clone(),
-            delete_marker: head.delete_marker,
-            tombstone: false,
-        };
         self.state
-            .put(&keys::current(&dataset.id, key), &head.encode_to_vec());
-        self.state
-            .put(&keys::version(table::VERSION, &id), &at.encode_to_vec());
+            .put(&keys::version(table::VERSION, id), &at.encode_to_vec());
         if !head.delete_marker {
             self.state
-                .put(&keys::version(table::BODY, &id), &body.encode_to_vec());
+                .put(&keys::version(table::BODY, id), &body.encode_to_vec());
             self.use_token(&dataset.id, &head.lease_id);
         }
-        let place = keys::change(table::CHANGE, &dataset.id, self.index);
-        self.state.put(&place, &change.encode_to_vec());
         if at.blocks > 0 {
-            self.local.put(&local::fresh(self.index, &id), &[]);
+            self.local.put(&local::fresh(self.index, id), &[]);
         }
         let counts = &mut dataset.record;
         counts.objects += u64::from(!head.delete_marker);
         counts.versions += 1;
-        count_lock(dataset, &head);
-        self.count_bytes(dataset, own_bytes(&head));
-    }
-
-    /// Records in the change index that a version is gone, dropping the oldest tombstone where there are too many.
-    fn entomb(&mut self, dataset: &mut Dataset, key: &str, gone: &v1::ObjectEntry) -> v1::Done {
-        let change = v1::ChangeRecord {
-            key: key.to_owned(),
-            version_id: gone.version_id.clone(),
-            delete_marker: gone.delete_marker,
-            tombstone: true,
-        };
-        let id = &dataset.id;
-        self.state.put(
-            &keys::change(table::CHANGE, id, self.index),
-            &change.encode_to_vec(),
-        );
-        self.state
-            .put(&keys::change(table::TOMBSTONE, id, self.index), &[]);
-        dataset.record.tombstones += 1;
-        if dataset.record.tombstones > TOMBSTONES_MAX {
-            self.drop_oldest_tombstone(dataset);
-        }
-        let id = &gone.version_id;
-        v1::Done {
-            version_id: id.clone(),
-            replaced_version_id: id.clone(),
-            ..self.done()
-        }
-    }
-
-    fn drop_oldest_tombstone(&mut self, dataset: &mut Dataset) {
-        // From the last one dropped: the store may still hold markers of all those before it.
-        let from = LogIndex(dataset.record.tombstones_from);
-        let start = keys::change(table::TOMBSTONE, &dataset.id, from);
-        let (_, end) = keys::range(table::TOMBSTONE, dataset.id.as_bytes());
-        let mut oldest = None;
-        self.state.scan(&start, &end, &mut |key, _| {
-            oldest = Some(key.to_vec());
-            false
-        });
-        let key = oldest.expect("there are more tombstones than may be");
-        self.drop_tombstone(dataset, &key);
-        let index = key[key.len() - 8..]
-            .try_into()
-            .expect("the key ends in eight bytes of index");
-        dataset.record.tombstones_from = u64::from_be_bytes(index);
-    }
-
-    /// Removes a tombstone by its key in the order of tombstones.
-    pub(super) fn drop_tombstone(&mut self, dataset: &mut Dataset, key: &[u8]) {
-        self.state.delete(key);
-        let mut change = key.to_vec();
-        change[0] = table::CHANGE;
-        self.state.delete(&change);
-        dataset.record.tombstones = less(dataset.record.tombstones, 1);
+        count_lock(dataset, head);
+        self.count_bytes(dataset, own_bytes(head));
     }
 }
 

@@ -12,6 +12,7 @@ use super::Upload;
 use crate::keys::{self, table};
 use crate::limits::{MANIFEST_BYTES_MAX, METADATA_BYTES_MAX, OBJECT_BYTES_MAX, PARTS_MAX};
 use crate::record;
+use crate::relocation::Change;
 use crate::shard::config::within_quota;
 use crate::shard::put::{FORMAT, precondition, well_formed};
 use crate::shard::refusal::{Answer, malformed, refuse};
@@ -38,7 +39,7 @@ impl Apply<'_> {
         if !shape {
             return malformed();
         }
-        let mut dataset = self.writable(&complete.dataset_id)?;
+        let mut dataset = self.writable(&complete.dataset_id, Change::Write)?;
         let upload = match self.upload(&dataset, &complete.key, &complete.version_id) {
             Err(refused) if refused.reason() == v1::Refusal::NoSuchUpload => {
                 return self.completed_before(&dataset, complete).ok_or(refused);
@@ -69,7 +70,7 @@ impl Apply<'_> {
     }
 
     /// The parts that are not named, once those that are have been found to be as named and as long as stated.
-    fn unnamed(
+    pub(in crate::shard) fn unnamed(
         &self,
         id: &ObjectVersionId,
         complete: &v1::CompleteUpload,

@@ -32,7 +32,7 @@ impl Apply<'_> {
         };
         let id = part_id(asked)?;
         let blocks = layout(finish, asked)?;
-        let mut dataset = self.writable(&finish.dataset_id)?;
+        let mut dataset = self.receiving(&finish.dataset_id)?;
         let mut upload = self.upload(&dataset, &finish.key, &finish.version_id)?;
         self.upload_allowed(verdict, &dataset, &upload)?;
         let place = keys::part(&upload.id, asked.number);
