@@ -25,6 +25,7 @@ mod read;
 mod recover;
 mod scrub;
 mod segments;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -39,6 +40,7 @@ pub use read::{BlockReader, PIECE_BYTES};
 pub use recover::OpenReport;
 pub use scrub::{ScrubCursor, Scrubbed};
 pub use segments::OPEN_FILES_MAX;
+pub use standing::SegmentsChecked;
 pub use writer::{PutDone, UnlinkDone};
 
 use self::segments::Segments;
@@ -121,6 +123,8 @@ pub struct StoreStats {
     pub bytes: u64,
     /// Of them, blocks known to be damaged.
     pub damaged: u64,
+    /// Blocks found damaged since the start, by whatever read them.
+    pub damaged_found: u64,
     /// Segment files.
     pub segments: u64,
     /// Stretches of segments that could not be read at the start.
@@ -326,6 +330,7 @@ impl BlockStore {
             blocks,
             bytes,
             damaged,
+            damaged_found: counts.damaged_found.load(Ordering::Relaxed),
             segments,
             gaps,
             written_blocks: counts.written_blocks.load(Ordering::Relaxed),

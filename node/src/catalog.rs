@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use node_state::{ShardMeta, catalog, read};
+use node_state::{ShardMeta, catalog};
 use proto::ids::{DatasetId, DatasetName, GroupId, KekId, Role};
 use proto::v1;
 use proto::v1::Action;
@@ -21,6 +21,7 @@ use transport::Peer;
 use crate::core::{Core, LEADER_WAIT};
 use crate::error::CallError;
 use crate::metered::metered;
+use crate::shard::request_epoch;
 
 /// Pause between attempts to reach a shard's leader.
 const LEADER_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
@@ -156,15 +157,14 @@ impl Core {
             at_least.is_none_or(|at_least| index.0 >= at_least),
             "reads are linearizable"
         );
-        let dataset = read::dataset(&*view.state, id).ok_or(CallError::NoSuchDataset)?;
-        if dataset.status() == v1::DatasetStatus::Tombstoned {
-            return Err(CallError::refused(v1::Refusal::DatasetGone));
-        }
+        let dataset = self.living(&*view.state, id)?;
+        let meta = ShardMeta::load(&*view.state);
         Ok(v1::DatasetInfo {
+            request_epoch: request_epoch(&meta, &dataset),
             dataset: Some(dataset),
             shard: shard.0,
             shard_leader: replica.group.leader().unwrap_or_default().0,
-            upload_epoch: ShardMeta::load(&*view.state).upload_epoch.0,
+            upload_epoch: meta.upload_epoch.0,
             at_index: index.0,
         })
     }

@@ -76,6 +76,9 @@ pub struct Config {
     /// What to log, as `tracing` filters say it, such as `info` or `node=debug,info`.
     #[serde(default = "default_log")]
     pub log: String,
+    /// A collector that spans of requests are sent to; absent: nowhere.
+    #[serde(default)]
+    pub otlp: Option<daemon::Otlp>,
 }
 
 /// How log lines look.
@@ -148,9 +151,26 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # scrub_bytes_per_s = 8388608
   # upload_epoch_seconds = 3600
   # log = "info"
-  # log_format = "json""#;
+  # log_format = "json"
+  #
+  # [otlp] # a collector that spans of requests are sent to
+  # endpoint = "http://127.0.0.1:4317"
+  # sample = 0.01"#;
 
 impl Config {
+    /// How it logs.
+    pub fn logging(&self) -> daemon::Logging<'_> {
+        daemon::Logging {
+            filter: &self.log,
+            silent: &[],
+            json: self.log_format == LogFormat::Json,
+            otlp: self.otlp.as_ref(),
+            service: "reduit-node",
+            region: self.region.to_string(),
+            instance: format!("n{}", self.node_id),
+        }
+    }
+
     /// Reads and checks a configuration file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use node_state::{CatalogMeta, ShardMeta};
+use node_state::{CatalogMeta, ShardMeta, read, shard};
 use parking_lot::Mutex;
 use prost::Message as _;
 use proto::ids::{GroupId, LogIndex, NodeId, Role};
@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(crate) membership: tokio::sync::Mutex<()>,
     /// Auditors served at once.
     pub(crate) audits: Arc<tokio::sync::Semaphore>,
+    /// Backups that read a state at once.
+    pub(crate) walks: Arc<tokio::sync::Semaphore>,
 }
 
 /// A command as decided on one state by one set of enrolments.
@@ -172,7 +174,7 @@ impl Core {
         catalog_answer(self.propose(group, Room::Reserved, command).await?)
     }
 
-    /// Decides, proposes, and decides anew while authority or key state move.
+    /// Decides, proposes, and decides anew while authority, key state or the dataset's epoch move.
     pub(crate) async fn decide_shard(
         &self,
         group: &Group,
@@ -185,9 +187,12 @@ impl Core {
             self.leading(group)?;
             let table = self.enrolments.current();
             // In a block: the view must not live across an await, it pins the state.
-            let (meta, decision) = {
+            let (meta, dataset_epoch, decision) = {
                 let (view, _) = self.view(group)?;
-                (ShardMeta::load(&*view.state), decide(&table, &*view.state))
+                let decision = decide(&table, &*view.state);
+                let of = decision.as_ref().ok();
+                let epoch = of.map_or(0, |decision| epoch_of(&*view.state, &decision.command));
+                (ShardMeta::load(&*view.state), epoch, decision)
             };
             let decision = match decision {
                 // A new leader may not have applied what was acknowledged before: look again when it has.
@@ -208,6 +213,7 @@ impl Core {
                 verdict: Some(v1::Verdict {
                     authority_version: table.version(),
                     key_state_version: decision.key_state_version,
+                    dataset_epoch,
                 }),
                 request_id: request_id.clone(),
                 command: Some(decision.command),
@@ -244,6 +250,7 @@ impl Core {
             let verdict = v1::Verdict {
                 authority_version: table.version(),
                 key_state_version: 0,
+                dataset_epoch: 0,
             };
             let command = v1::CatalogCommand {
                 now_ms: self.reading(group, meta.time).await?.0,
@@ -315,9 +322,17 @@ impl Core {
     }
 }
 
+/// The epoch of the dataset that a command is decided on: apply refuses it in another one.
+fn epoch_of(state: &dyn Reader, command: &Command) -> u64 {
+    let dataset = shard::subject(command).and_then(|id| read::dataset(state, &id));
+    dataset.map_or(0, |dataset| dataset.epoch)
+}
+
 fn moved(refused: &v1::Refused) -> bool {
     match refused.reason() {
-        v1::Refusal::AuthorityMoved | v1::Refusal::KeyStateMoved => refused.moved_to != 0,
+        v1::Refusal::AuthorityMoved
+        | v1::Refusal::KeyStateMoved
+        | v1::Refusal::DatasetEpochMoved => refused.moved_to != 0,
         // The level was raised meanwhile, or time stood elsewhere: the next reading is another.
         v1::Refusal::ClockJump => true,
         _ => false,

@@ -1,4 +1,5 @@
-//! What the leader of a group does without being asked: time, upload epochs, authority, sweeps, lifecycles; and what
+//! What the leader of a group does without being asked: time, upload epochs, authority, fences that are over, sweeps,
+//! lifecycles; and what
 //! every node does: open the shards the region has, look at its disk, notice failures.
 //!
 //! Owns the pace of these. Refuses to advance an epoch before its time by the reading that its command will carry: that
@@ -7,16 +8,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use node_state::shard::{CONFIG_LEVEL, lifecycle};
-use node_state::{CatalogMeta, ShardMeta};
+use bytes::Bytes;
+use node_state::shard::{CONFIG_LEVEL, RELOCATION_LEVEL, lifecycle};
+use node_state::{CatalogMeta, ShardMeta, feed};
 use proto::ids::UnixMs;
+use proto::store::Reader;
 use proto::v1;
 use proto::v1::shard_command::Command;
 use replica::host::Group;
 use transport::Faulty as _;
 use transport::fault::Chain;
 
-use crate::core::Core;
+use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 use crate::groups::Shard;
 
@@ -48,7 +51,7 @@ pub(crate) async fn run(core: Arc<Core>) {
             if let Err(error) = lead_shard(&core, &shard.group).await {
                 complain("shard", &error);
             }
-            gauge(&shard);
+            gauge(&core, &shard);
             shard.aged();
         }
     }
@@ -80,12 +83,18 @@ fn complain(what: &'static str, error: &CallError) {
     }
 }
 
-fn gauge(shard: &Shard) {
+fn gauge(core: &Core, shard: &Shard) {
     let id = shard.group.id().to_string();
     let leads = if shard.group.is_leader() { 1.0 } else { 0.0 };
     metrics::gauge!("reduit_shard_leads", "group" => id.clone()).set(leads);
     let applied = shard.group.applied().unwrap_or_default();
     metrics::gauge!("reduit_shard_applied_index", "group" => id).set(applied.0 as f64);
+    // Before a member has compared what it holds, nobody knows.
+    if let Ok(missing) = core.missing(shard, shard.aged()) {
+        let id = shard.group.id().to_string();
+        metrics::gauge!("reduit_blocks_missing", "group" => id).set(missing.missing as f64);
+    }
+    shard.group.gauge_lag();
 }
 
 async fn confirm(shard: &Shard) {
@@ -165,6 +174,7 @@ async fn lead_shard(core: &Core, group: &Group) -> Result<(), CallError> {
             }
         }
     }
+    revert_fences(core, group, reading).await?;
     for _ in 0..SWEEPS_A_ROUND {
         if !meta(core)?.sweeping {
             break;
@@ -175,6 +185,49 @@ async fn lead_shard(core: &Core, group: &Group) -> Result<(), CallError> {
         }
     }
     step_lifecycles(core, group).await
+}
+
+/// Ends fences whose time is over by this reading: writes wait for a relocation for as long and no longer. Whatever was
+/// proposed meanwhile, the log has one of the two.
+async fn revert_fences(core: &Core, group: &Group, now: UnixMs) -> Result<(), CallError> {
+    if group.level() < RELOCATION_LEVEL {
+        return Ok(());
+    }
+    let mut due = Vec::new();
+    {
+        let (view, _) = core.view(group)?;
+        feed::fences_due(&*view.state, now, &mut |dataset| due.push(dataset));
+    }
+    for dataset in due {
+        let revert = |state: &dyn Reader| {
+            let command = feed::revert(state, &dataset).ok_or(CallError::NoSuchDataset)?;
+            Ok(Decision {
+                key_state_version: 0,
+                command,
+            })
+        };
+        let reserved = Room::Reserved;
+        let reverted = core
+            .decide_shard(group, reserved, Bytes::new(), |_, state| revert(state))
+            .await;
+        match reverted {
+            // It moved, or its relocation ended, meanwhile.
+            Err(CallError::NoSuchDataset) => {}
+            Err(CallError::Refused { refused })
+                if matches!(
+                    refused.reason(),
+                    v1::Refusal::FenceOver
+                        | v1::Refusal::NotUnderWay
+                        | v1::Refusal::DatasetMoved
+                        | v1::Refusal::DatasetGone
+                ) => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                tracing::warn!(group = group.id().0, %dataset, "a fence was reverted: its time was over");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Goes on with a round of lifecycles where one is under way or due.

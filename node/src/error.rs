@@ -18,6 +18,8 @@ use crate::shard::tokens::TokenError;
 
 /// Metadata of a failed precondition: the current version's id, hexadecimal; absent when there is none.
 const CURRENT_VERSION: &str = "reduit-current-version";
+/// Metadata of a dataset that moved: the region where it is.
+const REGION: &str = "reduit-region";
 
 /// Why a call to the catalog, a shard or the operators' service failed.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +143,9 @@ pub enum CallError {
     /// Other auditors have the disk.
     #[error("this node is reading objects for other auditors: ask again later, or another node")]
     TooManyAudits,
+    /// Other backups read states.
+    #[error("this node is being read for other backups: try again later")]
+    TooManyBackups,
     /// A peer's answer, passed on.
     #[error("{}", .0.message())]
     Peer(Box<Status>),
@@ -158,6 +163,12 @@ impl CallError {
             && let Ok(current) = AsciiMetadataValue::try_from(current.to_string())
         {
             status.metadata_mut().insert(CURRENT_VERSION, current);
+        }
+        if let Self::Refused { refused } = &self
+            && !refused.region.is_empty()
+            && let Ok(region) = AsciiMetadataValue::try_from(refused.region.as_str())
+        {
+            status.metadata_mut().insert(REGION, region);
         }
         status
     }
@@ -195,7 +206,7 @@ impl Faulty for CallError {
             Self::DiskFull { .. } => Fault::Precondition,
             Self::Propose(error) => proposing(error).0,
             Self::Read(error) => reading(error).0,
-            Self::TooManyAudits => Fault::Busy,
+            Self::TooManyAudits | Self::TooManyBackups => Fault::Busy,
             Self::Answer | Self::State(_) => Fault::Internal,
             Self::Member(error) => membership(error).0,
             Self::Raise(error) => raising(error).0,
@@ -233,6 +244,7 @@ impl Faulty for CallError {
             Self::NoClocks(_) => "no-clocks",
             Self::NotReconciled(_) => "not-reconciled",
             Self::TooManyAudits => "too-many-audits",
+            Self::TooManyBackups => "too-many-backups",
             Self::Peer(_) => "peer",
         }
     }
@@ -286,6 +298,30 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::ConfigMoved => (Fault::Precondition, "config-moved"),
         Refusal::QuotaExceeded => (Fault::Precondition, "quota-exceeded"),
         Refusal::TooFewApprovals => (Fault::Denied, "too-few-approvals"),
+        Refusal::DatasetMoved => (Fault::Missing, "dataset-moved"),
+        Refusal::DatasetArriving => (Fault::Unavailable, "dataset-arriving"),
+        Refusal::DatasetEpochMoved => (Fault::Unavailable, "dataset-epoch-moved"),
+        Refusal::DatasetUnconfirmed => (Fault::Unavailable, "dataset-unconfirmed"),
+        Refusal::DatasetDeparting => (Fault::Precondition, "dataset-departing"),
+        Refusal::NotUnderWay => (Fault::Precondition, "not-under-way"),
+        Refusal::DepartureMoved => (Fault::Precondition, "departure-moved"),
+        Refusal::FenceOver => (Fault::Precondition, "fence-over"),
+        Refusal::RequestsNotIndexed => (Fault::Unavailable, "requests-not-indexed"),
+        Refusal::NoMajority => (Fault::Denied, "no-majority"),
+        Refusal::DescriptorOld => (Fault::Precondition, "descriptor-old"),
+        Refusal::OutOfOrder => (Fault::Precondition, "out-of-order"),
+        Refusal::OtherHandOverKey => (Fault::Precondition, "other-hand-over-key"),
+        Refusal::Behind => (Fault::Precondition, "behind"),
+        Refusal::ComparedBefore => (Fault::Precondition, "compared-before"),
+        Refusal::NotEqual => (Fault::Precondition, "not-equal"),
+        Refusal::SourceNotMoved => (Fault::Precondition, "source-not-moved"),
+        Refusal::HoldNotOver => (Fault::Precondition, "hold-not-over"),
+        Refusal::NotTaking => (Fault::Precondition, "not-taking"),
+        Refusal::ImportGap => (Fault::Precondition, "import-gap"),
+        Refusal::OtherPass => (Fault::Precondition, "other-pass"),
+        Refusal::FoundEqual => (Fault::Precondition, "found-equal"),
+        Refusal::NotResealed => (Fault::Caller, "not-resealed"),
+        Refusal::MetadataMoved => (Fault::Precondition, "metadata-moved"),
     }
 }
 
@@ -353,8 +389,44 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::LockKeepsVersions => "the dataset has object lock: versioning stays on",
         Refusal::ConfigMoved => "the setting was changed meanwhile: read it again, then decide",
         Refusal::QuotaExceeded => "the dataset would hold more than its quota: nothing was stored",
-        Refusal::TooFewApprovals => {
-            "lifting a legal hold takes the approvals of two operators besides who asks"
+        Refusal::TooFewApprovals => "this takes the approvals of two operators besides who asks",
+        Refusal::DatasetMoved => "the dataset is in another region now: ask there",
+        Refusal::DatasetArriving => {
+            "the dataset is being filled from another region and serves nothing yet"
+        }
+        Refusal::DatasetEpochMoved => {
+            "the dataset was relocated meanwhile: nothing was done, take a new lease and try again"
+        }
+        Refusal::DatasetUnconfirmed => {
+            "the dataset was restored from a backup, and nobody has confirmed that it is still here"
+        }
+        Refusal::DatasetDeparting => "the dataset is being relocated: abort that first",
+        Refusal::NotUnderWay => "no relocation of this id is under way for the dataset",
+        Refusal::DepartureMoved => {
+            "another relocation of the dataset was begun or ended meanwhile: plan anew"
+        }
+        Refusal::FenceOver => "the fence that this is of does not stand any more",
+        Refusal::RequestsNotIndexed => {
+            "request ids of before the upgrade, or of the last relocation, are still kept: try again in a day"
+        }
+        Refusal::NoMajority => "not a majority of the other group's replicas say so",
+        Refusal::DescriptorOld => "a newer descriptor of that region is known: exchange them again",
+        Refusal::OutOfOrder => "the relocation is at another step",
+        Refusal::OtherHandOverKey => "the keys were granted for another hand-over key",
+        Refusal::Behind => "not everything up to the fence has been taken yet",
+        Refusal::ComparedBefore => "copies changed after they were compared: compare again",
+        Refusal::NotEqual => "not all copies are equal: nothing moves",
+        Refusal::SourceNotMoved => {
+            "the source has not said that it moved the dataset: its keys stay"
+        }
+        Refusal::HoldNotOver => "the source keeps its keys until the hold is over",
+        Refusal::NotTaking => "the relocation takes no imports now",
+        Refusal::ImportGap => "the batch does not go on where the last one ended",
+        Refusal::OtherPass => "the batch was read in another pass than the one that counts",
+        Refusal::FoundEqual => "all copies were found equal: nothing is imported any more",
+        Refusal::NotResealed => "the object is not sealed under this region's key",
+        Refusal::MetadataMoved => {
+            "the object's metadata was changed meanwhile: read it again, then decide"
         }
     }
 }
@@ -421,7 +493,7 @@ mod tests {
         let refused = v1::Refused {
             reason: Refusal::PreconditionFailed.into(),
             current_version_id: Bytes::copy_from_slice(&version.0),
-            moved_to: 0,
+            ..Default::default()
         };
         let status = CallError::Refused { refused }.into_status();
         assert_eq!(
@@ -437,15 +509,33 @@ mod tests {
     }
 
     #[test]
+    fn a_dataset_that_moved_says_where_it_is() {
+        let moved = CallError::Refused {
+            refused: v1::Refused {
+                reason: Refusal::DatasetMoved.into(),
+                moved_to: 2,
+                region: "de-fra".to_owned(),
+                ..Default::default()
+            },
+        };
+        let status = moved.into_status();
+        let region = status.metadata().get(REGION);
+        assert_eq!(region.and_then(|v| v.to_str().ok()), Some("de-fra"));
+        assert_eq!(Fault::of(&status), Fault::Missing);
+        let elsewhere = CallError::refused(Refusal::NoSuchObject).into_status();
+        assert!(elsewhere.metadata().get(REGION).is_none());
+    }
+
+    #[test]
     fn no_two_refusals_share_a_reason() {
-        let reasons: Vec<_> = (0..=37)
+        let reasons: Vec<_> = (0..=61)
             .map(|number| Refusal::try_from(number).expect("numbered without gaps"))
             .map(|of| refusal(of).1)
             .collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
         assert!(
-            Refusal::try_from(38).is_err(),
+            Refusal::try_from(62).is_err(),
             "a new refusal belongs in this test"
         );
     }

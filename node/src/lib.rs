@@ -4,6 +4,7 @@
 
 mod approvals;
 mod authority;
+mod backup;
 pub mod blocks;
 mod catalog;
 pub mod config;

@@ -21,6 +21,7 @@ use crate::metered::metered;
 mod found;
 mod groups;
 mod members;
+mod repair;
 
 /// Missing references are counted up to here: to a person more is not more, and clients ask often.
 const MISSING_MAX: u64 = 10_000;
@@ -252,6 +253,40 @@ impl v1::node_operate_server::NodeOperate for OperateService {
         metered("digest", self.0.digest(group))
             .await
             .map(Response::new)
+    }
+
+    async fn repair_status(
+        &self,
+        request: Request<v1::RepairStatusRequest>,
+    ) -> Result<Response<v1::RepairStatusReply>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        metered("repair_status", self.0.repair_status())
+            .await
+            .map(Response::new)
+    }
+
+    async fn scrub(
+        &self,
+        request: Request<v1::ScrubRequest>,
+    ) -> Result<Response<v1::ScrubReply>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        let bytes_per_s = request.into_inner().bytes_per_s;
+        tracing::info!(operator = %peer.identity, bytes_per_s, "a scrub asked for");
+        let number = self.0.repair.scrub_now(bytes_per_s);
+        Ok(Response::new(v1::ScrubReply { number }))
+    }
+
+    async fn repair(
+        &self,
+        request: Request<v1::RepairRequest>,
+    ) -> Result<Response<v1::RepairReply>, Status> {
+        let peer = transport::peer(&request)?;
+        require_role(&peer, &[Role::Operator])?;
+        tracing::info!(operator = %peer.identity, "repair asked for");
+        self.0.repair.repair_now();
+        Ok(Response::new(v1::RepairReply {}))
     }
 
     async fn change_group(

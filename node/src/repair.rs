@@ -6,14 +6,16 @@
 //! that nothing is missing before every reference has been compared with the disk since the start.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use node_state::local;
 use parking_lot::Mutex;
-use proto::ids::{GroupId, LogIndex, NodeId};
+use proto::danger::{Switch, broken};
+use proto::ids::{GroupId, LogIndex, NodeId, UnixMs};
+use replica::state::StateError;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,10 @@ use transport::fault::Chain;
 
 mod collect;
 mod fetch;
+mod passes;
+mod refill;
 mod resolve;
+mod rest;
 mod shard;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,13 +36,18 @@ mod tests;
 
 pub use collect::GARBAGE_GRACE_EPOCHS;
 pub use fetch::{FetchError, Peers, RegionPeers};
+pub use passes::{Pass, Passes};
+pub use refill::{Holding, Refill};
+pub use rest::{Rest, RestRead};
 pub use shard::{ReplicaError, ShardReplica, Shards};
 pub(crate) use shard::{is_object, lease_holder, upload_epoch};
 
 use self::collect::Collector;
+use self::passes::Scrubber;
+use self::refill::Counts;
 use self::resolve::Reconciled;
 use crate::blocks::{
-    BlockHead, BlockKey, BlockOwner, BlockStore, PutError, PutMode, ScrubCursor, UnlinkError,
+    BlockHead, BlockKey, BlockOwner, BlockStore, PutError, PutMode, StoreFailed, UnlinkError,
 };
 
 /// Blocks fetched at once, over all shards.
@@ -83,6 +93,12 @@ pub enum RepairError {
     /// The block store, on unlinking.
     #[error("blocks could not be unlinked")]
     Unlink(#[from] UnlinkError),
+    /// The block store has failed; the process must exit.
+    #[error("the block store has failed")]
+    Store(#[source] Arc<StoreFailed>),
+    /// The state of a group cannot be read; the process must exit.
+    #[error("the state could not be read")]
+    State(#[source] StateError),
     /// The runtime is shutting down.
     #[error("the node is stopping")]
     Stopping,
@@ -101,6 +117,9 @@ pub struct Missing {
 struct ShardProgress {
     collector: Arc<Mutex<Collector>>,
     reconciled: Reconciled,
+    /// How far the comparison that an operator asked for has come; none is under way without.
+    again: Option<Reconciled>,
+    refill: Option<Refill>,
     fetch_after: Option<BlockKey>,
 }
 
@@ -118,8 +137,12 @@ pub struct Repair {
     clock: SharedClock,
     options: RepairOptions,
     wake: Notify,
+    scrubber: Scrubber,
+    counts: Counts,
     progress: Mutex<BTreeMap<GroupId, ShardProgress>>,
     back_offs: Mutex<HashMap<(GroupId, BlockKey), BackOff>>,
+    started_at: UnixMs,
+    rest: OnceLock<Rest>,
 }
 
 impl Repair {
@@ -133,6 +156,7 @@ impl Repair {
         options: RepairOptions,
     ) -> Arc<Self> {
         Arc::new(Self {
+            started_at: clock.now(),
             node,
             store,
             shards,
@@ -140,6 +164,9 @@ impl Repair {
             clock,
             options,
             wake: Notify::new(),
+            scrubber: Scrubber::default(),
+            rest: OnceLock::new(),
+            counts: Counts::default(),
             progress: Mutex::default(),
             back_offs: Mutex::default(),
         })
@@ -215,7 +242,11 @@ impl Repair {
             biased;
             () = stop.cancelled() => {}
             () = rounds => {}
-            () = scrub => {}
+            error = scrub => match error {
+                RepairError::Stopping => {}
+                // As every other reader of a state that cannot be read.
+                error => panic!("the scrubber cannot go on: {}", Chain(&error)),
+            },
         }
     }
 
@@ -243,22 +274,33 @@ impl Repair {
 
     async fn round_of(&self, replica: &Arc<dyn ShardReplica>) -> Result<(), RepairError> {
         let shard = replica.shard();
-        let (collector, reconciled) = {
+        let (collector, reconciled, again) = {
             let mut progress = self.progress.lock();
             let progress = progress.entry(shard).or_default();
-            (Arc::clone(&progress.collector), progress.reconciled)
+            let collector = Arc::clone(&progress.collector);
+            (collector, progress.reconciled, progress.again)
         };
         let (store, in_line) = (self.store.clone(), Arc::clone(replica));
-        let reconciled_now = blocking(move || {
+        let (reconciled_now, again_now) = blocking(move || {
             while resolve::resolve_fresh(in_line.as_ref(), &store)? > 0 {}
             resolve::note_damaged(in_line.as_ref(), &store)?;
-            resolve::reconcile(in_line.as_ref(), &store, reconciled)
+            let now = resolve::reconcile(in_line.as_ref(), &store, reconciled)?;
+            let again = again
+                .map(|so_far| resolve::reconcile(in_line.as_ref(), &store, so_far))
+                .transpose()?;
+            Ok::<_, ReplicaError>((now, again))
         })
         .await??;
+        let mut whole = reconciled_now == Reconciled::Whole;
         if let Some(progress) = self.progress.lock().get_mut(&shard) {
             progress.reconciled = reconciled_now;
+            // Where it was asked for once more meanwhile, it begins anew.
+            if progress.again == again {
+                progress.again = again_now.filter(|now| *now != Reconciled::Whole);
+            }
+            whole &= progress.again.is_none();
         }
-        if reconciled_now != Reconciled::Whole {
+        if !whole {
             self.wake();
         }
         self.fetch_missing(replica).await?;
@@ -269,10 +311,16 @@ impl Repair {
     }
 
     async fn fetch_missing(&self, replica: &Arc<dyn ShardReplica>) -> Result<(), RepairError> {
+        if broken(Switch::LeaveDamaged) {
+            return Ok(());
+        }
         let shard = replica.shard();
         let after = self.progress.lock().get(&shard).and_then(|p| p.fetch_after);
         let reading = Arc::clone(replica);
         let wanted = blocking(move || wanted(reading.as_ref(), after)).await??;
+        if after.is_none() {
+            self.note_missing(shard, !wanted.is_empty());
+        }
         let next = (wanted.len() == ROUND_BLOCKS)
             .then(|| wanted.last().map(|w| w.key))
             .flatten();
@@ -362,7 +410,7 @@ impl Repair {
             let peer = peers[(start + i) % peers.len()];
             match self.fetch_from(peer, shard, head).await {
                 Ok(()) => {
-                    metrics::counter!("reduit_blocks_repaired_total").increment(1);
+                    self.note_fetched(shard, head.bytes);
                     return Some(head.key);
                 }
                 Err(error) => {
@@ -370,7 +418,7 @@ impl Repair {
                 }
             }
         }
-        metrics::counter!("reduit_block_repairs_failed_total").increment(1);
+        self.note_not_fetched();
         if let Some(back_off) = self.back_offs.lock().get_mut(&(shard, head.key)) {
             back_off.due = Instant::now() + back_off.wait;
             back_off.wait = (back_off.wait * 2).min(self.options.back_off_max);
@@ -388,37 +436,6 @@ impl Repair {
         let block = self.peers.fetch(peer, shard, head, room).await?;
         self.store.put(block, PutMode::Repair).await?;
         Ok(())
-    }
-
-    async fn scrub(&self, seed: u64) {
-        const STEP: Duration = Duration::from_millis(500);
-        let per_step = self.options.scrub_bytes_per_s / 2;
-        if per_step == 0 {
-            return std::future::pending().await;
-        }
-        let mut cursor = ScrubCursor::starting_near(seed);
-        let mut next = Instant::now();
-        loop {
-            next += STEP;
-            tokio::time::sleep_until(next).await;
-            let store = self.store.clone();
-            let step = blocking(move || {
-                let done = store.scrub(&mut cursor, per_step);
-                (cursor, done)
-            });
-            let Ok((moved, done)) = step.await else {
-                return;
-            };
-            cursor = moved;
-            metrics::counter!("reduit_scrubbed_blocks_total").increment(done.blocks);
-            metrics::counter!("reduit_scrubbed_bytes_total").increment(done.bytes);
-            metrics::counter!("reduit_scrub_damaged_total").increment(done.damaged);
-            metrics::counter!("reduit_scrub_rounds_total").increment(u64::from(done.round_done));
-            // A block is read whole: what was read beyond the step is paid for by waiting, and a slow disk is not
-            // asked to catch up.
-            let steps = done.bytes.div_ceil(per_step).saturating_sub(1);
-            next = next.max(Instant::now()) + STEP * u32::try_from(steps).unwrap_or(u32::MAX);
-        }
     }
 }
 
@@ -454,7 +471,7 @@ fn wanted(
                 dataset: of.dataset,
                 upload_epoch: of.upload_epoch,
                 // Set when the block is fetched.
-                begun_at: proto::ids::UnixMs(0),
+                begun_at: UnixMs(0),
             };
             Some(BlockHead {
                 key,

@@ -4,13 +4,15 @@
 //! listener, work, blocks, log. Refuses to start as a member it is not enrolled as.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use futures::TryStreamExt as _;
-use metrics_exporter_prometheus::PrometheusHandle;
+use daemon::Numbers;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
 use proto::ids::{Identity, Role};
 use replica::disk::RealDisk;
@@ -27,6 +29,7 @@ use transport::{
 };
 
 use crate::authority::{Grants, Refresher};
+use crate::backup::{BackupService, WALKS_MAX};
 use crate::blocks::{self, BlockStore, StoreOptions};
 use crate::catalog::CatalogService;
 use crate::config::{Config, ConfigError};
@@ -36,7 +39,7 @@ use crate::groups::{Groups, OpenShardsError};
 use crate::machine::RepairSlot;
 use crate::operate::OperateService;
 use crate::peers::NodePeers;
-use crate::repair::{RegionPeers, Repair, RepairOptions};
+use crate::repair::{RegionPeers, Repair, RepairOptions, Rest};
 use crate::shard::ShardService;
 use crate::shard::stored::AUDITS_MAX;
 use crate::time::GroupClocks;
@@ -131,7 +134,7 @@ pub struct Parts {
     /// A listener that is bound already; else `listen` is bound.
     pub listener: Option<TcpListener>,
     /// What `/metrics` renders.
-    pub metrics: Option<PrometheusHandle>,
+    pub metrics: Option<Numbers>,
 }
 
 /// A running node.
@@ -214,6 +217,12 @@ impl Node {
             parts.repair.unwrap_or(defaults),
         );
         slot.fill(&repair);
+        let held = Arc::downgrade(&groups);
+        repair.also_reads(Rest {
+            log: host.log().clone(),
+            // Weak: groups are closed while repair is still held.
+            groups: Box::new(move || held.upgrade().map_or_else(Vec::new, |held| held.all())),
+        });
         groups.open_shards().await.map_err(shards_not_opened)?;
         let core = Arc::new(Core {
             disk: DiskGauge::new(&config.data_dir, config.full_percent),
@@ -221,6 +230,7 @@ impl Node {
             failure: Mutex::new(None),
             membership: tokio::sync::Mutex::default(),
             audits: Arc::new(Semaphore::new(AUDITS_MAX)),
+            walks: Arc::new(Semaphore::new(WALKS_MAX)),
             node_id,
             config,
             local: local.clone(),
@@ -279,6 +289,7 @@ impl Node {
             .add_service(self.host.service().server())
             .add_service(CatalogService(core.clone()).into_server())
             .add_service(ShardService(core.clone()).into_server())
+            .add_service(BackupService(core.clone()).into_server())
             .add_service(OperateService(core.clone()).into_server())
             .add_service(blocks.into_server());
         let cut = self.cut.clone();
@@ -295,13 +306,13 @@ impl Node {
 
     fn drive(&mut self, failing: watch::Sender<Option<String>>) {
         let core = &self.core;
-        self.drivers.spawn(core.refresher.clone().run());
-        self.drivers.spawn(drivers::run(core.clone()));
-        self.drivers.spawn(
-            core.repair
-                .clone()
-                .run(self.repairing.clone(), core.node_id.0),
-        );
+        let ends = |driver| ends_the_node(driver, failing.clone());
+        self.drivers
+            .spawn(ends(core.refresher.clone().run().boxed()));
+        self.drivers.spawn(ends(drivers::run(core.clone()).boxed()));
+        let repair = core.repair.clone();
+        let repair = repair.run(self.repairing.clone(), core.node_id.0);
+        self.drivers.spawn(ends(repair.boxed()));
         let (host, core) = (self.host.clone(), core.clone());
         self.drivers.spawn(async move {
             let mut blocks = core.store.watch_failed();
@@ -441,6 +452,16 @@ async fn learn_own_enrolment(
         .map_err(|_| StartError::NotEnrolled)
 }
 
+/// A driver that panics takes the node with it: without repair, or without fresh authority, it would go on and look well.
+async fn ends_the_node(driver: BoxFuture<'static, ()>, failing: watch::Sender<Option<String>>) {
+    if AssertUnwindSafe(driver).catch_unwind().await.is_err() {
+        // It has been printed. The receiver is the node.
+        drop(failing.send(Some(
+            "a task that the node cannot be without panicked".to_owned(),
+        )));
+    }
+}
+
 fn raft_dir(config: &Config) -> PathBuf {
     config.data_dir.join("raft")
 }
@@ -545,4 +566,19 @@ fn shards_not_opened(error: OpenShardsError) -> StartError {
 async fn until_stopped(mut stopped: watch::Receiver<bool>) {
     // The sender lives as long as the node; if it is gone, so is the node.
     let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_that_panics_ends_the_node_and_one_that_ends_does_not() {
+        let (failing, failed) = watch::channel(None);
+        ends_the_node(async {}.boxed(), failing.clone()).await;
+        assert_eq!(*failed.borrow(), None);
+        let lost = async { panic!("a state that cannot be read") };
+        ends_the_node(lost.boxed(), failing).await;
+        assert!(failed.borrow().is_some());
+    }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use node_state::listing::{self, ObjectsQuery, VersionsQuery};
-use node_state::shard::{HOLD_LEVEL, LOCK_LEVEL};
+use node_state::shard::{HOLD_LEVEL, LOCK_LEVEL, unserved};
 use node_state::{ShardMeta, limits, read};
 use proto::ids::{DatasetId, FeatureLevel, LeaseId, LogIndex, ObjectKey, ObjectVersionId, Role};
 use proto::v1;
@@ -23,6 +23,7 @@ use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 
 mod locks;
+mod metadata;
 mod multipart;
 pub(crate) mod receipts;
 mod service;
@@ -323,15 +324,16 @@ impl Core {
         })
     }
 
-    fn living(
+    /// The dataset, if it is served here; under a fence it is read as ever.
+    pub(crate) fn living(
         &self,
         state: &dyn proto::store::Reader,
         id: &DatasetId,
     ) -> Result<v1::DatasetRecord, CallError> {
         let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
-        match dataset.status() {
-            v1::DatasetStatus::Tombstoned => Err(CallError::refused(v1::Refusal::DatasetGone)),
-            _ => Ok(dataset),
+        match unserved(&dataset) {
+            Some(refused) => Err(CallError::Refused { refused }),
+            None => Ok(dataset),
         }
     }
 
@@ -550,13 +552,25 @@ impl Core {
         }
         let (view, index) = self.read(&shard.group).await?;
         let meta = ShardMeta::load(&*view.state);
+        let dataset = id.and_then(|id| read::dataset(&*view.state, &id));
         Ok(v1::ShardStatusReply {
-            dataset: id.and_then(|id| read::dataset(&*view.state, &id)),
+            request_epoch: dataset
+                .as_ref()
+                .map_or(0, |dataset| request_epoch(&meta, dataset)),
+            dataset,
             upload_epoch: meta.upload_epoch.0,
             sealed_bytes: meta.sealed_bytes,
             at_index: index.0,
             datasets: meta.datasets,
         })
+    }
+}
+
+/// The epoch for request ids of a dataset, where that is ahead of the shard's: of one that came from a shard ahead.
+pub(crate) fn request_epoch(meta: &ShardMeta, dataset: &v1::DatasetRecord) -> u64 {
+    match dataset.request_offset {
+        0 => 0,
+        ahead => meta.upload_epoch.0 + ahead,
     }
 }
 

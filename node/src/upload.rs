@@ -36,10 +36,17 @@ use self::open::OpenUploads;
 
 /// Bytes a frame of an upload may have.
 pub const FRAME_BYTES_MAX: usize = 512 << 10;
-/// Uploads at once, over all peers; more are refused as busy.
+/// Uploads at once, over all peers; more are refused as busy. Those that wait for room are not read meanwhile.
 pub const UPLOADS_MAX: usize = 256;
-/// Block reads at once, over all peers; more are refused as busy. Each holds two pieces of 256 KiB.
+const _: () = assert!(
+    UPLOADS_MAX * transport::SERVER_STREAM_WINDOW as usize
+        <= transport::SERVER_CONNECTION_WINDOW as usize,
+    "uploads that wait would keep those from ending that they wait for"
+);
+/// Block reads at once, over all peers, those that wait for their turn included; more are refused as busy.
 pub const READS_MAX: usize = 256;
+/// Block reads whose turn it is. Each holds two pieces of 256 KiB, and what HTTP/2 has of it and has not sent.
+pub const READING_MAX: usize = 64;
 /// Blocks of one upload that are complete and not yet durable. With the one being received, an upload has at most
 /// this many and one blocks of 8 MiB in memory.
 pub const BLOCKS_IN_FLIGHT_MAX: usize = 3;
@@ -108,6 +115,7 @@ pub(crate) struct Inner {
     pub(crate) open: OpenUploads,
     uploads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
 }
 
 /// What a [`BlocksService`] is made of.
@@ -151,6 +159,7 @@ impl BlocksService {
             open: OpenUploads::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             reads: Arc::new(Semaphore::new(READS_MAX)),
+            reading: Arc::new(Semaphore::new(READING_MAX)),
         };
         Self {
             inner: Arc::new(inner),
@@ -194,13 +203,15 @@ impl v1::blocks_server::Blocks for BlocksService {
         let permit = Arc::clone(&self.inner.reads)
             .try_acquire_owned()
             .map_err(|_| status_of(&ReadBlockError::TooMany))?;
+        let turn = Arc::clone(&self.inner.reading).acquire_owned().await;
+        let turn = turn.map_err(|_| status_of(&ReadBlockError::Stopping))?;
         let read = outgoing::open(&self.inner, &peer, request.into_inner()).await;
         let (reader, first) = read.map_err(|error| status_of(&error))?;
         Ok(Response::new(outgoing::stream(
             Arc::clone(&self.inner),
             reader,
             first,
-            permit,
+            [permit, turn],
         )))
     }
 

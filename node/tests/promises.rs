@@ -571,6 +571,53 @@ async fn a_removal_by_force_is_refused_without_approvals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_files_is_told_to_operators_alone_and_counted_for_them() {
+    let region = Region::with_dataset(1).await;
+    for caller in ["c1", "g1"] {
+        let mut other = NodeOperateClient::new(region.channel(caller, 1));
+        let status = other.repair_status(v1::RepairStatusRequest {}).await;
+        assert_eq!(reason(status.map(drop)), "peer-role");
+        let scrub = other.scrub(v1::ScrubRequest { bytes_per_s: 1 }).await;
+        assert_eq!(reason(scrub.map(drop)), "peer-role");
+        let repair = other.repair(v1::RepairRequest {}).await;
+        assert_eq!(reason(repair.map(drop)), "peer-role");
+    }
+    let receipt = upload(&region, 1, 1).await.expect("a receipt");
+    let done = finished(&region, finish("big", 1, vec![receipt])).await;
+    done.expect("on the only node");
+    let ask = || async {
+        let mut operate = NodeOperateClient::new(region.channel("o1", 1));
+        let status = operate.repair_status(v1::RepairStatusRequest {}).await;
+        status.expect("an operator is told").into_inner()
+    };
+    let mut operate = NodeOperateClient::new(region.channel("o1", 1));
+    let begun = operate.scrub(v1::ScrubRequest { bytes_per_s: 0 }).await;
+    let number = begun.expect("an operator may").into_inner().number;
+    let repair = operate.repair(v1::RepairRequest {}).await;
+    repair.expect("an operator may");
+    region
+        .until("the pass has ended and everything is compared", || async {
+            let status = ask().await;
+            let ended = status.last_asked_scrub.map(|pass| pass.number);
+            ended == Some(number) && status.groups.iter().all(|group| !group.comparing)
+        })
+        .await;
+    let status = ask().await;
+    let pass = status.last_asked_scrub.expect("it has ended");
+    assert!(pass.asked && pass.ended_at_ms >= pass.began_at_ms);
+    assert!(pass.blocks > 0 && pass.blocks == status.blocks);
+    assert_eq!((pass.damaged_blocks, pass.segments), (0, 1));
+    assert_eq!((status.damaged_found, status.repaired_blocks), (0, 0));
+    let roles: Vec<_> = status.groups.iter().map(v1::GroupRepair::role).collect();
+    assert_eq!(roles, [v1::MemberRole::Leader, v1::MemberRole::Leader]);
+    for group in &status.groups {
+        assert!(group.applied_index > 0 && group.committed_index >= group.applied_index);
+        assert_eq!((group.missing_blocks, group.refill), (0, None));
+    }
+    region.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_puts_and_takes_deletes() {
     let mut region = Region::with_dataset(1).await;
     region.put("c1", put("a", 1)).await.expect("put");

@@ -146,6 +146,19 @@ impl Index {
         }
     }
 
+    /// Notes damage of every block in a segment; answers how many were not known to be damaged.
+    pub(super) fn mark_segment_damaged(&mut self, segment: SegmentId) -> u64 {
+        let damaged = &mut self.damaged;
+        let mut noted = 0;
+        for (key, slot) in &mut self.blocks {
+            if slot.at.segment == segment && !slot.damaged {
+                slot.damaged = true;
+                noted += u64::from(damaged.insert(*key));
+            }
+        }
+        noted
+    }
+
     /// The blocks of one version, in order.
     pub(super) fn of_version(
         &self,

@@ -7,6 +7,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use replica::disk::DiskFile;
@@ -140,6 +141,7 @@ impl Shared {
             Some(slot) if slot.at == at => {
                 if index.mark_damaged(&key, at) {
                     drop(index);
+                    self.counts.damaged_found.fetch_add(1, Ordering::Relaxed);
                     metrics::counter!("reduit_blocks_damaged_total").increment(1);
                     tracing::error!(version = %key.version, number = key.number.0, "a block is damaged");
                     self.damage_noted.notify_one();
@@ -167,7 +169,7 @@ fn open_record(shared: &Arc<Shared>, at: Location) -> io::Result<Option<Opened>>
 
 /// Whether an error tells of the medium or the file: the bytes are lost. Others (too many open files, no memory)
 /// pass, and must not make a good copy count as damaged.
-fn is_loss(error: &io::Error) -> bool {
+pub(super) fn is_loss(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound

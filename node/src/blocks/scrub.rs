@@ -13,9 +13,15 @@ use super::error::ReadError;
 /// Blocks looked up at a time.
 const PAGE_BLOCKS: usize = 64;
 
-/// Where a scrub stands.
+/// Where a scrub stands. A round is over when every block has been read, wherever it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ScrubCursor(Option<BlockKey>);
+pub struct ScrubCursor {
+    after: Option<BlockKey>,
+    /// Where each round begins; `None` for the first block.
+    begin: Option<BlockKey>,
+    /// The last block has been read, and those up to `begin` are left.
+    wrapped: bool,
+}
 
 /// What one step of a scrub did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,7 +32,9 @@ pub struct Scrubbed {
     pub bytes: u64,
     /// Blocks found damaged, noted for repair.
     pub damaged: u64,
-    /// The last block has been read: the next step starts a new round.
+    /// Blocks that were not read, for a reason that is not theirs.
+    pub unread: u64,
+    /// Every block has been read: the next step starts a new round.
     pub round_done: bool,
 }
 
@@ -36,10 +44,24 @@ impl ScrubCursor {
     pub fn starting_near(seed: u64) -> Self {
         let mut version = [0; 16];
         version[..8].copy_from_slice(&seed.to_be_bytes());
-        Self(Some(BlockKey {
+        let begin = Some(BlockKey {
             version: ObjectVersionId(version),
             number: BlockNumber(0),
-        }))
+        });
+        Self {
+            after: begin,
+            begin,
+            wrapped: false,
+        }
+    }
+
+    fn begin_again(&mut self) {
+        self.after = self.begin;
+        self.wrapped = false;
+    }
+
+    fn is_past_the_round(&self, key: BlockKey) -> bool {
+        self.wrapped && self.begin.is_some_and(|begin| key > begin)
     }
 }
 
@@ -48,17 +70,25 @@ impl BlockStore {
     pub fn scrub(&self, cursor: &mut ScrubCursor, bytes_max: u64) -> Scrubbed {
         let mut done = Scrubbed::default();
         while done.bytes < bytes_max {
-            let page = self.page(cursor.0, PAGE_BLOCKS);
-            if page.is_empty() {
-                *cursor = ScrubCursor::default();
+            let page = self.page(cursor.after, PAGE_BLOCKS);
+            if page.is_empty() && cursor.begin.is_some() && !cursor.wrapped {
+                cursor.after = None;
+                cursor.wrapped = true;
+                continue;
+            }
+            if page
+                .first()
+                .is_none_or(|held| cursor.is_past_the_round(held.key))
+            {
+                cursor.begin_again();
                 done.round_done = true;
                 break;
             }
             for held in page {
-                if done.bytes >= bytes_max {
+                if done.bytes >= bytes_max || cursor.is_past_the_round(held.key) {
                     break;
                 }
-                cursor.0 = Some(held.key);
+                cursor.after = Some(held.key);
                 if held.damaged {
                     continue;
                 }
@@ -66,8 +96,10 @@ impl BlockStore {
                 match self.read_whole(held.key) {
                     Ok(()) => done.blocks += 1,
                     Err(ReadError::Damaged) => done.damaged += 1,
-                    // Unlinked or replaced since the page was taken; or not read now, then in the next round.
-                    Err(_) => {}
+                    // In the next round.
+                    Err(ReadError::Unreadable) => done.unread += 1,
+                    // Unlinked or replaced since the page was taken.
+                    Err(ReadError::NotHeld | ReadError::OutOfRange { .. }) => {}
                 }
             }
         }

@@ -112,6 +112,19 @@ impl Segments {
         })
     }
 
+    /// The header of every segment, in order.
+    pub(super) fn headers(&self) -> Vec<SegmentHeader> {
+        let table = self.table.lock();
+        table.values().map(|segment| segment.header).collect()
+    }
+
+    /// Lets go of a segment whose file is lost. Says whether it was there.
+    pub(super) fn forget(&self, id: SegmentId) -> bool {
+        let held = self.table.lock().remove(&id).is_some();
+        self.files.lock().remove(&id);
+        held
+    }
+
     pub(super) fn last(&self) -> Option<SegmentId> {
         self.table.lock().keys().next_back().copied()
     }

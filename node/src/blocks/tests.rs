@@ -4,6 +4,7 @@ mod model;
 mod real;
 mod seeds;
 mod single;
+mod standing;
 
 use std::path::Path;
 use std::sync::Arc;

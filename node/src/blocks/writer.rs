@@ -89,6 +89,7 @@ pub(super) struct Counts {
     pub(super) unlinked_blocks: AtomicU64,
     pub(super) syncs: AtomicU64,
     pub(super) punch_failures: AtomicU64,
+    pub(super) damaged_found: AtomicU64,
 }
 
 /// Everything of an open store.
@@ -530,11 +531,12 @@ impl Shared {
         }
         let mut touched = BTreeSet::new();
         for record in &records {
-            self.write_tombstone(record).map_err(fail)?;
-            touched.insert(record.at.segment);
+            if self.write_tombstone(record).map_err(fail)? {
+                touched.insert(record.at.segment);
+            }
         }
-        for id in touched {
-            let file = self.segments.file(id).map_err(fail)?;
+        for id in &touched {
+            let file = self.segments.file(*id).map_err(fail)?;
             self.sync(file.as_ref()).map_err(fail)?;
         }
         writer.superseded.clear();
@@ -547,18 +549,25 @@ impl Shared {
         for record in &records {
             self.segments
                 .change(record.at.segment, |segment| segment.live -= 1);
-            self.punch(record);
+            if touched.contains(&record.at.segment) {
+                self.punch(record);
+            }
         }
         Ok(counts)
     }
 
-    fn write_tombstone(&self, record: &Superseded) -> io::Result<()> {
+    /// Says whether there was a file to write to: what was in one that is gone does not come back.
+    fn write_tombstone(&self, record: &Superseded) -> io::Result<bool> {
         let Some(place) = self.segments.place(record.at.segment, record.at.offset()) else {
-            return Ok(());
+            return Ok(false);
         };
         let header = RecordHeader::tombstone(record.key, record.at.bytes);
-        let file = self.segments.file(record.at.segment)?;
-        file.write_at(&header.encode_sector(place), record.at.offset())
+        let file = match self.segments.file(record.at.segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file?,
+        };
+        file.write_at(&header.encode_sector(place), record.at.offset())?;
+        Ok(true)
     }
 
     /// Gives the space back. Not needed for correctness, so a file system that cannot is no error.
@@ -591,6 +600,49 @@ impl Shared {
         }
         self.close_active(&mut writer)
             .map_err(|source| self.fail("sync a segment", source))
+    }
+
+    /// Writes a segment's header once more. Says `false` where there is no room for it.
+    pub(super) fn write_header_again(
+        &self,
+        header: SegmentHeader,
+    ) -> Result<bool, Arc<StoreFailed>> {
+        // A failed sync here may be one of blocks: nobody writes meanwhile.
+        let _writer = self.writer.lock();
+        if let Some(error) = self.failed() {
+            return Err(error);
+        }
+        let file = match self.segments.file(header.id) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            file => file,
+        };
+        let written = file.and_then(|file| {
+            file.write_at(&header.encode(), 0)?;
+            self.sync(file.as_ref())
+        });
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(self.fail("write a segment's header again", error)),
+        }
+    }
+
+    /// Lets go of a segment whose file is lost: nothing more is written there, and its blocks count as damaged.
+    /// Answers how many; `None` where it was removed as it should be.
+    pub(super) fn give_up_segment(&self, id: SegmentId) -> Result<Option<u64>, Arc<StoreFailed>> {
+        let mut writer = self.writer.lock();
+        if let Some(error) = self.failed() {
+            return Err(error);
+        }
+        if writer.active.as_ref().is_some_and(|a| a.header.id == id) {
+            self.close_active(&mut writer)
+                .map_err(|source| self.fail("sync a lost segment", source))?;
+        }
+        if !self.segments.forget(id) {
+            return Ok(None);
+        }
+        // After it was forgotten: whoever reads by a slot of it until here is told that the block is damaged.
+        Ok(Some(self.index.write().mark_segment_damaged(id)))
     }
 
     pub(super) fn queued(&self) -> usize {

@@ -385,18 +385,147 @@ async fn repair_runs_until_it_is_stopped() {
         .blocks
         .lock()
         .insert((NodeId(2), key(1, 0)), data(10));
+    run_until(&bench, || bench.missing_through(index) == Some(0)).await;
+}
+
+/// Runs repair until `done` says so.
+async fn run_until(bench: &Bench, done: impl Fn() -> bool) {
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&bench.repair).run(stop.clone(), 7));
-    let repaired = async {
-        while bench.missing_through(index) != Some(0) {
+    let waited = async {
+        while !done() {
             bench.repair.wake();
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), repaired)
+    tokio::time::timeout(Duration::from_secs(30), waited)
         .await
-        .expect("it repairs");
+        .expect("it comes to that");
     stop.cancel();
     let stopped = tokio::time::timeout(Duration::from_secs(30), running).await;
     stopped.expect("it stops").expect("it does not panic");
+}
+
+fn holding(bench: &Bench) -> Holding {
+    let replica: &dyn ShardReplica = bench.replica.as_ref();
+    bench.repair.holding(replica).expect("a view")
+}
+
+/// What a client never reads is found by the pass that was asked for, where none goes by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_that_was_asked_for_finds_damage_and_it_is_repaired() {
+    let bench = Bench::new();
+    for n in 0..3 {
+        bench.upload(key(1, n), 5, &data(10)).await;
+    }
+    bench
+        .replica
+        .finish(version(1), 5, &[data(10), data(10), data(10)]);
+    bench.rounds(1).await;
+    let path = bench.disk.paths().pop().expect("a segment");
+    assert!(bench.disk.flip_bit(&path, (4096 + 512 + 77) * 8));
+    bench
+        .peers
+        .blocks
+        .lock()
+        .insert((NodeId(2), key(1, 0)), data(10));
+    let number = bench.repair.scrub_now(0);
+    assert_eq!(
+        bench.repair.scrub_now(64 << 20),
+        number,
+        "it has not begun: the same pass, at another pace"
+    );
+    run_until(&bench, || {
+        bench.repair.passes().last_asked.is_some() && bench.repair.repaired().0 == 1
+    })
+    .await;
+    let passes = bench.repair.passes();
+    let pass = passes.last_asked.expect("it ended");
+    assert_eq!(
+        (pass.number, pass.asked, pass.bytes_per_s),
+        (number, true, 64 << 20)
+    );
+    assert_eq!(
+        (pass.damaged(), pass.blocks.blocks, pass.total_blocks),
+        (1, 2, 3)
+    );
+    assert_eq!((passes.last, passes.now), (Some(pass), None));
+    assert_eq!(bench.readable(key(1, 0)), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_of_a_removed_segment_come_back_from_peers() {
+    let bench = Bench::new();
+    let mut blocks = Vec::new();
+    for n in 0..4u8 {
+        bench.upload(key(1, n.into()), 5, &data(n)).await;
+        let at = (NodeId(3), key(1, n.into()));
+        bench.peers.blocks.lock().insert(at, data(n));
+        blocks.push(data(n));
+    }
+    let index = bench.replica.finish(version(1), 5, &blocks);
+    bench.rounds(1).await;
+    let mut paths = bench.disk.paths();
+    paths.retain(|path| path.extension().is_some());
+    for path in &paths {
+        bench.disk.boot().remove(path).expect("it is there");
+    }
+    bench.repair.scrub_now(0);
+    run_until(&bench, || bench.repair.repaired().0 == 4).await;
+    bench.rounds(1).await;
+    assert_eq!(bench.missing_through(index), Some(0));
+    for n in 0..4 {
+        assert_eq!(bench.readable(key(1, n)), Ok(()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refill_is_counted_from_the_first_block_missed_to_the_last_one_fetched() {
+    let bench = Bench::new();
+    let blocks: Vec<_> = (0..3).map(data).collect();
+    bench.replica.finish(version(1), 5, &blocks);
+    assert!(holding(&bench).comparing, "nobody compared anything yet");
+    bench
+        .peers
+        .blocks
+        .lock()
+        .insert((NodeId(2), key(1, 0)), data(0));
+    bench.rounds(2).await;
+    let held = holding(&bench);
+    assert_eq!((held.comparing, held.missing), (false, 2));
+    let refill = held.refill.expect("under way");
+    assert_eq!((refill.fetched_blocks, refill.fetched_bytes), (1, 9_000));
+    for n in 1..3u8 {
+        let at = (NodeId(2), key(1, n.into()));
+        bench.peers.blocks.lock().insert(at, data(n));
+    }
+    bench.rounds(2).await;
+    let held = holding(&bench);
+    assert_eq!((held.missing, held.refill), (0, None));
+    assert_eq!(bench.repair.repaired().0, 3);
+}
+
+/// The operator's question is answered once everything was compared after it was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_that_was_asked_for_compares_everything_again_and_tries_at_once() {
+    let bench = Bench::new();
+    bench.replica.finish(version(1), 5, &[data(10)]);
+    bench.rounds(1).await;
+    assert_eq!(holding(&bench).missing, 1);
+    // As after many tries in vain.
+    for back_off in bench.repair.back_offs.lock().values_mut() {
+        back_off.due = Instant::now() + Duration::from_secs(3600);
+    }
+    bench
+        .peers
+        .blocks
+        .lock()
+        .insert((NodeId(2), key(1, 0)), data(10));
+    bench.rounds(2).await;
+    assert_eq!(holding(&bench).missing, 1, "it was put off");
+    bench.repair.repair_now();
+    assert!(holding(&bench).comparing);
+    bench.rounds(2).await;
+    let held = holding(&bench);
+    assert_eq!((held.comparing, held.missing), (false, 0));
 }

@@ -22,7 +22,13 @@ pub(super) fn sound(group: &Group, entry: Option<&v1::ObjectEntry>) -> Result<()
     let Some(entry) = entry else {
         return Ok(());
     };
-    if (entry.parts, entry.null_index) != (0, 0) {
+    let placed = (entry.parts, entry.null_index) != (0, 0);
+    let indexed = (
+        entry.changed_index,
+        entry.source_index,
+        entry.metadata_index,
+    ) != (0, 0, 0);
+    if placed || indexed {
         return Err(CallError::Malformed("its entry says what apply alone does"));
     }
     lockable(group, entry.retention.as_ref(), entry.legal_hold)

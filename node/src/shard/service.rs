@@ -194,6 +194,19 @@ impl v1::shard_server::Shard for ShardService {
             .map(Response::new)
     }
 
+    async fn set_metadata(
+        &self,
+        request: Request<v1::SetMetadataRequest>,
+    ) -> Result<Response<v1::ShardAnswer>, Status> {
+        let peer = self.0.caller(&request).await?;
+        require_role(&peer, &COMMITTERS)?;
+        let call = self.0.set_metadata(&peer, request.into_inner());
+        metered("set_metadata", call)
+            .await
+            .map(answered)
+            .map(Response::new)
+    }
+
     async fn set_config(
         &self,
         request: Request<v1::SetConfigRequest>,

@@ -142,6 +142,12 @@ pub enum ReadBlockError {
     /// The store's answer. Another replica may have the block.
     #[error("block not read")]
     Read(#[from] ReadError),
+    /// The peer took too long.
+    #[error("the peer took nothing for {after_s} s: others wait to read")]
+    Stalled {
+        /// How long it had.
+        after_s: u64,
+    },
     /// This node is stopping.
     #[error("this node is stopping")]
     Stopping,
@@ -152,7 +158,7 @@ impl Faulty for ReadBlockError {
         match self {
             Self::TooMany => Fault::Busy,
             Self::NotGranted(_) => Fault::Denied,
-            Self::Id(_) => Fault::Caller,
+            Self::Id(_) | Self::Stalled { .. } => Fault::Caller,
             Self::Read(error) => error.fault(),
             Self::Stopping => Fault::Unavailable,
         }
@@ -163,6 +169,7 @@ impl Faulty for ReadBlockError {
             Self::TooMany => "reads-busy",
             Self::NotGranted(_) => "not-granted",
             Self::Id(_) => "read-malformed",
+            Self::Stalled { .. } => "read-stalled",
             Self::Read(error) => error.reason(),
             Self::Stopping => "stopping",
         }

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use proto::ids::{DatasetId, IdError, ObjectVersionId, Role};
 use proto::v1;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 use transport::Peer;
 use transport::fault::status_of;
@@ -51,31 +51,60 @@ pub(super) async fn open(
     .await?
 }
 
-/// The pieces of a block, one read ahead of the peer.
+/// The pieces of a block, one read ahead of the peer. A peer that takes none in time gives its turn up: others wait for it.
 pub(super) fn stream(
     inner: Arc<Inner>,
     reader: BlockReader,
     first: Option<Bytes>,
-    permit: OwnedSemaphorePermit,
+    permits: [OwnedSemaphorePermit; 2],
 ) -> BoxStream<'static, Result<v1::BlockData, Status>> {
-    let state = Some((reader, first, permit, inner));
-    stream::unfold(state, |state| async move {
-        let (mut reader, piece, permit, inner) = state?;
-        let data = piece?;
-        let next = blocking(move || {
+    let (pieces, taken) = mpsc::channel(1);
+    let reading = tokio::spawn(async move {
+        let _permits = permits;
+        send(&inner, reader, first, &pieces).await
+    });
+    stream::unfold((taken, Some(reading)), |(mut taken, reading)| async move {
+        if let Some(data) = taken.recv().await {
+            return Some((Ok(v1::BlockData { data }), (taken, reading)));
+        }
+        // A reader that was told less than the block must not take it for the end.
+        let error = match reading?.await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error,
+            Err(_) => ReadBlockError::Stopping,
+        };
+        Some((Err(status_of(&error)), (taken, None)))
+    })
+    .boxed()
+}
+
+async fn send(
+    inner: &Inner,
+    mut reader: BlockReader,
+    first: Option<Bytes>,
+    pieces: &mpsc::Sender<Bytes>,
+) -> Result<(), ReadBlockError> {
+    let timeout = inner.timeouts.frame;
+    let mut piece = first;
+    while let Some(data) = piece {
+        let slot = tokio::time::timeout(timeout, pieces.reserve()).await;
+        let slot = slot.map_err(|_| ReadBlockError::Stalled {
+            after_s: timeout.as_secs(),
+        })?;
+        let Ok(slot) = slot else {
+            // The peer has gone.
+            return Ok(());
+        };
+        slot.send(data);
+        let read = blocking(move || {
             let next = reader.piece();
             (reader, next)
         });
-        let item = Ok(v1::BlockData { data });
-        match next.await {
-            Ok((reader, Ok(next))) => Some((item, Some((reader, next, permit, inner)))),
-            // What has been read is whole; the error follows the piece by ending the stream in its place, because
-            // a reader that was told less than the block must not take it for the end.
-            Ok((_, Err(error))) => Some((Err(status_of(&ReadBlockError::Read(error))), None)),
-            Err(error) => Some((Err(status_of(&error)), None)),
-        }
-    })
-    .boxed()
+        let next;
+        (reader, next) = read.await?;
+        piece = next?;
+    }
+    Ok(())
 }
 
 /// Which of the blocks are held, durably and as far as known whole.

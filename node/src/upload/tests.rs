@@ -1,5 +1,7 @@
 //! The service over loopback mTLS, with real certificates, enrolments and blocks on disk.
 
+mod turns;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;

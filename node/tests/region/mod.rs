@@ -280,6 +280,7 @@ impl Region {
             upload_epoch_seconds: 3600,
             log_format: LogFormat::Text,
             log: "info".to_owned(),
+            otlp: None,
         }
     }
 
