@@ -214,7 +214,7 @@ impl Core {
         };
         let recorded = self.ledger.commit(asked, self.deadline()).await?;
         let reply = self.custody.release_access_secret(recorded, &session)?;
-        metrics::counter!("reduit_kms_access_secrets").increment(1);
+        metrics::counter!("reduit_kms_access_secrets_total").increment(1);
         Ok(reply)
     }
 

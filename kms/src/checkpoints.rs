@@ -6,7 +6,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use kms_state::{StateHashes, WitnessRule};
 use parking_lot::RwLock;
@@ -21,6 +22,8 @@ use crate::core::{Core, StaleError};
 
 /// The newest finished checkpoint outlives the process in this file, so that a sealed region still shows it.
 const FILE: &str = "checkpoint";
+/// Between two writes of it.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
 
 /// A finished checkpoint.
 #[derive(Debug)]
@@ -155,7 +158,17 @@ pub(crate) enum ReceiptError {
 /// The checkpoints held here.
 pub(crate) struct Checkpoints {
     held: watch::Sender<Held>,
+    waiting: Arc<AtomicUsize>,
     file: PathBuf,
+}
+
+/// Somebody waits for a checkpoint, as long as this lives.
+pub(crate) struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Checkpoints {
@@ -170,6 +183,7 @@ impl Checkpoints {
         };
         Self {
             held: watch::Sender::new(held),
+            waiting: Arc::default(),
             file,
         }
     }
@@ -179,9 +193,15 @@ impl Checkpoints {
         self.held.borrow().clone()
     }
 
-    /// Told of every change.
-    pub(crate) fn watch(&self) -> watch::Receiver<Held> {
-        self.held.subscribe()
+    /// Told of every change, to wait for one that is to come soon.
+    pub(crate) fn wait(&self) -> (Waiting, watch::Receiver<Held>) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        (Waiting(self.waiting.clone()), self.held.subscribe())
+    }
+
+    /// Whether somebody here waits for one.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// Holds a finished checkpoint, where it is not smaller than what is held.
@@ -214,6 +234,18 @@ impl Checkpoints {
             metrics::gauge!("reduit_kms_witnessed_seconds").set(as_of.get() as f64);
         }
         metrics::gauge!("reduit_kms_checkpoint_size").set(size as f64);
+    }
+
+    /// Writes the newest to its file, once a second at most, until nothing replaces it.
+    pub(crate) async fn save_newest(&self) {
+        let mut held = self.held.subscribe();
+        while held.changed().await.is_ok() {
+            let newest = held.borrow_and_update().newest.clone();
+            if let Some(newest) = newest {
+                self.save(&newest.note);
+            }
+            tokio::time::sleep(SAVE_EVERY).await;
+        }
     }
 
     /// Not durable: a checkpoint that is lost is made again.
@@ -270,8 +302,7 @@ impl Core {
         let rule = self.rules.in_force(&*state);
         drop(state);
         let finished = Arc::new(finished);
-        self.checkpoints.replace(finished.clone(), rule.as_deref());
-        self.checkpoints.save(&finished.note);
+        self.checkpoints.replace(finished, rule.as_deref());
         Ok(())
     }
 
@@ -318,7 +349,7 @@ impl Core {
         if index.0 >= size {
             return Err(ReceiptError::NoSuchLeaf { size });
         }
-        let mut held = self.checkpoints.watch();
+        let (_waiting, mut held) = self.checkpoints.wait();
         let covering = |held: &Held| {
             let best = match &rule {
                 Some(rule) => held.witnessed_under(rule).map(|w| w.finished.clone()),

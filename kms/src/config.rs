@@ -75,6 +75,9 @@ pub struct Config {
     /// What to log, as `tracing` filters say it, such as `info` or `kms=debug,info`.
     #[serde(default = "default_log")]
     pub log: String,
+    /// A collector that spans of requests are sent to; absent: nowhere.
+    #[serde(default)]
+    pub otlp: Option<daemon::Otlp>,
 }
 
 /// Seals of the root key that need something of this host.
@@ -221,6 +224,10 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # request_ms_max = 10000
   # log = "info"
   # log_format = "json"
+  #
+  # [otlp] # a collector that spans of requests are sent to
+  # endpoint = "http://127.0.0.1:4317"
+  # sample = 0.01
 
   # [seal.pkcs11]                      # a token: half of a second seal of the root key
   # module = "/usr/lib/softhsm/libsofthsm2.so"
@@ -229,6 +236,19 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # pin_file = "/etc/reduit/token.pin" # mode 0600; or pin_env = "REDUIT_TOKEN_PIN""#;
 
 impl Config {
+    /// How it logs.
+    pub fn logging(&self) -> daemon::Logging<'_> {
+        daemon::Logging {
+            filter: &self.log,
+            silent: &[],
+            json: self.log_format == LogFormat::Json,
+            otlp: self.otlp.as_ref(),
+            service: "reduit-kms",
+            region: self.region.to_string(),
+            instance: format!("k{}", self.node_id),
+        }
+    }
+
     /// Reads and checks a configuration file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {

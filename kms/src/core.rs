@@ -293,6 +293,7 @@ impl Core {
         let sealed = self.seal.posture() != Posture::Unsealed;
         metrics::gauge!("reduit_kms_sealed").set(f64::from(u8::from(sealed)));
         metrics::gauge!("reduit_kms_leads").set(f64::from(u8::from(leads)));
+        self.group.gauge_lag();
     }
 
     /// Whether this replica may lead. A sealed one may not, with one exception: when every replica lost power before

@@ -5,6 +5,8 @@
 //! replica could cosign a smaller tree than before. What it decides by is [`tlog::decide_on_own_tree`]. A disk that fails
 //! to sync what was cosigned ends the process, as one that fails to sync the Raft log does.
 
+mod memory;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -19,11 +21,11 @@ use tlog::{
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use self::memory::Memory;
 use crate::random;
 
 const KEY_FILE: &str = "cosigner.key";
-const LAST_FILE: &str = "cosigned";
-/// Both files have one line or three, of bounded length.
+/// One line, of bounded length.
 const FILE_BYTES_MAX: u64 = 4096;
 
 /// Why a replica has no cosigner.
@@ -104,13 +106,12 @@ impl NotInPlace {
 /// The cosigner of one replica.
 pub(crate) struct Cosigner {
     key: SignerKey,
-    folder: PathBuf,
-    last: Mutex<Checkpoint>,
+    memory: Mutex<Memory>,
     unsynced: watch::Sender<Option<Arc<io::Error>>>,
     sync: SyncFile,
 }
 
-/// How a file is made durable: [`File::sync_all`], except where a test has a disk fail.
+/// How what was written to a file is made durable: [`File::sync_data`], except where a test has a disk fail.
 type SyncFile = fn(&File) -> io::Result<()>;
 
 impl Cosigner {
@@ -125,13 +126,12 @@ impl Cosigner {
             Some(key) => key,
             None => make(folder, name, origin)?,
         };
-        let last = read_last(&folder.join(LAST_FILE))?;
+        let memory = Memory::open(folder)?;
         Ok(Self {
             key,
-            folder: folder.to_owned(),
-            last: Mutex::new(last),
+            memory: Mutex::new(memory),
             unsynced: watch::Sender::new(None),
-            sync: File::sync_all,
+            sync: File::sync_data,
         })
     }
 
@@ -155,16 +155,12 @@ impl Cosigner {
         tree: &OwnTree<'_>,
         time: UnixSeconds,
     ) -> Result<Signature, CosignError> {
-        let mut last = self.last.lock();
+        let mut memory = self.memory.lock();
         // An empty tree is a promise of nothing, and every log's.
-        let seen = Some(&*last).filter(|last| last.size() > 0);
+        let seen = Some(memory.last()).filter(|last| last.size() > 0);
         let accepted = decide_on_own_tree(asked, seen, tree)?;
         let persisted = accepted
-            .persist(|checkpoint| {
-                write_last(&self.folder, checkpoint, self.sync)?;
-                *last = checkpoint.clone();
-                Ok(())
-            })
+            .persist(|checkpoint| memory.remember(checkpoint, self.sync))
             .inspect_err(|error| {
                 if let NotInPlace::Unsynced(error) = error {
                     self.unsynced.send_replace(Some(error.clone()));
@@ -216,7 +212,7 @@ fn make(folder: &Path, name: &KeyName, origin: &OriginLine) -> Result<SignerKey,
     };
     let nothing = Checkpoint::new(origin.clone(), 0, Hash::empty_root())
         .expect("the empty tree has the empty root");
-    write_last(folder, &nothing, File::sync_all).map_err(of_file(LAST_FILE))?;
+    Memory::begin(folder, &nothing).map_err(of_file(memory::FILE))?;
     let kind = SignatureType::Ed25519Cosignature;
     let seed = Zeroizing::new(random::<{ tlog::SEED_BYTES }>());
     let key = SignerKey::from_seed(name.clone(), kind, &seed)
@@ -232,39 +228,16 @@ fn make(folder: &Path, name: &KeyName, origin: &OriginLine) -> Result<SignerKey,
         _ => {}
     }
     let path = folder.join(KEY_FILE);
-    replace(&beside, &path, text.as_bytes(), File::sync_all).map_err(of_file(KEY_FILE))?;
+    replace(&beside, &path, text.as_bytes()).map_err(of_file(KEY_FILE))?;
     Ok(key)
 }
 
-fn read_last(path: &Path) -> Result<Checkpoint, CosignerError> {
-    let forgotten = |source| CosignerError::Forgotten {
-        path: path.to_owned(),
-        source,
-    };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(forgotten(None)),
-        Err(source) => {
-            let path = path.to_owned();
-            return Err(CosignerError::File { path, source });
-        }
-    };
-    let mut text = String::new();
-    file.take(FILE_BYTES_MAX)
-        .read_to_string(&mut text)
-        .map_err(|_| forgotten(None))?;
-    text.parse().map_err(|error| forgotten(Some(error)))
-}
-
-fn write_last(folder: &Path, checkpoint: &Checkpoint, sync: SyncFile) -> Result<(), NotInPlace> {
-    let path = folder.join(LAST_FILE);
-    let beside = path.with_extension("new");
-    replace(&beside, &path, checkpoint.to_string().as_bytes(), sync)
-}
-
 /// Puts a file in its place; when this returns, a power cut leaves the new one.
-fn replace(beside: &Path, path: &Path, bytes: &[u8], sync: SyncFile) -> Result<(), NotInPlace> {
-    let durable = |file: &File| sync(file).map_err(|error| NotInPlace::Unsynced(Arc::new(error)));
+fn replace(beside: &Path, path: &Path, bytes: &[u8]) -> Result<(), NotInPlace> {
+    let durable = |file: &File| {
+        let synced = file.sync_all();
+        synced.map_err(|error| NotInPlace::Unsynced(Arc::new(error)))
+    };
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)

@@ -282,7 +282,7 @@ impl Custody {
                 Ok(sealed) => sealed,
                 Err(CustodyError::Sealed(sealed)) => return Err(sealed.into()),
                 Err(error) => {
-                    metrics::counter!("reduit_kms_items_not_opened").increment(1);
+                    metrics::counter!("reduit_kms_items_not_opened_total").increment(1);
                     tracing::debug!(%error, leaf = leaf.0, "an item did not open");
                     Vec::new()
                 }

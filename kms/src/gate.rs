@@ -184,7 +184,7 @@ impl Gate {
             return Ok(());
         };
         let rule = rule.ok_or(Unwitnessed::NoWitnesses)?;
-        let mut held = self.checkpoints.watch();
+        let (_waiting, mut held) = self.checkpoints.wait();
         let covers = |held: &crate::checkpoints::Held| {
             held.witnessed_under(&rule)
                 .is_some_and(|witnessed| witnessed.finished.checkpoint.size() > leaf.0)

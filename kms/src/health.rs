@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
+use daemon::Numbers;
 use tokio::net::TcpListener;
 
 use crate::core::Core;
@@ -17,7 +17,7 @@ use crate::core::Core;
 /// Serves until `stop` resolves.
 pub(crate) async fn serve(
     core: Arc<Core>,
-    metrics: Option<PrometheusHandle>,
+    metrics: Option<Numbers>,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -57,6 +57,6 @@ async fn readyz(State(core): State<Arc<Core>>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }
 
-async fn render(metrics: Option<PrometheusHandle>) -> String {
-    metrics.map(|metrics| metrics.render()).unwrap_or_default()
+async fn render(metrics: Option<Numbers>) -> String {
+    metrics.map_or_else(String::new, |metrics| metrics.render())
 }

@@ -176,7 +176,7 @@ impl Core {
         let reply = self
             .custody
             .release_lease(recorded, &session, &self.local)?;
-        metrics::counter!("reduit_kms_leases", "kind" => "seal").increment(1);
+        metrics::counter!("reduit_kms_leases_total", "kind" => "seal").increment(1);
         Ok(reply)
     }
 
@@ -212,7 +212,7 @@ impl Core {
         };
         let recorded = self.ledger.commit(lease, self.deadline()).await?;
         let reply = self.custody.release_metadata(recorded, &session)?;
-        metrics::counter!("reduit_kms_leases", "kind" => "metadata").increment(1);
+        metrics::counter!("reduit_kms_leases_total", "kind" => "metadata").increment(1);
         Ok(reply)
     }
 

@@ -11,10 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use kms::{Config, LogFormat, Parts, Replica};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use kms::{Config, Parts, Replica};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Runs one replica of a region's KMS.
 #[derive(Debug, Parser)]
@@ -41,14 +39,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config)?;
-    log_to_stderr(&config)?;
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .context("metrics")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime did not start")?;
+    let runtime = daemon::Serving::AllCores.runtime();
+    let runtime = runtime.context("the runtime did not start")?;
+    let _exporting = {
+        let _entered = runtime.enter();
+        config.logging().start()?
+    };
+    let metrics = daemon::Numbers::keep()?;
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("signals")?;
@@ -67,16 +64,4 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         replica.stop().await;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).context("log filter")?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }

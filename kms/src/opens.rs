@@ -4,6 +4,7 @@
 //! role never opens, and more items than one leaf holds.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -291,6 +292,7 @@ impl Core {
         peer: &Peer,
         request: v1::OpenRequest,
     ) -> Result<v1::OpenReply, OpenError> {
+        let began = Instant::now();
         let actor = &peer.identity;
         if !opens_objects(actor.role()) {
             return Err(OpenError::Role {
@@ -305,8 +307,9 @@ impl Core {
         let items = open.items.len() as u64;
         let recorded = self.ledger.commit(open, self.deadline()).await?;
         let reply = self.custody.release_deks(recorded, &session, self.now())?;
-        metrics::counter!("reduit_kms_opens").increment(1);
-        metrics::counter!("reduit_kms_items_released").increment(items);
+        metrics::counter!("reduit_kms_opens_total").increment(1);
+        metrics::counter!("reduit_kms_items_released_total").increment(items);
+        metrics::histogram!("reduit_kms_open_seconds").record(began.elapsed().as_secs_f64());
         Ok(reply)
     }
 }

@@ -26,14 +26,18 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use tonic::Request;
 
-use crate::checkpoints::Finished;
+use crate::checkpoints::{Finished, Witnessed};
 use crate::core::{Core, StaleError};
 use crate::cosigner::CosignError;
 use crate::keys::in_force;
 use crate::seal::Sealed;
 
-/// Between rounds, while the tree grows.
+/// Between rounds, while the tree grows fast or somebody waits for one.
 const ROUND_EVERY: Duration = Duration::from_millis(50);
+/// Between rounds, while it grows by less than [`BUSY_LEAVES`] in that time. A round costs the replicas as much as a
+/// dozen entries do.
+const QUIET_ROUND_EVERY: Duration = Duration::from_millis(150);
+const BUSY_LEAVES: u64 = 200;
 /// A tree that does not grow is stated anew: at least once a minute, with room for a round that fails.
 const REFRESH_AFTER: Duration = Duration::from_secs(30);
 /// How long a round waits for a majority of the replicas.
@@ -117,7 +121,11 @@ impl Core {
     /// Makes checkpoints while this replica leads and is unsealed, for as long as it runs.
     pub(crate) async fn publish_checkpoints(self: Arc<Self>) {
         let (made, finished) = watch::channel(());
-        tokio::join!(self.make_checkpoints(made), self.hand_out(finished));
+        tokio::join!(
+            self.make_checkpoints(made),
+            self.hand_out(finished),
+            self.checkpoints.save_newest()
+        );
     }
 
     async fn make_checkpoints(self: &Arc<Self>, made: watch::Sender<()>) {
@@ -132,7 +140,7 @@ impl Core {
                 Ok(false) => {}
                 Ok(true) => made.send_replace(()),
                 Err(error) => {
-                    metrics::counter!("reduit_kms_checkpoint_rounds_failed").increment(1);
+                    metrics::counter!("reduit_kms_checkpoint_rounds_failed_total").increment(1);
                     tracing::debug!(error = %transport::fault::Chain(&error), "no checkpoint this round");
                 }
             }
@@ -157,7 +165,7 @@ impl Core {
         let note = self.ask_witnesses(note, checkpoint.size()).await;
         let bytes = note.to_string().into_bytes();
         self.take_checkpoint(&bytes).map_err(RoundError::Take)?;
-        metrics::counter!("reduit_kms_checkpoints").increment(1);
+        metrics::counter!("reduit_kms_checkpoints_total").increment(1);
         Ok(true)
     }
 
@@ -167,17 +175,22 @@ impl Core {
         let Some(head) = kms_state::tree_head(&*state) else {
             return Ok(None);
         };
-        let newest = self.checkpoints.now().newest;
-        let fresh = newest.is_some_and(|newest| {
-            newest.checkpoint.size() == head.size && newest.since.elapsed() < REFRESH_AFTER
+        let held = self.checkpoints.now();
+        let newest = held.newest.as_ref();
+        let grown = newest.map_or(head.size, |newest| {
+            head.size.saturating_sub(newest.checkpoint.size())
         });
+        let age = newest.map_or(Duration::MAX, |newest| newest.since.elapsed());
+        let fresh = grown == 0 && age < REFRESH_AFTER;
+        let quiet = grown > 0 && grown < BUSY_LEAVES && age < QUIET_ROUND_EVERY;
+        let may_wait = quiet && !self.checkpoints.is_waited_for();
         // A new policy wants its quorum's word at once, and not with the next leaf.
         let lacks_word = self.rules.in_force(&*state).is_some_and(|rule| {
-            let held = self.checkpoints.now();
-            held.witnessed_under(&rule)
-                .is_none_or(|w| w.finished.checkpoint.size() < head.size)
-                && self.may_ask_witnesses(rule.policy())
+            let witnessed = held.witnessed_under(&rule);
+            let behind = |w: &Witnessed| w.finished.checkpoint.size() < head.size && !may_wait;
+            witnessed.is_none_or(behind) && self.may_ask_witnesses(rule.policy())
         });
+        let fresh = fresh || may_wait;
         if fresh && !lacks_word {
             return Ok(None);
         }

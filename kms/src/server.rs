@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::Numbers;
 use futures::TryStreamExt as _;
-use metrics_exporter_prometheus::PrometheusHandle;
 use parking_lot::Mutex;
 use proto::ids::{GroupId, Role};
 use replica::disk::RealDisk;
@@ -58,6 +58,8 @@ const KEEP_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long requests that were cut may take to notice.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 const RELEASE_PAUSE: Duration = Duration::from_millis(5);
+/// How long followers are not told of a commit: while one caller opens after another, it goes with the next entry.
+const COMMIT_WAIT: Duration = Duration::from_millis(5);
 /// A leaf and its openings are written once and hardly ever again: compaction has no business with them. What holds a
 /// wrapped key stays below, where a compaction of its own range erases what was replaced.
 const BLOB_BYTES_MIN: u64 = kms_state::WRAPPED_ROW_BYTES_MAX as u64 + 1;
@@ -148,7 +150,7 @@ pub struct Parts {
     /// A listener that is bound already; else `listen` is bound.
     pub listener: Option<TcpListener>,
     /// What `/metrics` renders.
-    pub metrics: Option<PrometheusHandle>,
+    pub metrics: Option<Numbers>,
 }
 
 /// Why the process has to exit.
@@ -534,7 +536,10 @@ fn open_host(
             blob_bytes_min: BLOB_BYTES_MIN,
             ..StateOptions::default()
         },
-        tuning: tuning.unwrap_or_default(),
+        tuning: tuning.unwrap_or_else(|| Tuning {
+            commit_wait: COMMIT_WAIT,
+            ..Tuning::default()
+        }),
     };
     Host::open(options).map_err(|error| StartError::Host(error.into()))
 }

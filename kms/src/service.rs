@@ -57,7 +57,7 @@ fn answer<T, E: Faulty>(method: &'static str, outcome: Result<T, E>) -> Answer<T
 }
 
 fn count<E: Faulty>(method: &'static str, error: &E) {
-    metrics::counter!("reduit_kms_errors", "method" => method, "reason" => error.reason())
+    metrics::counter!("reduit_kms_errors_total", "method" => method, "reason" => error.reason())
         .increment(1);
     match error.fault() {
         Fault::Damaged | Fault::Internal => {

@@ -57,6 +57,8 @@ async fn a_split_takes_over_once_every_share_was_shown_and_until_then_the_old_on
         .finish_custody(&begun.set_id)
         .await
         .expect("in force");
+    // A replica that has not heard of it yet takes shares of both.
+    region.level().await;
     region.restart_all().await;
     let refused = region
         .give_share(0, &old[0])
@@ -119,6 +121,7 @@ async fn a_new_root_key_reaches_the_replicas_takes_over_while_in_use_and_the_old
     region.unseal_by_peer(leader).await.expect("by a peer");
 
     // Dead as a whole: only the new shares open it.
+    region.level().await;
     region.restart_all().await;
     let refused = region
         .give_share(0, &old[0])

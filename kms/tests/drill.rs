@@ -114,6 +114,7 @@ async fn all_data_stays_readable_through_the_life_of_its_root_keys() {
     region.retire_epoch(1).await.expect("retired");
 
     // Dead as a whole: two shares open nothing, those of former splits are refused, three open everything.
+    region.level().await;
     region.restart_all().await;
     two_shares_open_nothing(&region, &third, &first).await;
     for former in [&ceremony[0], &second[0]] {

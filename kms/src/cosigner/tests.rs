@@ -107,12 +107,56 @@ fn what_was_cosigned_outlives_the_process_and_is_never_taken_back() {
     cosign(&again, &large, &large).expect("the same again");
 }
 
+/// The slot that was being written when the power went is not whole; the one before is, and nothing newer was signed.
+#[test]
+fn a_write_that_was_cut_off_leaves_what_was_cosigned_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(memory::FILE);
+    let cosigner = open(folder.path()).expect("made");
+    for leaves in 1..6 {
+        let before = std::fs::read(&path).expect("there");
+        cosign(&cosigner, &Tree::of(leaves), &Tree::of(9)).expect("its own tree");
+        let after = std::fs::read(&path).expect("there");
+        let written = (0..after.len()).filter(|at| before[*at] != after[*at]);
+        let written: Vec<_> = written.collect();
+        for cut in [0, 1, written.len() / 2, written.len() - 1] {
+            let mut torn = after.clone();
+            for at in &written[cut..] {
+                torn[*at] = before[*at];
+            }
+            std::fs::write(&path, torn).expect("written");
+            let last = Memory::open(folder.path()).expect("one slot is whole");
+            assert_eq!(last.last().size(), leaves - 1, "cut after {cut} bytes");
+        }
+        std::fs::write(&path, after).expect("written");
+        let last = Memory::open(folder.path()).expect("both are whole");
+        assert_eq!(last.last().size(), leaves);
+    }
+}
+
+/// Builds before kept the text of one checkpoint.
+#[test]
+fn the_memory_of_builds_before_is_taken_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = open(folder.path()).expect("made").verifier().clone();
+    let (small, large) = (Tree::of(5), Tree::of(9));
+    let path = folder.path().join(memory::FILE);
+    std::fs::write(&path, large.checkpoint().to_string()).expect("written");
+    for _ in 0..2 {
+        let cosigner = open(folder.path()).expect("kept");
+        assert_eq!(cosigner.verifier(), &key);
+        let refused = cosign(&cosigner, &small, &large).expect_err("smaller than before");
+        assert!(matches!(refused, CosignError::Refused(_)), "{refused}");
+        cosign(&cosigner, &large, &large).expect("the same again");
+    }
+}
+
 /// A key that forgot what it cosigned could be made to cosign a fork.
 #[test]
 fn a_key_without_its_memory_does_not_start() {
     let folder = tempfile::tempdir().expect("a folder");
     open(folder.path()).expect("made");
-    let path = folder.path().join(LAST_FILE);
+    let path = folder.path().join(memory::FILE);
     std::fs::write(&path, "ch-zrh/main/1\n9\n").expect("damaged");
     assert!(matches!(
         open(folder.path()),
@@ -120,6 +164,11 @@ fn a_key_without_its_memory_does_not_start() {
             source: Some(_),
             ..
         })
+    ));
+    std::fs::write(&path, [7; 8192]).expect("damaged");
+    assert!(matches!(
+        open(folder.path()),
+        Err(CosignerError::Forgotten { source: None, .. })
     ));
     std::fs::remove_file(&path).expect("removed");
     assert!(matches!(

@@ -583,6 +583,7 @@ fn config(
         seal: kms::SealConfig::default(),
         log_format: LogFormat::Text,
         log: "info".to_owned(),
+        otlp: None,
     }
 }
 

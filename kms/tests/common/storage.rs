@@ -243,5 +243,6 @@ fn config(
         upload_epoch_seconds: 3600,
         log_format: node::LogFormat::Text,
         log: "info".to_owned(),
+        otlp: None,
     }
 }
