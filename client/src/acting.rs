@@ -53,6 +53,7 @@ impl Interceptor for Acting {
             };
             stated.write(request.metadata_mut());
         }
+        transport::spans::write(request.metadata_mut());
         Ok(request)
     }
 }

@@ -3,6 +3,7 @@
 mod access_keys;
 mod approve;
 mod approvers;
+mod backup;
 mod context;
 mod copy;
 mod custody;
@@ -16,10 +17,14 @@ mod key_report;
 mod keys;
 mod kms;
 pub(crate) mod location;
+mod object;
 mod operate;
 mod output;
 mod policy;
+mod region;
 mod seals;
+mod settings;
+mod uploads;
 mod verify;
 
 use std::path::PathBuf;
@@ -33,7 +38,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  done
   1  failed: local file, or a fault of the software
   2  wrong arguments
-  3  no such dataset, object or context
+  3  no such dataset, object, upload or context
   4  a precondition did not hold
   5  not allowed, or not known to the region
   6  nobody could serve it in time; it had no effect
@@ -48,9 +53,13 @@ Examples:
   reduit get cti/reports/2026/report.json -
   tar c . | reduit put - cti/backup.tar
   reduit ls cti/reports/ --json
+  reduit object lock cti/reports/7.json --mode compliance --until 2036-01-01T00:00:00Z
+  reduit upload ls cti
   reduit policy diff region.cedar proposed.cedar
   reduit approve ask cti/reports/7.json --purpose investigation --case 2026-17 -o 7.request
   reduit verify evidence/ --policy trust.policy
+  reduit region scrub --node 2 --wait
+  reduit --context backup-1 backup create --to /backup/ch-zrh --operator op-1
   reduit doctor";
 
 /// Sealed object storage confined to one region.
@@ -75,7 +84,7 @@ enum Command {
     /// Regions you know, and which one is meant.
     #[command(subcommand)]
     Context(context::Command),
-    /// Datasets: create, ls, info, rm.
+    /// Datasets: create, ls, info, rm; versioning, lock, lifecycle, quota, hold, reseal.
     #[command(subcommand)]
     Dataset(dataset::Command),
     /// Seal and store a file, a folder (-r) or standard input (-).
@@ -88,6 +97,12 @@ enum Command {
     Stat(data::Stat),
     /// Delete objects.
     Rm(data::Rm),
+    /// One version: what keeps it from being removed, its tags: lock, hold, tags.
+    #[command(subcommand)]
+    Object(object::Command),
+    /// Uploads in parts that are under way: ls, parts, abort.
+    #[command(subcommand)]
+    Upload(uploads::Command),
     /// A dataset's key: info, rotate, disable, enable.
     #[command(subcommand)]
     Key(keys::Command),
@@ -114,9 +129,15 @@ enum Command {
     /// unseal.
     #[command(subcommand)]
     Kms(kms::Command),
+    /// Backups of datasets: create, ls, verify, drill, prune.
+    #[command(subcommand, after_help = backup::HELP)]
+    Backup(backup::Command),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
+    /// For operators: how whole the nodes' files are, and what makes them whole: status, scrub, repair.
+    #[command(subcommand)]
+    Region(region::Command),
     /// Says in words what is wrong with a region.
     Doctor,
     /// Shell completions, to be sourced.
@@ -160,6 +181,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Ls(ls) => ls.run(&session).await,
         Command::Stat(stat) => stat.run(&session).await,
         Command::Rm(rm) => rm.run(&session).await,
+        Command::Object(command) => object::run(&session, command).await,
+        Command::Upload(command) => uploads::run(&session, command).await,
         Command::Key(command) => keys::run(&session, command).await,
         Command::Log(command) => keys::log(&session, command).await,
         Command::Policy(command) => policy::run(&session, command).await,
@@ -169,7 +192,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Evidence(command) => evidence::run(&session, command).await,
         Command::Custody(command) => custody::run(&session, command).await,
         Command::Kms(command) => kms::run(&session, command).await,
+        Command::Backup(command) => backup::run(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,
+        Command::Region(command) => region::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,
         Command::Completions { shell } => {
             let mut command = Arguments::command();

@@ -58,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) stated: Stated,
     pub(crate) replicas: Mutex<Vec<NodeId>>,
     pub(crate) upload_epoch: AtomicU64,
+    /// The epoch of its request ids: ahead of the shard's where it came from a shard ahead.
+    request_epoch: AtomicU64,
     opens: Mutex<HashMap<Claimed, Opens>>,
 }
 
@@ -75,6 +77,7 @@ impl Dataset {
         stated: Stated,
     ) -> Result<Self, Error> {
         let epoch = info.upload_epoch;
+        let request_epoch = epoch.max(info.request_epoch);
         let info = DatasetInfo::try_from(info)?;
         Ok(Self(Arc::new(Inner {
             region,
@@ -84,6 +87,7 @@ impl Dataset {
             stated,
             replicas: Mutex::default(),
             upload_epoch: AtomicU64::new(epoch),
+            request_epoch: AtomicU64::new(request_epoch),
             opens: Mutex::default(),
         })))
     }
@@ -205,7 +209,7 @@ impl Dataset {
         .map(|_| ())
     }
 
-    async fn find(
+    pub(crate) async fn find(
         &self,
         key: &ObjectKey,
         version: Option<ObjectVersionId>,
@@ -361,7 +365,7 @@ impl Dataset {
     }
 
     pub(crate) fn request_id(&self, invocation: Option<Invocation>) -> Result<Bytes, Error> {
-        let epoch = UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed));
+        let epoch = UploadEpoch(self.0.request_epoch.load(Ordering::Relaxed));
         let nonce = match invocation {
             Some(invocation) => invocation.0,
             None => random()?,
@@ -381,10 +385,20 @@ impl Dataset {
                 async move { Ok(shard.shard_status(request).await?.into_inner()) }
             })
             .await?;
-        self.0
-            .upload_epoch
-            .fetch_max(status.upload_epoch, Ordering::Relaxed);
+        self.learn(status.upload_epoch, status.request_epoch);
         Ok(())
+    }
+
+    /// Takes note of the shard's upload epoch and, where that is another, the one of this dataset's request ids.
+    fn learn(&self, upload_epoch: u64, request_epoch: u64) {
+        let inner = &self.0;
+        inner
+            .upload_epoch
+            .fetch_max(upload_epoch, Ordering::Relaxed);
+        let request_epoch = upload_epoch.max(request_epoch);
+        inner
+            .request_epoch
+            .fetch_max(request_epoch, Ordering::Relaxed);
     }
 
     /// The shard's voters; asked once and again when an upload found one gone.
@@ -441,9 +455,7 @@ impl Dataset {
             .await?;
         match answer.answer {
             Some(Answer::Done(done)) => {
-                self.0
-                    .upload_epoch
-                    .fetch_max(done.upload_epoch, Ordering::Relaxed);
+                self.learn(done.upload_epoch, done.request_epoch);
                 Ok(done)
             }
             Some(Answer::Refused(_)) => Err(Error::Protocol {

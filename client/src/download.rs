@@ -13,7 +13,7 @@ use proto::ids::{NodeId, ObjectKey, UnixMs};
 use proto::v1;
 
 use self::parts::{Layouts, Parts};
-pub(crate) use self::source::{Layout, Source};
+pub(crate) use self::source::{Layout, Source, Stored, whole_block};
 use crate::dataset::{Dataset, GetOptions, agree, time_left};
 use crate::error::Error;
 use crate::opens::Opened;

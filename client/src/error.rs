@@ -2,7 +2,7 @@
 //!
 //! Owns the mapping from statuses. Refuses to carry object names, payloads or secrets.
 
-use proto::ids::ObjectVersionId;
+use proto::ids::{ObjectVersionId, RegionId};
 use transport::Fault;
 
 /// Why an operation did not do what was asked.
@@ -11,6 +11,12 @@ pub enum Error {
     /// No dataset of that name in this region.
     #[error("no such dataset")]
     NoSuchDataset,
+    /// It is another region's now.
+    #[error("the dataset is in {} now: ask there", .region.as_ref().map_or("another region", |region| region.as_str()))]
+    Moved {
+        /// Whose, where the server said.
+        region: Option<RegionId>,
+    },
     /// No object, or no such version, under that key.
     #[error("no such object")]
     NoSuchObject,
@@ -19,6 +25,12 @@ pub enum Error {
     PreconditionFailed {
         /// The current version, if there is one and the server said.
         current: Option<ObjectVersionId>,
+    },
+    /// An earlier try under this request id took effect, whatever has become of that since.
+    #[error("an earlier try of this request took effect")]
+    AlreadyDone {
+        /// The version that it made.
+        version: ObjectVersionId,
     },
     /// The request is wrong and stays wrong.
     #[error("{message} [{reason}]")]
@@ -86,9 +98,11 @@ impl Error {
     /// Who acts next.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::NoSuchDataset | Self::NoSuchObject => Fault::Missing,
+            Self::NoSuchDataset | Self::NoSuchObject | Self::Moved { .. } => Fault::Missing,
             Self::PreconditionFailed { .. } => Fault::Precondition,
-            Self::Caller { .. } | Self::Id(_) | Self::Io(_) => Fault::Caller,
+            Self::Caller { .. } | Self::AlreadyDone { .. } | Self::Id(_) | Self::Io(_) => {
+                Fault::Caller
+            }
             Self::Denied { .. } => Fault::Denied,
             Self::Unavailable { .. } => Fault::Unavailable,
             Self::Unknown { .. } => Fault::Unknown,
@@ -103,8 +117,10 @@ impl Error {
     pub fn reason(&self) -> &str {
         match self {
             Self::NoSuchDataset => "no-such-dataset",
+            Self::Moved { .. } => "dataset-moved",
             Self::NoSuchObject => "no-such-object",
             Self::PreconditionFailed { .. } => "precondition-failed",
+            Self::AlreadyDone { .. } => "request-id-reused",
             Self::Caller { reason, .. }
             | Self::Denied { reason, .. }
             | Self::Unavailable { reason, .. } => reason,
@@ -126,18 +142,29 @@ impl Error {
             .unwrap_or("connection")
             .to_owned();
         let message = status.message().to_owned();
+        let named = status.metadata().get("reduit-current-version");
+        let named = named
+            .and_then(|version| version.to_str().ok())
+            .and_then(|version| version.parse().ok());
         match Fault::of(status) {
             Fault::Missing if reason == "no-such-object" => Self::NoSuchObject,
             Fault::Missing if reason == "no-such-dataset" || reason == "dataset-gone" => {
                 Self::NoSuchDataset
             }
-            Fault::Precondition if reason == "precondition-failed" => {
-                let current = status.metadata().get("reduit-current-version");
-                let current = current
-                    .and_then(|v| v.to_str().ok())
-                    .and_then(|v| v.parse().ok());
-                Self::PreconditionFailed { current }
+            Fault::Missing if reason == "dataset-moved" => {
+                let region = status.metadata().get("reduit-region");
+                let region = region.and_then(|region| region.to_str().ok());
+                Self::Moved {
+                    region: region.and_then(|region| region.parse().ok()),
+                }
             }
+            Fault::Precondition if reason == "precondition-failed" => {
+                Self::PreconditionFailed { current: named }
+            }
+            Fault::Caller if reason == "request-id-reused" => match named {
+                Some(version) => Self::AlreadyDone { version },
+                None => Self::Caller { reason, message },
+            },
             Fault::Denied | Fault::Unauthenticated => Self::Denied { reason, message },
             Fault::Unavailable | Fault::Busy => Self::Unavailable { reason, message },
             Fault::Unknown => Self::Unknown { message },

@@ -41,7 +41,10 @@ mod reseal;
 mod route;
 mod session;
 mod settings;
+pub mod storage_backup;
+mod tags;
 pub mod token_seals;
+mod upkeep;
 mod upload;
 
 pub use access_keys::{AccessGrant, AccessKeys, NewAccessKey, service_principal};
@@ -71,6 +74,7 @@ pub use prepared::Prepared;
 pub use region::{CreateOptions, DatasetListed, DatasetsPage, Region, RegionStatus};
 pub use reseal::{RESEAL, RESEALED_FINISHED_AT, RESEALED_FROM, Resealed};
 pub use settings::{Context, ContextFile, SettingsError, Tuning};
+pub use upkeep::NodeUpkeep;
 
 pub use envelope::{AccessSecret, MemoryMode};
 pub use proto::ids;

@@ -152,19 +152,22 @@ impl Dataset {
         .map(drop)
     }
 
-    /// Removes a version though governance retention keeps it, for who may.
+    /// Removes a version though governance retention keeps it, for who may. The request id is of the caller's own retries,
+    /// where it names them.
     pub async fn delete_bypassing_governance(
         &self,
         key: &ObjectKey,
         version: ObjectVersionId,
+        precondition: Precondition,
+        invocation: Option<Invocation>,
     ) -> Result<Deleted, Error> {
-        self.delete_with(
-            key,
-            Some(version),
-            Precondition::Any,
-            (Invocation(random()?), true),
-        )
-        .await
+        let invocation = match invocation {
+            Some(invocation) => invocation,
+            None => Invocation(random()?),
+        };
+        let how = (invocation, true);
+        self.delete_with(key, Some(version), precondition, how)
+            .await
     }
 
     /// A setting as it stands.

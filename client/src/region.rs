@@ -407,7 +407,7 @@ impl Region {
         &self.0.keys
     }
 
-    async fn catalog<T, F, Fut>(&self, call: F) -> Result<T, Error>
+    pub(crate) async fn catalog<T, F, Fut>(&self, call: F) -> Result<T, Error>
     where
         F: Fn(CatalogClient<ActingChannel>) -> Fut,
         Fut: Future<Output = Result<T, tonic::Status>>,

@@ -215,7 +215,7 @@ impl Dataset {
                 };
                 let body = copied_body(self.get(key, &options).await?.body).await?;
                 let options = PartOptions {
-                    checksums: part.checksums,
+                    checksums: part.checksums.into(),
                 };
                 let copy = to.upload_part(upload, part.number, body, &options).await?;
                 if copy.bytes != part.bytes {

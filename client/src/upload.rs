@@ -17,6 +17,7 @@ use proto::v1::blocks_client::BlocksClient;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument as _;
 use transport::Lane;
 
 use crate::acting::ActingChannel;
@@ -40,6 +41,8 @@ const SLOW_PATIENCE: Duration = Duration::from_secs(2);
 const STALL_MAX: Duration = Duration::from_secs(30);
 /// How long the last receipts are waited for once a majority signed.
 const RECEIPT_GRACE: Duration = Duration::from_millis(200);
+const NO_MAJORITY: &str = "no-majority";
+const DISK_FULL: &str = "disk-full";
 
 /// Where an upload goes.
 pub(crate) struct Target {
@@ -72,7 +75,13 @@ struct Block {
 enum Said {
     Durable(NodeId, u32),
     Receipt(NodeId, v1::Receipt),
-    Gone(NodeId, String),
+    Gone(NodeId, Why),
+}
+
+/// Why a replica takes no more of an upload.
+struct Why {
+    reason: &'static str,
+    message: String,
 }
 
 /// Seals `head` and the rest of `body` and brings it to a majority.
@@ -134,7 +143,7 @@ struct Upload {
     open: BTreeMap<u32, Vec<NodeId>>,
     window: usize,
     receipts: BTreeMap<NodeId, v1::Receipt>,
-    last_failure: String,
+    last_failure: Why,
 }
 
 impl Upload {
@@ -155,13 +164,14 @@ impl Upload {
                 lease_id: target.lease.into(),
                 part_of: target.part_of.map(Bytes::from).unwrap_or_default(),
             };
-            tokio::spawn(serve(
+            let served = serve(
                 node,
                 BlocksClient::new(region.1.over(channel)),
                 open,
                 blocks,
                 tell.clone(),
-            ));
+            );
+            tokio::spawn(served.in_current_span());
             replicas.insert(node, sender);
         }
         Ok(Self {
@@ -172,7 +182,10 @@ impl Upload {
             open: BTreeMap::new(),
             window: region.0.tuning.upload_window_blocks.max(1),
             receipts: BTreeMap::new(),
-            last_failure: "no replica is known".to_owned(),
+            last_failure: Why {
+                reason: NO_MAJORITY,
+                message: "no replica is known".to_owned(),
+            },
         })
     }
 
@@ -247,10 +260,10 @@ impl Upload {
 
     fn stalled(&self) -> Error {
         Error::Unavailable {
-            reason: "no-majority".to_owned(),
+            reason: self.last_failure.reason.to_owned(),
             message: format!(
                 "fewer than a majority of replicas take this upload: {}",
-                self.last_failure
+                self.last_failure.message
             ),
         }
     }
@@ -344,8 +357,18 @@ async fn serve(
     sending.abort();
     let why = match ended {
         Ok(true) => return,
-        Ok(false) => "the stream ended without a receipt".to_owned(),
-        Err(status) => status.message().to_owned(),
+        Ok(false) => Why {
+            reason: NO_MAJORITY,
+            message: "the stream ended without a receipt".to_owned(),
+        },
+        Err(status) => Why {
+            // What somebody has to do something about keeps its name.
+            reason: match transport::fault::reason(&status) {
+                Some(DISK_FULL) => DISK_FULL,
+                _ => NO_MAJORITY,
+            },
+            message: status.message().to_owned(),
+        },
     };
     drop(tell.send(Said::Gone(node, why)).await);
 }

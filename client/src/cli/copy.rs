@@ -6,9 +6,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use client::ids::{DatasetName, ObjectKey};
-use client::{Body, Dataset, GetOptions, ObjectReader, Precondition, PutOptions, Region, Resealed};
+use client::{
+    Body, Dataset, GetOptions, ObjectReader, Precondition, PutOptions, Region, Resealed, UploadInfo,
+};
 use futures::StreamExt as _;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::io::AsyncRead;
+use tokio_util::io::InspectReader;
 
 use super::Session;
 use super::failure::{Failure, file};
@@ -19,7 +23,55 @@ pub(crate) const PARALLEL: usize = 32;
 /// Failures that are printed; the rest are counted.
 const FAILURES_SHOWN: usize = 10;
 
+/// Bytes of a file whose put takes long enough to be watched.
+const WATCHED_BYTES: u64 = 64 << 20;
+
+/// How much of a body has been read, on the terminal: of one that is short, or for a program, nothing.
+pub(crate) struct Meter(ProgressBar);
+
+impl Meter {
+    /// Of so many bytes.
+    pub(crate) fn of(session: &Session, bytes: u64) -> Self {
+        if bytes < WATCHED_BYTES {
+            return Self(ProgressBar::hidden());
+        }
+        let template = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        Self::showing(session, Some(bytes), template)
+    }
+
+    /// Of a stream whose end nobody knows.
+    pub(crate) fn endless(session: &Session) -> Self {
+        Self::showing(session, None, "{bytes}, {bytes_per_sec}")
+    }
+
+    fn showing(session: &Session, bytes: Option<u64>, template: &str) -> Self {
+        let target = match session.json {
+            true => ProgressDrawTarget::hidden(),
+            false => ProgressDrawTarget::stderr(),
+        };
+        let bar = ProgressBar::with_draw_target(bytes, target);
+        let style = ProgressStyle::with_template(template);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self(bar)
+    }
+
+    /// The reader, watched.
+    pub(crate) fn reading<R: AsyncRead>(
+        &self,
+        reader: R,
+    ) -> InspectReader<R, impl FnMut(&[u8]) + Send + use<R>> {
+        let bar = self.0.clone();
+        InspectReader::new(reader, move |read: &[u8]| bar.inc(read.len() as u64))
+    }
+
+    /// Takes it off the terminal.
+    pub(crate) fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 struct Tally {
+    what: &'static str,
     bar: ProgressBar,
     objects: usize,
     bytes: u64,
@@ -28,16 +80,21 @@ struct Tally {
 
 impl Tally {
     fn new(session: &Session, total: usize) -> Self {
+        Self::of(session, total, "objects")
+    }
+
+    fn of(session: &Session, total: usize, what: &'static str) -> Self {
         let bar = if session.json {
             ProgressBar::hidden()
         } else {
             ProgressBar::new(total as u64)
         };
-        let style = ProgressStyle::with_template(
-            "{bar:30} {pos}/{len} objects, {per_sec}, {eta} left {msg}",
-        );
+        let style = ProgressStyle::with_template(&format!(
+            "{{bar:30}} {{pos}}/{{len}} {what}, {{per_sec}}, {{eta}} left {{msg}}"
+        ));
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self {
+            what,
             bar,
             objects: total,
             bytes: 0,
@@ -60,11 +117,11 @@ impl Tally {
 
     fn finish(self, session: &Session) -> Result<(), Failure> {
         self.bar.finish_and_clear();
-        let (objects, bytes, failed) = (self.objects, self.bytes, self.failed);
+        let (what, objects, bytes, failed) = (self.what, self.objects, self.bytes, self.failed);
         if session.json {
-            line(serde_json::json!({ "objects": objects, "bytes": bytes, "failed": failed }));
+            line(serde_json::json!({ what: objects, "bytes": bytes, "failed": failed }));
         } else {
-            line(format!("{} objects, {bytes} bytes", objects - failed));
+            line(format!("{} {what}, {bytes} bytes", objects - failed));
         }
         self.outcome()
     }
@@ -215,6 +272,26 @@ pub(crate) async fn remove(
         tally.count(key.as_str(), outcome);
     }
     drop(removals);
+    tally.finish(session)
+}
+
+/// Ends uploads in parts.
+pub(crate) async fn abort(
+    session: &Session,
+    dataset: &Dataset,
+    uploads: Vec<UploadInfo>,
+) -> Result<(), Failure> {
+    let mut tally = Tally::of(session, uploads.len(), "uploads");
+    let aborts = futures::stream::iter(uploads).map(|upload| async move {
+        let outcome = dataset.abort_upload(&upload.key, upload.id).await;
+        let outcome = outcome.map(|()| upload.sealed_bytes).map_err(Failure::from);
+        (upload.key, outcome)
+    });
+    let mut aborts = aborts.buffer_unordered(PARALLEL);
+    while let Some((key, outcome)) = aborts.next().await {
+        tally.count(key.as_str(), outcome);
+    }
+    drop(aborts);
     tally.finish(session)
 }
 

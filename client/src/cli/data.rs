@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use client::ids::ObjectVersionId;
-use client::{Body, GetOptions, ListOptions, Precondition, PutOptions};
+use client::ids::{ObjectVersionId, UnixMs};
+use client::{Body, GetOptions, ListOptions, Precondition, PutOptions, Retention};
 use tokio::io::AsyncWriteExt as _;
 
 use super::failure::{Failure, file};
 use super::location::Location;
+use super::object::Mode;
 use super::output::{self, line};
 use super::{Session, copy, dataset};
 
@@ -34,6 +35,15 @@ pub(crate) struct Put {
     /// User metadata NAME=VALUE; sealed; may be repeated.
     #[arg(long = "meta", value_parser = pair)]
     metadata: Vec<(String, String)>,
+    /// Until when the version is not removed, in UTC: 2036-01-01T00:00:00Z. Takes object lock.
+    #[arg(long, value_parser = output::parse_time, requires = "retention")]
+    retain_until: Option<UnixMs>,
+    /// How it is kept until then: `governance` or `compliance`.
+    #[arg(long, requires = "retain_until")]
+    retention: Option<Mode>,
+    /// Under a legal hold from the beginning. Takes object lock.
+    #[arg(long)]
+    legal_hold: bool,
     /// Objects in flight with -r.
     #[arg(long, default_value_t = copy::PARALLEL)]
     parallel: usize,
@@ -106,6 +116,9 @@ pub(crate) struct Rm {
     /// Only if this is the current version.
     #[arg(long)]
     if_match: Option<ObjectVersionId>,
+    /// Though governance retention keeps the version; takes the grant to change keys in the dataset.
+    #[arg(long, requires = "version", conflicts_with = "if_match")]
+    bypass_governance: bool,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -137,6 +150,11 @@ impl Put {
             precondition,
             content_type: self.content_type,
             metadata: self.metadata.into_iter().collect(),
+            retention: self
+                .retention
+                .zip(self.retain_until)
+                .map(|(Mode(mode), until)| Retention { mode, until }),
+            legal_hold: self.legal_hold,
             ..PutOptions::default()
         };
         if self.recursive {
@@ -162,16 +180,21 @@ impl Put {
                 name.ok_or_else(|| Failure::Usage("name the object, as in dataset/key".into()))?,
             );
         }
+        let meter;
         let body = if stdin {
-            Body::stream(tokio::io::stdin())
+            meter = copy::Meter::endless(session);
+            Body::stream(meter.reading(tokio::io::stdin()))
         } else {
             let opening = || file(format!("opening {}", self.source.display()));
             let opened = tokio::fs::File::open(&self.source).await;
             let opened = opened.map_err(opening())?;
             let bytes = opened.metadata().await.map_err(opening())?.len();
-            Body::sized(opened, bytes)
+            meter = copy::Meter::of(session, bytes);
+            Body::sized(meter.reading(opened), bytes)
         };
-        let put = dataset.put(&to.key()?, body, &options).await?;
+        let put = dataset.put(&to.key()?, body, &options).await;
+        meter.clear();
+        let put = put?;
         if session.json {
             let replaced = put.replaced.map(|version| version.to_string());
             line(
@@ -325,9 +348,15 @@ impl Rm {
             return copy::remove(session, &dataset, &self.what.rest).await;
         }
         let precondition = self.if_match.map_or(Precondition::Any, Precondition::Is);
-        let deleted = dataset
-            .delete(&self.what.key()?, self.version, precondition)
-            .await?;
+        let key = self.what.key()?;
+        let deleted = match self.version.filter(|_| self.bypass_governance) {
+            Some(version) => {
+                dataset
+                    .delete_bypassing_governance(&key, version, precondition, None)
+                    .await?
+            }
+            None => dataset.delete(&key, self.version, precondition).await?,
+        };
         if session.json {
             let text =
                 |version: Option<ObjectVersionId>| version.map(|version| version.to_string());

@@ -10,6 +10,7 @@ use super::approvers::Approvers;
 use super::copy;
 use super::failure::Failure;
 use super::output::{self, line};
+use super::settings;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -36,7 +37,8 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Turns versioning on or off.
+    /// Turns versioning on or off: what was kept while it was on stays when it is off.
+    #[command(after_help = VERSIONING_EXAMPLES)]
     Versioning {
         /// Its name.
         name: DatasetName,
@@ -44,6 +46,15 @@ pub(crate) enum Command {
         #[arg(value_parser = ["on", "off"])]
         state: String,
     },
+    /// Turns object lock on, and versioning with it, for ever; sets its default retention.
+    #[command(after_help = settings::LOCK_HELP)]
+    Lock(settings::Lock),
+    /// Shows or sets the rules by which the region ends versions, markers and uploads by their age.
+    #[command(after_help = settings::LIFECYCLE_HELP)]
+    Lifecycle(settings::LifecycleArgs),
+    /// Shows or sets how many objects and sealed bytes a dataset may hold.
+    #[command(after_help = settings::QUOTA_HELP)]
+    Quota(settings::Quota),
     /// Seals every object and version of a dataset again under another dataset's key: what is done once a key is marked
     /// compromised.
     ///
@@ -64,7 +75,7 @@ pub(crate) enum Command {
     /// Keeps a dataset and its key: compliance retention, legal hold.
     ///
     /// While one lasts the dataset is not deleted and its key not destroyed; single objects are deleted and overwritten
-    /// as before. Retention is only ever prolonged. Lifting a legal hold takes two other operators.
+    /// as before, unless `reduit object` locks them. Retention is only ever prolonged. Lifting a legal hold takes two other operators.
     #[command(after_help = HOLD_EXAMPLES)]
     Hold {
         /// Its name.
@@ -82,6 +93,10 @@ pub(crate) enum Command {
         approvers: Approvers,
     },
 }
+
+const VERSIONING_EXAMPLES: &str = "Examples:
+  reduit dataset versioning cti on
+  reduit dataset versioning cti off --json";
 
 const RESEAL_EXAMPLE: &str = "Example:
   reduit key compromised cases
@@ -115,7 +130,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             } else {
                 for (what, value) in info.as_object().into_iter().flatten() {
                     line(format!(
-                        "{what:<14} {}",
+                        "{what:<17} {}",
                         value.as_str().map_or(value.to_string(), str::to_owned)
                     ));
                 }
@@ -148,12 +163,15 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         }
         Command::Rm { name, force } => region.delete_dataset(&name, force).await?,
         Command::Versioning { name, state } => {
-            region
-                .dataset(&name)
-                .await?
-                .set_versioning(state == "on")
-                .await?;
+            let dataset = region.dataset(&name).await?;
+            dataset.set_versioning(state == "on").await?;
+            if session.json {
+                line(output::dataset(&region.dataset_info(&name).await?));
+            }
         }
+        Command::Lock(lock) => lock.run(session, &region).await?,
+        Command::Lifecycle(lifecycle) => lifecycle.run(session, &region).await?,
+        Command::Quota(quota) => quota.run(session, &region).await?,
     }
     Ok(())
 }

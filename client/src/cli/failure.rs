@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use client::storage_backup::StorageBackupError;
 use client::{Error, Fault, SettingsError};
 
 /// Why a command did not do what was asked.
@@ -25,6 +26,16 @@ pub(crate) enum Failure {
     Partly { failed: usize, total: usize },
     #[error("{0} problems found")]
     Unhealthy(usize),
+    #[error(
+        "{0} blocks are still missing: no node that could be reached gave them; `reduit region status` says where"
+    )]
+    StillMissing(u64),
+    #[error("the raft log of {0} is damaged: replace it under a new id while it serves")]
+    LogDamaged(String),
+    #[error("the backup is not whole: {0} problems")]
+    BadBackup(usize),
+    #[error(transparent)]
+    Backup(Box<StorageBackupError>),
     /// The answer is no, and printed already.
     #[error("no")]
     No,
@@ -47,6 +58,26 @@ impl Failure {
             | Self::No => {
                 return 1;
             }
+            Self::StillMissing(_) => Fault::Unavailable,
+            Self::LogDamaged(_) | Self::BadBackup(_) => Fault::Damaged,
+            Self::Backup(error) => match **error {
+                StorageBackupError::NoSuchBackup(_) => Fault::Missing,
+                StorageBackupError::InUse => Fault::Precondition,
+                StorageBackupError::Store(ref error) => match error.status() {
+                    Some(401 | 403) => Fault::Denied,
+                    Some(404) => Fault::Missing,
+                    _ => Fault::Unavailable,
+                },
+                StorageBackupError::KeyEnded { .. } => Fault::Unavailable,
+                StorageBackupError::Damaged { .. }
+                | StorageBackupError::Malformed { .. }
+                | StorageBackupError::Signature { .. }
+                | StorageBackupError::Unsound { .. }
+                | StorageBackupError::Missing { .. } => Fault::Damaged,
+                StorageBackupError::File { .. }
+                | StorageBackupError::Region(_)
+                | StorageBackupError::Kms(_) => return 1,
+            },
             Self::Id(_) | Self::Usage(_) | Self::NoAnswer(_) => return 2,
         };
         match fault {
@@ -85,6 +116,10 @@ impl Failure {
                 Self::Id(_) | Self::Usage(_) => "usage",
                 Self::Partly { .. } => "partly",
                 Self::Unhealthy(_) => "unhealthy",
+                Self::StillMissing(_) => "still-missing",
+                Self::LogDamaged(_) => "log-damaged",
+                Self::BadBackup(_) => "bad-backup",
+                Self::Backup(_) => "backup",
                 Self::No => "no",
                 Self::NoAnswer(_) => "no-answer",
             };
@@ -99,12 +134,13 @@ impl Failure {
 
 /// What is not there, and states that have to change first, where the SDK says no more than that the caller acts next.
 fn by_reason(reason: &str) -> Option<Fault> {
-    const STATES: [&str; 6] = [
+    const STATES: [&str; 7] = [
         "access-key-disabled",
         "access-key-enabled",
         "access-key-moved",
         "dataset-held",
         "level-too-low",
+        "metadata-moved",
         "wrong-key-state",
     ];
     match reason {

@@ -1,7 +1,8 @@
 //! What objects and datasets look like when printed.
 
 use client::ids::UnixMs;
-use client::{DatasetInfo, ObjectInfo};
+use client::{DatasetInfo, ObjectInfo, Retention, RetentionMode};
+use proto::v1::ObjectLock;
 use serde_json::{Value, json};
 
 /// Milliseconds since the epoch as RFC 3339 in UTC, to the second: one spelling in every report.
@@ -46,6 +47,9 @@ pub(crate) fn object(info: &ObjectInfo) -> Value {
         "finished": time(info.finished_at.0),
         "delete_marker": info.delete_marker,
         "current": info.is_current,
+        "parts": info.parts,
+        "retention": info.retention.map(retention_json),
+        "legal_hold": info.legal_hold,
         "content_type": info.metadata.content_type,
         "metadata": info.metadata.user,
         "tags": info.metadata.tags,
@@ -59,14 +63,59 @@ pub(crate) fn dataset(info: &DatasetInfo) -> Value {
         "shard": info.shard.0,
         "epoch": info.epoch,
         "versioning": info.versioning,
+        "suspended": info.suspended,
+        "object_lock": info.lock.map(lock_json),
         "objects": info.objects,
         "versions": info.versions,
         "sealed_bytes": info.sealed_bytes,
+        "uploads": info.uploads,
+        "objects_max": bound(info.quota.objects_max),
+        "sealed_bytes_max": bound(info.quota.sealed_bytes_max),
         "created": time(info.created_at.0),
         "key_state": info.key_state.as_str_name().trim_start_matches("KEY_STATE_").to_lowercase(),
         "legal_hold": info.hold.legal,
         "retain_until": (info.hold.retain_until_ms > 0).then(|| time(info.hold.retain_until_ms)),
     })
+}
+
+/// What is no bound is no number.
+fn bound(max: u64) -> Option<u64> {
+    (max > 0).then_some(max)
+}
+
+fn mode(mode: RetentionMode) -> &'static str {
+    match mode {
+        RetentionMode::Governance => "governance",
+        RetentionMode::Compliance => "compliance",
+    }
+}
+
+/// How and until when a version is kept.
+pub(crate) fn retention(held: Retention) -> String {
+    format!("{} until {}", mode(held.mode), time(held.until.0))
+}
+
+pub(crate) fn retention_json(held: Retention) -> Value {
+    json!({ "mode": mode(held.mode), "until": time(held.until.0) })
+}
+
+/// Object lock that is on, with its default.
+pub(crate) fn lock(lock: ObjectLock) -> String {
+    match default_mode(lock) {
+        None => "on".to_owned(),
+        Some(mode) => format!("on, {mode} for {} days by default", lock.default_days),
+    }
+}
+
+fn lock_json(lock: ObjectLock) -> Value {
+    let mode = default_mode(lock);
+    json!({ "default_mode": mode, "default_days": mode.map(|_| lock.default_days) })
+}
+
+fn default_mode(lock: ObjectLock) -> Option<String> {
+    let name = lock.default_mode().as_str_name();
+    let name = name.trim_start_matches("RETENTION_MODE_").to_lowercase();
+    (lock.default_mode != 0).then_some(name)
 }
 
 /// One line, or nothing where nobody listens any more.

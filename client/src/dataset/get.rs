@@ -20,6 +20,8 @@ use crate::region::random_id;
 
 /// Claims with queues of their own at one time.
 const CLAIMS_MAX: usize = 64;
+/// Versions that one get finds, each replaced before it was read.
+const GET_TRIES: u32 = 8;
 
 impl Dataset {
     /// Finds an object, has its opening recorded, and starts reading it.
@@ -34,6 +36,26 @@ impl Dataset {
             on_behalf_of: self.acting().on_behalf_of(&options.on_behalf_of),
             ..options.clone()
         };
+        for _ in 0..GET_TRIES {
+            match self.get_once(key, &options).await? {
+                Some(object) => return Ok(object),
+                None if options.version.is_some() => return Err(Error::NoSuchObject),
+                None => tracing::debug!("the version that was found has been replaced"),
+            }
+        }
+        Err(Error::Unavailable {
+            reason: "object-replaced".to_owned(),
+            message: "each version that was found was replaced before it could be read".to_owned(),
+        })
+    }
+
+    /// Nothing where a version was found and is gone by the time that somebody asks where its parts lie: without one named,
+    /// another may be in its place.
+    async fn get_once(
+        &self,
+        key: &ObjectKey,
+        options: &GetOptions,
+    ) -> Result<Option<Object>, Error> {
         let reply = self
             .find(key, options.version, false, &options.stated())
             .await?;
@@ -49,7 +71,7 @@ impl Dataset {
             entry,
             token: reply.token,
             replicas: reply.replicas.into_iter().map(NodeId).collect(),
-            options,
+            options: options.clone(),
         });
         // Sealed bytes are asked for first: the KMS answers while they are on their way.
         let source = found.start(plain.clone())?;
@@ -60,12 +82,15 @@ impl Dataset {
         // Why it is not opened comes first: who may not open may have no metadata lease either.
         let (opened, info) = (opened?, info?);
         let leaf_index = opened.leaf_index;
-        let body = ObjectReader::open(found, source, opened, plain).await?;
-        Ok(Object {
+        let body = match ObjectReader::open(found, source, opened, plain).await {
+            Err(Error::NoSuchObject) => return Ok(None),
+            body => body?,
+        };
+        Ok(Some(Object {
             info,
             leaf_index,
             body,
-        })
+        }))
     }
 
     /// Reads a whole object into memory.

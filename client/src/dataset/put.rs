@@ -160,8 +160,10 @@ impl Dataset {
             // Each of these but the first says that the object was not stored.
             match error.reason() {
                 "request-id-reused" => {
-                    let message = "an earlier try of this put took effect".to_owned();
-                    return Err(Error::Unknown { message });
+                    return already_done(error, options, || {
+                        let rest = rest.as_ref().map_or(0, Bytes::len);
+                        (head.len() + rest) as u64
+                    });
                 }
                 reason if LEASE_REASONS.contains(&reason) => {
                     self.keys()
@@ -268,6 +270,26 @@ impl Dataset {
     }
 }
 
+/// What a put came to whose id is used. Without an invocation the earlier try was of this very call, with these bytes. With
+/// one it is the caller's, who is told whether it took effect: one that was refused for good makes no version.
+fn already_done(
+    error: Error,
+    options: &PutOptions,
+    bytes: impl FnOnce() -> u64,
+) -> Result<PutOutcome, Error> {
+    match (error, options.invocation) {
+        (Error::AlreadyDone { version }, None) => Ok(PutOutcome {
+            version,
+            replaced: None,
+            bytes: bytes(),
+        }),
+        (error, Some(_)) => Err(error),
+        (_, None) => Err(Error::Unknown {
+            message: "an earlier try of this put took effect".to_owned(),
+        }),
+    }
+}
+
 fn lock(entry: &mut v1::ObjectEntry, options: &PutOptions) {
     entry.retention = options.retention.map(Retention::wire);
     entry.legal_hold = options.legal_hold;
@@ -320,5 +342,40 @@ impl Sealing {
         let key = self.metadata.current()?;
         let sealed = key.seal(&self.metadata_context, &options.metadata().encode_to_vec())?;
         Ok((sealed, key.version()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::Invocation;
+
+    #[test]
+    fn a_put_whose_id_is_used_says_what_is_known_of_its_earlier_try() {
+        let version = ObjectVersionId([1; 16]);
+        let done = || Error::AlreadyDone { version };
+        let refused = || Error::Caller {
+            reason: "request-id-reused".to_owned(),
+            message: String::new(),
+        };
+        let own = PutOptions::default();
+        let callers = PutOptions {
+            invocation: Some(Invocation([7; 16])),
+            ..PutOptions::default()
+        };
+        let outcome = already_done(done(), &own, || 5).expect("it took effect");
+        assert_eq!((outcome.version, outcome.bytes), (version, 5));
+        let reason = |error, options| {
+            let answer = already_done(error, options, || 5);
+            answer.err().map(|error| error.reason().to_owned())
+        };
+        assert_eq!(reason(refused(), &own).as_deref(), Some("outcome-unknown"));
+        // Never unknown: whoever is told so tries again, and is told so again.
+        for error in [done(), refused()] {
+            assert_eq!(
+                reason(error, &callers).as_deref(),
+                Some("request-id-reused")
+            );
+        }
     }
 }

@@ -165,6 +165,12 @@ impl Checksums {
     }
 }
 
+impl From<BTreeMap<String, Bytes>> for Checksums {
+    fn from(known: BTreeMap<String, Bytes>) -> Self {
+        Self(Arc::new(Mutex::new(known)))
+    }
+}
+
 /// What a caller's tries of one and the same change have in common, and no other change has: the request id is made of
 /// it, so that of those within one upload epoch one has effect. A put is sealed anew in each try, so that all but one
 /// are refused as `request-id-reused`; a delete is answered as it was before.

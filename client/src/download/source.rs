@@ -14,6 +14,7 @@ use proto::ids::NodeId;
 use proto::v1;
 use proto::v1::blocks_client::BlocksClient;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 use transport::{Fault, Lane};
 
 use super::Found;
@@ -184,16 +185,18 @@ impl Blocks {
             let offset = range.start - self.starts[number];
             let length = range.end - range.start;
             let (found, layout) = (self.found.clone(), self.layout.clone());
-            self.running.push_back(tokio::spawn(async move {
-                fetch(
-                    &found,
-                    &layout,
+            let fetched = async move {
+                let stored = Stored {
+                    id: &layout.id,
                     number,
-                    u32::try_from(offset).unwrap_or(0),
-                    u32::try_from(length).unwrap_or(0),
-                )
-                .await
-            }));
+                    block: &layout.blocks[number],
+                };
+                let offset = u32::try_from(offset).unwrap_or(0);
+                let length = u32::try_from(length).unwrap_or(0);
+                fetch(&found, stored, offset, length).await
+            };
+            self.running
+                .push_back(tokio::spawn(fetched.in_current_span()));
         }
     }
 
@@ -210,20 +213,32 @@ impl Blocks {
     }
 }
 
+/// A block as it is stored: under whose id, which one.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored<'a> {
+    pub(crate) id: &'a Bytes,
+    pub(crate) number: usize,
+    pub(crate) block: &'a v1::BlockRef,
+}
+
+/// A whole block of the digest that the shard names.
+pub(crate) async fn whole_block(found: &Found, stored: Stored<'_>) -> Result<Bytes, Error> {
+    fetch(found, stored, 0, stored.block.bytes).await
+}
+
 /// One range of one block, from whichever replica has it whole.
 async fn fetch(
     found: &Found,
-    layout: &Layout,
-    number: usize,
+    stored: Stored<'_>,
     offset: u32,
     length: u32,
 ) -> Result<Bytes, Error> {
-    let block = &layout.blocks[number];
+    let Stored { id, number, block } = stored;
     let whole = offset == 0 && length == block.bytes;
     let request = v1::ReadBlockRequest {
         shard: found.dataset.shard().0,
         dataset_id: found.dataset.id().into(),
-        version_id: layout.id.clone(),
+        version_id: id.clone(),
         number: u32::try_from(number).expect("an entry names far fewer blocks"),
         offset,
         length,

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::Upload;
 use crate::body::Body;
 use crate::dataset::put::UPLOAD_PAUSE;
-use crate::dataset::{Dataset, GetOptions, INLINE_SEALED_MAX};
+use crate::dataset::{Checksums, Dataset, GetOptions, INLINE_SEALED_MAX};
 use crate::error::Error;
 use crate::reseal::streamed;
 use crate::upload;
@@ -71,8 +71,9 @@ pub struct Part {
 /// How to put a part.
 #[derive(Debug, Clone, Default)]
 pub struct PartOptions {
-    /// Checksums of its plaintext by S3's names of their algorithms; sealed beside it.
-    pub checksums: BTreeMap<String, Bytes>,
+    /// Checksums of its plaintext by S3's names of their algorithms; sealed beside it. Looked at when the body has been
+    /// read.
+    pub checksums: Checksums,
 }
 
 impl Dataset {
@@ -107,7 +108,7 @@ impl Dataset {
                         id,
                         bytes,
                         finished_at: UnixMs(0),
-                        checksums: options.checksums.clone(),
+                        checksums: options.checksums.all(),
                     });
                 }
                 Err(error) => error,
@@ -257,12 +258,13 @@ impl Dataset {
         id: PartId,
         options: &PartOptions,
     ) -> Result<(Bytes, u32), Error> {
-        if options.checksums.is_empty() {
+        let checksums = options.checksums.all();
+        if checksums.is_empty() {
             return Ok((Bytes::new(), 0));
         }
         let plain = v1::UserMetadata {
             format: 1,
-            checksums: options.checksums.clone(),
+            checksums,
             part: number,
             part_id: Bytes::copy_from_slice(&id.0),
             ..v1::UserMetadata::default()
