@@ -3,12 +3,16 @@
 //! Owns the names, the values' lengths and the sums. Refuses a value that is no value of its kind. MD5 is summed only
 //! where a client states one: it costs five times the sealing.
 
+mod whole;
+
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use md5::Digest as _;
+
+pub(crate) use whole::{Kind, Summed};
 
 use crate::error::ApiError;
 
@@ -75,6 +79,16 @@ impl Algorithm {
         }
     }
 
+    /// Its CRC, where it is one.
+    fn crc(self) -> Option<CrcAlgorithm> {
+        match self {
+            Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            Self::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            Self::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            Self::Sha1 | Self::Sha256 => None,
+        }
+    }
+
     /// A value in base64, as clients write it.
     pub(crate) fn parse(self, text: &str) -> Result<Bytes, ApiError> {
         let value = STANDARD.decode(text).map_err(|_| ApiError::InvalidDigest)?;
@@ -105,16 +119,11 @@ pub(crate) enum Sum {
 
 impl Sum {
     pub(crate) fn of(algorithm: Algorithm) -> Self {
-        let crc = |kind| Self::Crc(Box::new(crc_fast::Digest::new(kind)), algorithm);
-        match algorithm {
-            Algorithm::Crc32 => crc(CrcAlgorithm::Crc32IsoHdlc),
-            Algorithm::Crc32c => crc(CrcAlgorithm::Crc32Iscsi),
-            Algorithm::Crc64Nvme => crc(CrcAlgorithm::Crc64Nvme),
-            Algorithm::Sha1 => Self::Sha(
-                digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY),
-                algorithm,
-            ),
-            Algorithm::Sha256 => Self::Sha(digest::Context::new(&digest::SHA256), algorithm),
+        let sha = |of| Self::Sha(digest::Context::new(of), algorithm);
+        match (algorithm.crc(), algorithm) {
+            (Some(crc), _) => Self::Crc(Box::new(crc_fast::Digest::new(crc)), algorithm),
+            (None, Algorithm::Sha1) => sha(&digest::SHA1_FOR_LEGACY_USE_ONLY),
+            (None, _) => sha(&digest::SHA256),
         }
     }
 

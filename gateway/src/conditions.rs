@@ -1,7 +1,8 @@
 //! Conditions of a read: `If-Match` and its kin, in the order of RFC 9110 section 13.2.2.
 //!
-//! Owns what an ETag is here: the object version id in hexadecimal, quoted. It is no MD5, as S3 says of objects under
-//! SSE-KMS, and says nothing of the plaintext.
+//! Owns what an ETag is here: the object version id in hexadecimal and `-1`, quoted. It is no MD5, as S3 says of objects
+//! under SSE-KMS, and says nothing of the plaintext. The end is what S3 gives an object that came in one part: tools that
+//! take 32 digits for an MD5, whatever the encryption, take this for none.
 
 use client::ids::{ObjectVersionId, UnixMs};
 
@@ -34,9 +35,17 @@ pub(crate) struct Conditions {
     pub(crate) if_unmodified_since: Option<UnixMs>,
 }
 
+/// What tells an ETag from an MD5.
+const NO_MD5: &str = "-1";
+
 /// The ETag of a version, without its quotes.
 pub(crate) fn etag(version: ObjectVersionId) -> String {
-    version.to_string()
+    format!("{version}{NO_MD5}")
+}
+
+/// The version whose ETag it is.
+pub(crate) fn version_of(etag: &str) -> Option<ObjectVersionId> {
+    etag.strip_suffix(NO_MD5)?.parse().ok()
 }
 
 impl Conditions {
@@ -97,8 +106,8 @@ mod tests {
     #[test]
     fn conditions_are_those_of_rfc_9110() {
         let none = Conditions::default;
-        let own = || Some(EtagCondition::Is("AB".repeat(16)));
-        let other = || Some(EtagCondition::Is("00".repeat(16)));
+        let own = || Some(EtagCondition::Is("AB".repeat(16) + "-1"));
+        let other = || Some(EtagCondition::Is("AB".repeat(16)));
         let any = || Some(EtagCondition::Any);
         let at = |ms| Some(UnixMs(ms));
         let table = [
@@ -207,5 +216,20 @@ mod tests {
             .check_source(VERSION, FINISHED)
             .expect_err("refused");
         assert_eq!(refused.status().as_u16(), 412);
+    }
+
+    #[test]
+    fn an_etag_leads_back_to_its_version_and_is_no_md5() {
+        assert_eq!(version_of(&etag(VERSION)), Some(VERSION));
+        assert_eq!(etag(VERSION), "ab".repeat(16) + "-1");
+        for none in [
+            "",
+            "-1",
+            "ab-1",
+            &"ab".repeat(16),
+            &("ab".repeat(16) + "-2"),
+        ] {
+            assert_eq!(version_of(none), None, "{none}");
+        }
     }
 }

@@ -69,6 +69,9 @@ pub struct Config {
     /// What to log, as `tracing` filters say it. Lines of `s3s` name objects and are never among it.
     #[serde(default = "default_log")]
     pub log: String,
+    /// A collector that spans of requests are sent to; absent: nowhere.
+    #[serde(default)]
+    pub otlp: Option<daemon::Otlp>,
 }
 
 /// How log lines look.
@@ -136,6 +139,10 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # stall_seconds = 30
   # log = "info"
   # log_format = "json"
+  #
+  # [otlp] # a collector that spans of requests are sent to
+  # endpoint = "http://127.0.0.1:4317"
+  # sample = 0.01
 
 Examples:
   reduit-gateway --config /etc/reduit/gateway.toml
@@ -143,6 +150,23 @@ Examples:
   aws --endpoint-url https://s3.ch-zrh.example --region ch-zrh s3 ls"#;
 
 impl Config {
+    /// How it logs.
+    pub fn logging(&self) -> daemon::Logging<'_> {
+        daemon::Logging {
+            filter: &self.log,
+            // Its lines name buckets and objects, which are customer data.
+            silent: &["s3s"],
+            json: self.log_format == LogFormat::Json,
+            otlp: self.otlp.as_ref(),
+            service: "reduit-gateway",
+            region: self.region.to_string(),
+            instance: self
+                .tls_listen
+                .or(self.listen)
+                .map_or_else(String::new, |address| address.to_string()),
+        }
+    }
+
     /// Reads and checks a configuration file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File {
@@ -181,7 +205,7 @@ impl Config {
         if self.transfer_bytes_max < UPLOAD_BYTES_MAX {
             return value(
                 "transfer_bytes_max",
-                "at least 41943040, one upload's windows",
+                "at least 50331648, one upload's windows",
             );
         }
         if !(8_192..=1 << 20).contains(&self.head_bytes_max) {

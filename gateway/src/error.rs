@@ -6,6 +6,7 @@
 use client::Fault;
 use client::ids::RegionId;
 use http::StatusCode;
+use transport::fault::Chain;
 
 /// Seconds after which a client that was slowed down may come again.
 pub(crate) const RETRY_AFTER_SECONDS: u32 = 1;
@@ -23,8 +24,40 @@ pub enum ApiError {
     NoSuchKey,
     #[error("the specified version does not exist")]
     NoSuchVersion,
+    #[error("no such upload: it was completed, aborted, or never begun")]
+    NoSuchUpload,
+    #[error("a part is not there, or is another than was named")]
+    InvalidPart,
+    #[error("parts are named in ascending order")]
+    InvalidPartOrder,
+    #[error("every part but the last has at least {0} bytes")]
+    EntityTooSmall(u64),
+    #[error("the XML is not what this operation takes: {0}")]
+    MalformedXml(&'static str),
+    #[error("the bucket holds as much as it may")]
+    QuotaExceeded,
     #[error("a bucket of this name exists")]
     BucketAlreadyOwnedByYou,
+    #[error("object lock is not turned on for this bucket")]
+    ObjectLockConfigurationNotFound,
+    #[error("the version has no object lock configuration")]
+    NoSuchObjectLockConfiguration,
+    #[error("{0}")]
+    InvalidBucketState(&'static str),
+    #[error("the bucket has no lifecycle")]
+    NoSuchLifecycleConfiguration,
+    #[error("the bucket has no tags")]
+    NoSuchTagSet,
+    #[error("the bucket has no CORS configuration")]
+    NoSuchCorsConfiguration,
+    #[error("{0}")]
+    AccessForbidden(&'static str),
+    #[error("{0}")]
+    BadRequest(&'static str),
+    #[error("another change of this version is under way: try again")]
+    OperationAborted,
+    #[error("the bucket is in region {0}: ask there")]
+    PermanentRedirect(RegionId),
     #[error("the bucket is not empty")]
     BucketNotEmpty,
     #[error("a precondition does not hold")]
@@ -77,6 +110,12 @@ pub enum ApiError {
     AuthorizationHeaderMalformed(RegionId),
     #[error("access denied")]
     AccessDenied,
+    #[error("there are headers that have to be signed and are not")]
+    HeadersNotSigned,
+    #[error("{0}")]
+    AuthorizationQueryParameters(&'static str),
+    #[error("the XML has more than {0} bytes")]
+    MaxMessageLengthExceeded(usize),
     #[error("the access key is not known, or no longer")]
     InvalidAccessKeyId,
     #[error("the bucket's key is not enabled")]
@@ -116,7 +155,30 @@ impl ApiError {
             Self::NoSuchBucket => ("NoSuchBucket", StatusCode::NOT_FOUND),
             Self::NoSuchKey => ("NoSuchKey", StatusCode::NOT_FOUND),
             Self::NoSuchVersion => ("NoSuchVersion", StatusCode::NOT_FOUND),
+            Self::NoSuchUpload => ("NoSuchUpload", StatusCode::NOT_FOUND),
+            Self::InvalidPart => ("InvalidPart", StatusCode::BAD_REQUEST),
+            Self::InvalidPartOrder => ("InvalidPartOrder", StatusCode::BAD_REQUEST),
+            Self::EntityTooSmall(_) => ("EntityTooSmall", StatusCode::BAD_REQUEST),
+            Self::MalformedXml(_) => ("MalformedXML", StatusCode::BAD_REQUEST),
+            Self::QuotaExceeded => ("QuotaExceeded", StatusCode::FORBIDDEN),
             Self::BucketAlreadyOwnedByYou => ("BucketAlreadyOwnedByYou", StatusCode::CONFLICT),
+            Self::ObjectLockConfigurationNotFound => (
+                "ObjectLockConfigurationNotFoundError",
+                StatusCode::NOT_FOUND,
+            ),
+            Self::NoSuchObjectLockConfiguration => {
+                ("NoSuchObjectLockConfiguration", StatusCode::NOT_FOUND)
+            }
+            Self::InvalidBucketState(_) => ("InvalidBucketState", StatusCode::CONFLICT),
+            Self::NoSuchLifecycleConfiguration => {
+                ("NoSuchLifecycleConfiguration", StatusCode::NOT_FOUND)
+            }
+            Self::NoSuchTagSet => ("NoSuchTagSet", StatusCode::NOT_FOUND),
+            Self::NoSuchCorsConfiguration => ("NoSuchCORSConfiguration", StatusCode::NOT_FOUND),
+            Self::AccessForbidden(_) => ("AccessForbidden", StatusCode::FORBIDDEN),
+            Self::BadRequest(_) => ("BadRequest", StatusCode::BAD_REQUEST),
+            Self::OperationAborted => ("OperationAborted", StatusCode::CONFLICT),
+            Self::PermanentRedirect(_) => ("PermanentRedirect", StatusCode::MOVED_PERMANENTLY),
             Self::BucketNotEmpty => ("BucketNotEmpty", StatusCode::CONFLICT),
             Self::PreconditionFailed => ("PreconditionFailed", StatusCode::PRECONDITION_FAILED),
             Self::NotModified { .. } => ("NotModified", StatusCode::NOT_MODIFIED),
@@ -151,7 +213,13 @@ impl ApiError {
             Self::AuthorizationHeaderMalformed(_) => {
                 ("AuthorizationHeaderMalformed", StatusCode::BAD_REQUEST)
             }
-            Self::AccessDenied => ("AccessDenied", StatusCode::FORBIDDEN),
+            Self::AccessDenied | Self::HeadersNotSigned => ("AccessDenied", StatusCode::FORBIDDEN),
+            Self::AuthorizationQueryParameters(_) => {
+                ("AuthorizationQueryParametersError", StatusCode::BAD_REQUEST)
+            }
+            Self::MaxMessageLengthExceeded(_) => {
+                ("MaxMessageLengthExceeded", StatusCode::BAD_REQUEST)
+            }
             Self::InvalidAccessKeyId => ("InvalidAccessKeyId", StatusCode::FORBIDDEN),
             Self::KmsDisabled => ("KMS.DisabledException", StatusCode::BAD_REQUEST),
             Self::KmsNoSuchKey => ("KMS.NotFoundException", StatusCode::BAD_REQUEST),
@@ -169,11 +237,23 @@ impl From<client::Error> for ApiError {
         match error {
             client::Error::NoSuchDataset => Self::NoSuchBucket,
             client::Error::NoSuchObject => Self::NoSuchKey,
+            client::Error::Moved {
+                region: Some(region),
+            } => Self::PermanentRedirect(region),
+            client::Error::Moved { region: None } => Self::NoSuchBucket,
             client::Error::PreconditionFailed { .. } => Self::PreconditionFailed,
             // A body that ends in an error says which: everything this gateway reads from does.
             client::Error::Io(error) => error.downcast().unwrap_or(Self::IncompleteBody),
             other => Self::of_sdk(&other),
         }
+    }
+}
+
+/// Why what was read of an object, to be put elsewhere, broke off.
+pub(crate) fn of_source(error: std::io::Error) -> ApiError {
+    match error.downcast::<client::Error>() {
+        Ok(error) => ApiError::from(error),
+        Err(_) => ApiError::Internal,
     }
 }
 
@@ -183,12 +263,31 @@ impl ApiError {
             "name-taken" | "dataset-exists" => Some(Self::BucketAlreadyOwnedByYou),
             "dataset-not-empty" => Some(Self::BucketNotEmpty),
             "dataset-held" => Some(Self::AccessDenied),
+            "no-such-upload" => Some(Self::NoSuchUpload),
+            "invalid-part" => Some(Self::InvalidPart),
+            "no-object-lock" => Some(Self::InvalidRequest(
+                "the bucket is missing an object lock configuration",
+            )),
+            "lock-keeps-versions" => Some(Self::InvalidBucketState(
+                "an object lock configuration is present, so versioning stays on",
+            )),
+            "quota-exceeded" => Some(Self::QuotaExceeded),
+            "metadata-moved" => Some(Self::OperationAborted),
+            "metadata-too-large" => Some(Self::MetadataTooLarge),
+            "delete-marker" => Some(Self::MethodNotAllowed),
             "range-not-satisfiable" => Some(Self::InvalidRange),
             "key-disabled" | "not-enabled" => Some(Self::KmsDisabled),
             "disk-full" => Some(Self::SlowDown),
             "request-id-reused" | "version-id-reused" => Some(Self::ConditionalRequestConflict),
             _ => None,
         };
+        if matches!(
+            error.fault(),
+            Fault::Unavailable | Fault::Busy | Fault::Unknown | Fault::Damaged | Fault::Internal
+        ) {
+            // The client is not told why; who runs this has to know.
+            tracing::warn!(reason = error.reason(), error = %Chain(error), "the region did not serve a request");
+        }
         by_reason.unwrap_or_else(|| match error.fault() {
             Fault::Missing => Self::NoSuchKey,
             Fault::Precondition => Self::PreconditionFailed,
@@ -219,6 +318,13 @@ mod tests {
         }
     }
 
+    fn denied(reason: &str) -> client::Error {
+        client::Error::Denied {
+            reason: reason.to_owned(),
+            message: String::new(),
+        }
+    }
+
     #[test]
     fn what_the_sdk_says_has_a_code_and_a_status() {
         let unavailable = client::Error::Unavailable {
@@ -239,6 +345,23 @@ mod tests {
             (caller("name-taken"), "BucketAlreadyOwnedByYou", 409),
             (caller("dataset-not-empty"), "BucketNotEmpty", 409),
             (caller("range-not-satisfiable"), "InvalidRange", 416),
+            (caller("no-such-upload"), "NoSuchUpload", 404),
+            (caller("invalid-part"), "InvalidPart", 400),
+            (caller("quota-exceeded"), "QuotaExceeded", 403),
+            (caller("metadata-moved"), "OperationAborted", 409),
+            (caller("metadata-too-large"), "MetadataTooLarge", 400),
+            (caller("delete-marker"), "MethodNotAllowed", 405),
+            (
+                client::Error::Moved {
+                    region: "de-fra".parse().ok(),
+                },
+                "PermanentRedirect",
+                301,
+            ),
+            (client::Error::Moved { region: None }, "NoSuchBucket", 404),
+            (caller("no-object-lock"), "InvalidRequest", 400),
+            (caller("lock-keeps-versions"), "InvalidBucketState", 409),
+            (denied("object-locked"), "AccessDenied", 403),
             (caller("key-disabled"), "KMS.DisabledException", 400),
             (
                 caller("request-id-reused"),

@@ -5,10 +5,16 @@
 
 mod buckets;
 mod copy;
+mod cors;
 mod delete;
+mod lifecycle;
 mod list;
+mod locks;
+mod parts;
 mod put;
 mod read;
+mod tagging;
+mod uploads;
 mod versions;
 
 use std::collections::HashMap;
@@ -16,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use client::ids::{DatasetName, Identity, KekId, ObjectKey, RegionId};
+use client::ids::{DatasetName, Identity, KekId, ObjectKey, ObjectVersionId, RegionId};
 use client::{Dataset, DatasetInfo, Invocation, Region};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,12 +31,20 @@ pub(crate) use buckets::BucketPage;
 pub(crate) use copy::{Copy, Directive};
 pub(crate) use delete::{Delete, DeletedObject};
 pub(crate) use list::{List, ListedPage};
+pub(crate) use locks::{DefaultRetention, Locks};
+pub(crate) use parts::ObjectParts;
 pub(crate) use put::{Put, PutCondition};
 pub(crate) use read::{Read, Reading, View};
+pub(crate) use uploads::{
+    Begin, Complete, Completed, CopyPart, ListUploads, NamedPart, PARTS_MAX, PutPart, UploadName,
+    WholeStated,
+};
 pub(crate) use versions::{ListVersions, ListedVersion, VersionSelector};
 
 use crate::error::ApiError;
 use crate::transfers::Transfers;
+use cors::HeldRules;
+use uploads::HeldUploads;
 
 /// Handles of buckets held at once.
 const BUCKETS_MAX: usize = 10_000;
@@ -81,6 +95,19 @@ impl Bucket {
     pub(crate) fn kek(&self) -> KekId {
         self.info.kek_id
     }
+
+    /// Whether versioning is on, or was.
+    fn has_versions(&self) -> bool {
+        self.info.versioning || self.info.suspended
+    }
+
+    /// As S3 names a version that was put now, where the bucket has versions.
+    fn version_id(&self, version: ObjectVersionId) -> Option<String> {
+        match self.info.versioning {
+            true => Some(version.to_string()),
+            false => self.has_versions().then(|| versions::NULL.to_owned()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -97,6 +124,8 @@ pub(crate) struct Shared {
     transfers: Transfers,
     owner: String,
     known: Mutex<KnownBuckets>,
+    uploads: HeldUploads,
+    cors: HeldRules,
 }
 
 /// The region behind the gateway, for one request and on behalf of who makes it.
@@ -115,6 +144,8 @@ impl Shared {
             region,
             transfers,
             known: Mutex::default(),
+            uploads: HeldUploads::default(),
+            cors: HeldRules::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use client::Region;
-use metrics_exporter_prometheus::PrometheusHandle;
+use daemon::Numbers;
 use tokio::net::TcpListener;
 
 /// The region, once it was reached.
@@ -19,7 +19,7 @@ pub(crate) type Reached = Arc<OnceLock<Region>>;
 /// Serves until `stop` resolves.
 pub(crate) async fn serve(
     region: Reached,
-    metrics: Option<PrometheusHandle>,
+    metrics: Option<Numbers>,
     listener: TcpListener,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -68,11 +68,6 @@ async fn readyz(State(region): State<Reached>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }
 
-async fn render(metrics: Option<PrometheusHandle>) -> String {
-    let Some(metrics) = metrics else {
-        return String::new();
-    };
-    // Histograms grow until they are drained into their buckets.
-    metrics.run_upkeep();
-    metrics.render()
+async fn render(metrics: Option<Numbers>) -> String {
+    metrics.map_or_else(String::new, |metrics| metrics.render())
 }

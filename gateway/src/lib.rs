@@ -8,8 +8,10 @@
 mod access;
 mod body;
 mod checksum;
+mod chunked;
 mod conditions;
 mod config;
+mod cors;
 mod encryption;
 mod error;
 mod front;
@@ -23,6 +25,7 @@ mod metered;
 mod range;
 mod s3;
 mod server;
+mod signing;
 mod stall;
 mod tls;
 mod token;

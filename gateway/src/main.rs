@@ -7,10 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use gateway::{Config, Gateway, LogFormat};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use gateway::{Config, Gateway};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// Serves S3 in front of a region.
 #[derive(Debug, Parser)]
@@ -38,19 +36,18 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
-    log_to_stderr(&config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("the runtime did not start")?;
+    let runtime = daemon::Serving::SparesOne.runtime();
+    let runtime = runtime.context("the runtime did not start")?;
+    let _exporting = {
+        let _entered = runtime.enter();
+        config.logging().start()?
+    };
     if arguments.check {
         runtime.block_on(Gateway::check(config))??;
         println!("ok: the configuration holds and the region answers");
         return Ok(());
     }
-    let metrics = PrometheusBuilder::new()
-        .install_recorder()
-        .context("metrics")?;
+    let metrics = daemon::Numbers::keep()?;
     runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate()).context("signals")?;
         let mut interrupted = signal(SignalKind::interrupt()).context("signals")?;
@@ -62,18 +59,4 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         gateway.stop().await;
         Ok(())
     })
-}
-
-fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log).context("log filter")?;
-    // Its lines name buckets and objects, which are customer data.
-    let filter = filter.add_directive("s3s=off".parse().context("log filter")?);
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => lines.init(),
-        LogFormat::Json => lines.json().init(),
-    }
-    Ok(())
 }

@@ -4,13 +4,14 @@
 //! User metadata, content type, tags and checksums lie where every client of the SDK finds them. Refuses what does not
 //! fit, before a byte of the object is sealed, and to read a version that it does not know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use client::{Invocation, PutOptions};
 use prost::Message as _;
 use proto::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::checksum::{Algorithm, Kind, Summed};
 use crate::error::ApiError;
 
 /// The name under which S3's headers lie in the user metadata; no client may set it.
@@ -20,8 +21,9 @@ const VERSION: u32 = 1;
 const USER_BYTES_MAX: usize = 2_048;
 /// Bytes that are sealed at most (docs/ARCHITECTURE.md, limits), without room for every checksum.
 const SEALED_BYTES_MAX: usize = 16_383 - 256;
-/// Tags of an object; characters of a tag's name and value, as S3 bounds them.
-const TAGS_MAX: usize = 10;
+/// Tags of an object, and of a bucket; characters of a tag's name and value, as S3 bounds them.
+pub(crate) const TAGS_MAX: usize = 10;
+pub(crate) const BUCKET_TAGS_MAX: usize = 50;
 const TAG_NAME_MAX: usize = 128;
 const TAG_VALUE_MAX: usize = 256;
 
@@ -46,6 +48,8 @@ pub(crate) struct Described {
     pub(crate) tags: BTreeMap<String, String>,
     /// The try that made this version, as its client names it.
     pub(crate) invocation: Option<Invocation>,
+    /// How the upload that made it said it is summed.
+    pub(crate) summed: Option<Summed>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -64,6 +68,10 @@ struct Encoded {
     expires: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     invocation: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum_algorithm: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum_type: Option<String>,
 }
 
 impl Described {
@@ -79,7 +87,8 @@ impl Described {
                 "x-amz-meta-reduit-s3 is this service's own",
             ));
         }
-        check_tags(&self.tags)?;
+        let tags: Vec<_> = self.tags.clone().into_iter().collect();
+        check_tags(&tags, TAGS_MAX)?;
         let encoded = Encoded {
             v: VERSION,
             cache_control: headers.cache_control.clone(),
@@ -88,6 +97,8 @@ impl Described {
             content_language: headers.content_language.clone(),
             expires: headers.expires.clone(),
             invocation: self.invocation.map(|invocation| hex::encode(invocation.0)),
+            checksum_algorithm: self.summed.map(|s| s.algorithm.name().to_owned()),
+            checksum_type: self.summed.map(|s| s.kind.name().to_owned()),
         };
         let text = serde_json::to_string(&encoded).expect("plain strings are JSON");
         let mut user = headers.user.clone();
@@ -129,6 +140,14 @@ impl Described {
             }
             None => None,
         };
+        let summed = match (encoded.checksum_algorithm, encoded.checksum_type) {
+            (None, None) => None,
+            (Some(algorithm), Some(kind)) => Some(Summed {
+                algorithm: Algorithm::named(&algorithm).ok_or_else(unreadable)?,
+                kind: Kind::named(&kind).ok_or_else(unreadable)?,
+            }),
+            _ => return Err(unreadable()),
+        };
         Ok(Self {
             headers: Headers {
                 content_type: Some(sealed.content_type.clone()).filter(|text| !text.is_empty()),
@@ -141,7 +160,13 @@ impl Described {
             },
             tags: sealed.tags.clone().into_iter().collect(),
             invocation,
+            summed,
         })
+    }
+
+    /// What the object's checksum is over.
+    pub(crate) fn kind(&self) -> Kind {
+        self.summed.unwrap_or_default().kind
     }
 }
 
@@ -152,22 +177,29 @@ fn unreadable() -> ApiError {
 
 /// Tags as the `x-amz-tagging` header states them: a query string.
 pub(crate) fn parse_tags(header: &str) -> Result<BTreeMap<String, String>, ApiError> {
-    let mut tags = BTreeMap::new();
-    for (name, value) in form_urlencoded::parse(header.as_bytes()) {
-        let twice = tags.insert(name.into_owned(), value.into_owned()).is_some();
-        if twice {
-            return Err(ApiError::InvalidTag("a tag is named twice"));
-        }
-    }
-    check_tags(&tags)?;
-    Ok(tags)
+    let tags = form_urlencoded::parse(header.as_bytes()).into_owned();
+    let tags: Vec<_> = tags.collect();
+    check_tags(&tags, TAGS_MAX)?;
+    Ok(tags.into_iter().collect())
 }
 
-fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    if tags.len() > TAGS_MAX {
-        return Err(ApiError::InvalidTag("an object has at most 10 tags"));
+/// Refuses tags that S3 has not: too many or too long ones, one of a name twice, S3's own.
+pub(crate) fn check_tags(tags: &[(String, String)], many: usize) -> Result<(), ApiError> {
+    if tags.len() > many {
+        return Err(ApiError::InvalidTag(
+            "an object has at most 10 tags, a bucket 50",
+        ));
     }
+    let mut names = BTreeSet::new();
     for (name, value) in tags {
+        if !names.insert(name) {
+            return Err(ApiError::InvalidTag("a tag is named twice"));
+        }
+        if name.to_ascii_lowercase().starts_with("aws:") {
+            return Err(ApiError::InvalidTag(
+                "names that begin with aws: are S3's own",
+            ));
+        }
         if name.is_empty() || name.chars().count() > TAG_NAME_MAX {
             return Err(ApiError::InvalidTag("a tag's name has 1 to 128 characters"));
         }
@@ -204,7 +236,12 @@ mod tests {
             user in prop::collection::btree_map("[a-z-]{1,12}", "[ -~]{0,24}", 0..8),
             tags in prop::collection::btree_map(".{1,12}", ".{0,24}", 0..=TAGS_MAX),
             invocation in prop::option::of(any::<[u8; 16]>()),
+            summed in prop::option::of((0..Algorithm::ALL.len(), any::<bool>())),
         ) {
+            let summed = summed.map(|(at, full)| Summed {
+                algorithm: Algorithm::ALL[at],
+                kind: if full { Kind::FullObject } else { Kind::Composite },
+            });
             let described = Described {
                 headers: Headers {
                     content_type: texts[0].clone(),
@@ -217,6 +254,7 @@ mod tests {
                 },
                 tags,
                 invocation: invocation.map(Invocation),
+                summed,
             };
             prop_assert_eq!(Described::read(&sealed(&described)).ok(), Some(described));
         }
@@ -241,7 +279,10 @@ mod tests {
 
     #[test]
     fn another_version_is_not_guessed_at() {
-        for text in [r#"{"v":2}"#, r#"{"v":1,"later":"x"}"#, "{}", "", "[]"] {
+        let half = r#"{"v":1,"checksum_type":"COMPOSITE"}"#;
+        let other = r#"{"v":1,"checksum_type":"COMPOSITE","checksum_algorithm":"MD5"}"#;
+        let later = r#"{"v":1,"later":"x"}"#;
+        for text in [r#"{"v":2}"#, later, half, other, "{}", "", "[]"] {
             let mut metadata = v1::UserMetadata::default();
             metadata.user.insert(RESERVED.to_owned(), text.to_owned());
             assert!(Described::read(&metadata).is_err(), "{text}");

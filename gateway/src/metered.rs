@@ -1,11 +1,13 @@
-//! Counts, times and logs every request.
+//! Counts, times and logs every request, and is its span.
 //!
 //! Owns the names of these metrics and what stands in a line of the access log. Refuses names of buckets and objects,
 //! queries and secrets: they are customer data. An access key's id is none of these.
 
 use std::time::Instant;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::s3::Noted;
 
@@ -20,10 +22,26 @@ pub(crate) struct Metered {
     began: Instant,
     status: Option<StatusCode>,
     bytes: u64,
+    span: Span,
 }
 
 impl Metered {
-    pub(crate) fn begin(request_id: String, method: Method, noted: Noted) -> Self {
+    pub(crate) fn begin(
+        request_id: String,
+        method: Method,
+        headers: &HeaderMap,
+        noted: Noted,
+    ) -> Self {
+        let span = tracing::info_span!(
+            target: transport::spans::TARGET,
+            "request",
+            "otel.kind" = "server",
+            "http.request.method" = %method,
+            "http.response.status_code" = Empty,
+            "reduit.operation" = Empty,
+            "reduit.request_id" = %request_id,
+        );
+        transport::spans::follow(&span, headers);
         metrics::gauge!("reduit_s3_requests_in_flight").increment(1.0);
         Self {
             request_id,
@@ -32,7 +50,13 @@ impl Metered {
             began: Instant::now(),
             status: None,
             bytes: 0,
+            span,
         }
+    }
+
+    /// What is done for it is part of its trace.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
     }
 
     /// The answer's head is there.
@@ -52,6 +76,8 @@ impl Drop for Metered {
         let (operation, access_key) = self.noted.known().unwrap_or((UNKNOWN, ""));
         let status = self.status.map_or(0, |status| status.as_u16());
         let elapsed = self.began.elapsed();
+        self.span.record("reduit.operation", operation);
+        self.span.record("http.response.status_code", status);
         let labels = [
             ("operation", operation.to_owned()),
             ("status", status.to_string()),

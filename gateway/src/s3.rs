@@ -8,10 +8,15 @@ mod answers;
 mod auth;
 mod buckets;
 mod convert;
+mod cors;
 mod errors;
+mod lifecycle;
 mod listing;
+mod locks;
+mod multipart;
 mod objects;
 mod requests;
+mod tagging;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -23,15 +28,21 @@ use s3s::service::{S3Service, S3ServiceBuilder};
 
 pub(crate) use auth::Noted;
 pub(crate) use errors::answer_of;
+#[cfg(feature = "fuzzing")]
+pub(crate) use requests::copied_range;
 /// What `s3s` answers with.
 pub(crate) type AnswerBody = s3s::Body;
 
 use crate::access::HeldKeys;
 use crate::front::Shared;
+use crate::stall::Course;
 use adapter::Adapter;
 
 /// Bytes of an XML body: a request that deletes 1,000 keys of 1024 bytes, escaped.
-const XML_BYTES_MAX: usize = 4 << 20;
+pub(crate) const XML_BYTES_MAX: usize = 4 << 20;
+/// The header that says how a body is signed, and its value where it is not.
+const CONTENT_HASH: &str = "x-amz-content-sha256";
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 /// How far a client's clock may be off.
 const CLOCK_SKEW_SECONDS: u32 = 900;
 
@@ -42,21 +53,41 @@ pub struct DomainError(#[source] s3s::host::DomainError);
 
 /// S3 as a service over HTTP. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Service(S3Service);
+pub(crate) struct Service {
+    s3: S3Service,
+    shared: Arc<Shared>,
+    domains: Option<Arc<MultiDomain>>,
+}
 
 impl Service {
     /// Answers one request. An error is of the answer's writing: the connection cannot go on.
     pub(crate) async fn call<B>(
         &self,
         request: http::Request<B>,
+        course: &Course,
     ) -> Result<http::Response<AnswerBody>, Box<dyn Error + Send + Sync>>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Error + Send + Sync + 'static,
     {
-        let request = request.map(s3s::Body::http_body_unsync);
-        let answer = self.0.call(request).await;
-        let mut answer = answer.map_err(Box::<dyn Error + Send + Sync>::from)?;
+        let (parts, body) = request.into_parts();
+        let bucket = cors::bucket_of(&parts, self.domains.as_deref());
+        if parts.method == http::Method::OPTIONS {
+            if let Some(noted) = parts.extensions.get::<Noted>() {
+                noted.preflight();
+            }
+            let answer = cors::preflight(&self.shared, &parts.headers, bucket).await;
+            return Ok(answer.unwrap_or_else(answer_of));
+        }
+        let told = cors::told(&self.shared, &parts.method, &parts.headers, bucket).await;
+        let hash = parts.headers.get(CONTENT_HASH);
+        let hashed = hash.is_some_and(|hash| hash != UNSIGNED);
+        let request = http::Request::from_parts(parts, s3s::Body::http_body_unsync(body));
+        let answer = self.s3.call(request).await;
+        let answer = answer.map_err(Box::<dyn Error + Send + Sync>::from)?;
+        let answer = errors::with_region(answer, self.shared.region_id());
+        let mut answer = errors::of_body(answer, course, hashed);
+        answer.headers_mut().extend(told);
         if answer.extensions().get::<answers::Partial>().is_some() {
             *answer.status_mut() = http::StatusCode::PARTIAL_CONTENT;
         }
@@ -79,13 +110,17 @@ pub(crate) fn service(
     domains: &[String],
 ) -> Result<Service, DomainError> {
     let mut builder = S3ServiceBuilder::new(Adapter {
-        shared,
+        shared: shared.clone(),
         keys: keys.clone(),
     });
     builder.set_auth(auth::Secrets(keys));
     builder.set_access(auth::SignedOnly);
-    if !domains.is_empty() {
-        builder.set_host(MultiDomain::new(domains).map_err(DomainError)?);
+    let hosts = || match domains.is_empty() {
+        true => Ok(None),
+        false => MultiDomain::new(domains).map(Some).map_err(DomainError),
+    };
+    if let Some(hosts) = hosts()? {
+        builder.set_host(hosts);
     }
     let mut config = S3Config::default();
     config.xml_max_body_size = XML_BYTES_MAX;
@@ -96,5 +131,10 @@ pub(crate) fn service(
     config.form_max_fields_size = 16_384;
     config.form_max_parts = 32;
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    Ok(Service(builder.build()))
+    let s3 = builder.build();
+    Ok(Service {
+        s3,
+        shared,
+        domains: hosts()?.map(Arc::new),
+    })
 }

@@ -13,31 +13,33 @@ use std::time::Duration;
 use bytes::Bytes;
 use client::ids::{Identity, RegionId};
 use client::{Region, Tuning};
+use daemon::Numbers;
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::PrometheusHandle;
 use proto::ids::Role;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use transport::fault::Chain;
 use transport::{IdentityError, LocalIdentity};
 
 use crate::access::HeldKeys;
+use crate::chunked::Framed;
 use crate::config::{Config, ConfigError};
 use crate::front::Shared;
 use crate::health::{self, Reached};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limits, Place};
 use crate::metered::Metered;
 use crate::s3::{self, AnswerBody, DomainError, Noted, Service};
-use crate::stall::{Asked, Paced, Patient};
+use crate::stall::{Course, Paced, Patient};
 use crate::tls::{self, TlsError};
 use crate::transfers::Transfers;
 
@@ -112,11 +114,9 @@ pub struct Gateway {
 
 impl Gateway {
     /// Binds and serves, at once or once the region is reached.
-    pub async fn start(
-        config: Config,
-        metrics: Option<PrometheusHandle>,
-    ) -> Result<Self, StartError> {
+    pub async fn start(config: Config, metrics: Option<Numbers>) -> Result<Self, StartError> {
         let config = check(config)?;
+        limits::open_files(config.connections_max);
         let tls = tls_acceptor(&config)?;
         let listener = bind(config.listen).await?;
         let tls_listener = bind(config.tls_listen).await?;
@@ -258,7 +258,11 @@ impl Served {
         let shared = Arc::new(Shared::new(region, transfers));
         Ok(Arc::new(Self {
             service: s3::service(shared, keys, &config.domains)?,
-            limits: Limits::new(config.requests_max, config.requests_per_s_max),
+            limits: Limits::new(
+                config.requests_max,
+                config.requests_per_s_max,
+                &config.domains,
+            ),
             connections: Arc::new(Semaphore::new(config.connections_max as usize)),
             patience: Duration::from_secs(config.stall_seconds.into()),
             head_bytes_max: config.head_bytes_max as usize,
@@ -346,22 +350,25 @@ impl Served {
         let request_id = request_id();
         let noted = Noted::default();
         let method = request.method().clone();
-        let mut metered = Metered::begin(request_id.clone(), method, noted.clone());
+        let headers = request.headers();
+        let mut metered = Metered::begin(request_id.clone(), method, headers, noted.clone());
         let (mut parts, body) = request.into_parts();
-        let (waits, asked) = (parts.headers.contains_key(EXPECT), Asked::default());
-        let admitted = limits::head(&parts).and_then(|()| self.limits.enter());
+        let (waits, course) = (parts.headers.contains_key(EXPECT), Course::default());
+        let admitted = limits::head(&parts).and_then(|()| self.limits.enter(&parts));
         let (mut answer, room) = match admitted {
             Err(refused) => (s3::answer_of(refused), None),
             Ok(room) => {
                 parts.extensions.insert(noted);
-                let body = Patient::new(body, asked.clone(), self.patience);
+                let body = Patient::new(body, course.clone(), self.patience);
+                let body = Framed::new(body, &parts.headers);
                 let request = Request::from_parts(parts, body);
-                let answer = self.service.call(request).await;
+                let served = self.service.call(request, &course);
+                let answer = served.instrument(metered.span()).await;
                 (answer.map_err(io::Error::other)?, Some(room))
             }
         };
         metered.answered(answer.status());
-        if waits && !asked.already() {
+        if waits && !course.was_asked() {
             // Who waits to be asked for a body and is answered instead does not send it, and takes the connection for
             // its next request: which would be read as that body.
             let close = HeaderValue::from_static("close");
@@ -389,7 +396,7 @@ fn request_id() -> String {
 struct Sent {
     body: AnswerBody,
     metered: Metered,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Place>,
 }
 
 impl http_body::Body for Sent {

@@ -1,12 +1,12 @@
 //! Clients that stop in the middle: a body that does not come, an answer that is not taken.
 //!
-//! Owns how long a connection may be without a byte while one is waited for. Refuses to hold windows of an upload or a
-//! download for who holds still.
+//! Owns how long a client is waited for: a while at a time, and longer only as bytes come or go. Refuses to hold windows
+//! of an upload or a download for who holds still, or moves a byte now and then so as not to.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,19 +18,67 @@ use tokio::time::{Instant, Sleep};
 /// What a body that stalled ends with.
 pub(crate) const STALLED: &str = "no data came for too long";
 
+/// Bytes a second that a client has to send or take, of the time that it is waited for.
+const BYTES_PER_S_MIN: u64 = 1_024;
+
+/// How long a client is still waited for. Waiting uses it up, bytes earn it again, and it is never more than the
+/// patience there is.
+struct Credit {
+    patience: Duration,
+    left: Duration,
+    since: Option<Instant>,
+    over: Option<Pin<Box<Sleep>>>,
+}
+
+impl Credit {
+    fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            left: patience,
+            since: None,
+            over: None,
+        }
+    }
+
+    /// The client is waited for: ready once that was too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            let end = now + self.left;
+            match &mut self.over {
+                Some(over) => over.as_mut().reset(end),
+                None => self.over = Some(Box::pin(tokio::time::sleep_until(end))),
+            }
+        }
+        match &mut self.over {
+            Some(over) => over.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    /// So many bytes came or went. What the region takes between two waits is not the client's time.
+    fn earn(&mut self, bytes: usize) {
+        let waited = self
+            .since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        let earned = Duration::from_secs_f64(bytes as f64 / BYTES_PER_S_MIN as f64);
+        self.left = (self.left.saturating_sub(waited) + earned).min(self.patience);
+    }
+}
+
 /// A connection whose reader has to keep reading.
 pub(crate) struct Paced<S> {
     stream: S,
-    patience: Duration,
-    waiting: Option<Pin<Box<Sleep>>>,
+    credit: Credit,
 }
 
 impl<S> Paced<S> {
     pub(crate) fn new(stream: S, patience: Duration) -> Self {
         Self {
             stream,
-            patience,
-            waiting: None,
+            credit: Credit::new(patience),
         }
     }
 
@@ -38,16 +86,13 @@ impl<S> Paced<S> {
         &mut self,
         cx: &mut Context<'_>,
         wrote: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
     ) -> Poll<io::Result<T>> {
-        if wrote.is_ready() {
-            self.waiting = None;
-            return wrote;
+        if let Poll::Ready(wrote) = wrote {
+            self.credit.earn(wrote.as_ref().map_or(0, bytes));
+            return Poll::Ready(wrote);
         }
-        let patience = self.patience;
-        let waiting = self
-            .waiting
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-        ready!(waiting.as_mut().poll(cx));
+        ready!(self.credit.wait(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -69,7 +114,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.paced(cx, wrote)
+        self.paced(cx, wrote, |bytes| *bytes)
     }
 
     fn poll_write_vectored(
@@ -78,7 +123,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.paced(cx, wrote)
+        self.paced(cx, wrote, |bytes| *bytes)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -87,41 +132,62 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.paced(cx, flushed)
+        self.paced(cx, flushed, |()| 0)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.paced(cx, shut)
+        self.paced(cx, shut, |()| 0)
     }
 }
 
-/// Whether a body was asked for.
+/// What became of a body.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Asked(Arc<AtomicBool>);
+pub(crate) struct Course(Arc<Progress>);
 
-impl Asked {
-    /// Whether it was.
-    pub(crate) fn already(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+#[derive(Debug, Default)]
+struct Progress {
+    asked: AtomicBool,
+    bytes: AtomicU64,
+    stalled: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl Course {
+    /// Whether it was asked for.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether it was given up because nothing came.
+    pub(crate) fn stalled(&self) -> bool {
+        self.0.stalled.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection broke it off.
+    pub(crate) fn broken(&self) -> bool {
+        self.0.broken.load(Ordering::Relaxed)
     }
 }
 
 /// A request's body, frame by frame within its time.
 pub(crate) struct Patient<B> {
     body: B,
-    asked: Asked,
-    patience: Duration,
-    over: Pin<Box<Sleep>>,
+    course: Course,
+    credit: Credit,
 }
 
 impl<B> Patient<B> {
-    pub(crate) fn new(body: B, asked: Asked, patience: Duration) -> Self {
+    pub(crate) fn new(body: B, course: Course, patience: Duration) -> Self {
         Self {
             body,
-            asked,
-            patience,
-            over: Box::pin(tokio::time::sleep(patience)),
+            course,
+            credit: Credit::new(patience),
         }
     }
 }
@@ -138,16 +204,24 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        self.asked.0.store(true, Ordering::Relaxed);
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Ready(frame) => {
-                // What the region takes to store a frame is not the client's time.
-                let next = Instant::now() + self.patience;
-                self.over.as_mut().reset(next);
-                Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)))
+        let this = &mut *self;
+        let progress = &this.course.0;
+        progress.asked.store(true, Ordering::Relaxed);
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                progress.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                this.credit.earn(bytes);
+                Poll::Ready(Some(Ok(frame)))
             }
+            Poll::Ready(Some(Err(error))) => {
+                progress.broken.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(io::Error::other(error))))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
-                ready!(self.over.as_mut().poll(cx));
+                ready!(this.credit.wait(cx));
+                progress.stalled.store(true, Ordering::Relaxed);
                 Poll::Ready(Some(Err(io::Error::other(STALLED))))
             }
         }
@@ -179,24 +253,70 @@ mod tests {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(PATIENCE / 2).await;
-            let frame = Frame::data(Bytes::from_static(b"x"));
+            let frame = Frame::data(Bytes::from_static(&[0; 1 << 14]));
             Some((Ok::<_, io::Error>(frame), at + 1))
         });
-        let asked = Asked::default();
+        let course = Course::default();
         let body = StreamBody::new(Box::pin(frames));
-        let mut body = Patient::new(body, asked.clone(), PATIENCE);
-        assert!(!asked.already());
+        let mut body = Patient::new(body, course.clone(), PATIENCE);
+        assert!(!course.was_asked());
         for _ in 0..3 {
             let frame = body.frame().await.expect("a frame");
             frame.expect("slow, and in time");
         }
-        assert!(asked.already());
+        assert!(course.was_asked() && !course.stalled());
+        assert_eq!(course.bytes(), 3 << 14);
         let stalled = body
             .frame()
             .await
             .expect("an error")
             .expect_err("it stopped");
         assert_eq!(stalled.to_string(), STALLED);
+        assert!(course.stalled() && !course.broken());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_crawls_is_given_up() {
+        for (bytes, held) in [
+            (1, false),
+            (BYTES_PER_S_MIN as usize - 24, false),
+            (2_048, true),
+        ] {
+            let frames = stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let frame = Frame::data(Bytes::from(vec![0; bytes]));
+                Some((Ok::<_, io::Error>(frame), ()))
+            });
+            let body = StreamBody::new(Box::pin(frames));
+            let mut body = Patient::new(body, Course::default(), PATIENCE);
+            let began = Instant::now();
+            let mut frames = 0;
+            while let Some(Ok(_)) = body.frame().await {
+                frames += 1;
+                if frames == 3_000 {
+                    break;
+                }
+            }
+            assert_eq!(frames == 3_000, held, "{bytes} bytes a second");
+            let given_up = Duration::from_secs(1_400);
+            assert!(held || began.elapsed() < given_up, "{bytes} bytes a second");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_read_byte_by_byte_is_given_up() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut paced = Paced::new(ours, PATIENCE);
+        let began = Instant::now();
+        let reader = tokio::spawn(async move {
+            while tokio::io::AsyncReadExt::read_u8(&mut theirs).await.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let given_up = paced.write_all(&[0; 1_000]).await.expect_err("too slow");
+        assert_eq!(given_up.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() < 2 * PATIENCE);
+        reader.abort();
     }
 
     #[tokio::test(start_paused = true)]

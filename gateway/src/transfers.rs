@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::chunked::SIGNED_CHUNK_BYTES_MAX;
 use crate::error::ApiError;
 
 /// How long a transfer waits for room.
 const PATIENCE: Duration = Duration::from_secs(2);
 const KIB: u64 = 1_024;
-/// What one upload fills at most: three blocks in its window, one being sealed, one being cut.
-pub(crate) const UPLOAD_BYTES_MAX: u64 = 5 * 8 * KIB * KIB;
+/// What one upload fills at most: three blocks in its window, one being sealed, one being cut, and a chunk whose
+/// signature is being checked.
+pub(crate) const UPLOAD_BYTES_MAX: u64 = 5 * 8 * KIB * KIB + SIGNED_CHUNK_BYTES_MAX;
 /// What one download fills at most: two blocks read ahead, one sealed, one opened.
 pub(crate) const DOWNLOAD_BYTES_MAX: u64 = 4 * 8 * KIB * KIB;
 /// What the smallest transfer counts for.

@@ -66,7 +66,12 @@ impl Front {
         }
     }
 
-    pub(crate) async fn create_bucket(&self, name: &DatasetName) -> Result<(), ApiError> {
+    /// Makes a bucket; one that is to have object lock and does not get it is not left behind.
+    pub(crate) async fn create_bucket(
+        &self,
+        name: &DatasetName,
+        object_lock: bool,
+    ) -> Result<(), ApiError> {
         // A dataset begins with its key: a name that is taken is to leave none behind.
         match self.region.dataset_info(name).await {
             Ok(_) => return Err(ApiError::BucketAlreadyOwnedByYou),
@@ -78,19 +83,41 @@ impl Front {
             .create_dataset(name, &CreateOptions::default())
             .await;
         self.forget(name).await;
-        made.map(|_| ()).map_err(ApiError::from)
+        let made = made?;
+        if object_lock && let Err(error) = made.set_object_lock(None).await {
+            if let Err(left) = self.region.delete_dataset(name, false).await {
+                tracing::warn!(%left, "a bucket that was to have object lock is there without");
+            }
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     pub(crate) async fn delete_bucket(&self, name: &DatasetName) -> Result<(), ApiError> {
         let deleted = self.region.delete_dataset(name, false).await;
         self.forget(name).await;
-        deleted.map_err(ApiError::from)
+        let Err(error) = deleted else {
+            return Ok(());
+        };
+        // Where versions are kept by locks, that there are some is what S3 says.
+        let info = match error.reason() {
+            "dataset-held" => self.region.dataset_info(name).await.ok(),
+            _ => None,
+        };
+        match info.is_some_and(|info| info.versions > 0) {
+            true => Err(ApiError::BucketNotEmpty),
+            false => Err(error.into()),
+        }
     }
 
-    /// Turns versioning on.
-    pub(crate) async fn enable_versioning(&self, name: &DatasetName) -> Result<(), ApiError> {
+    /// Turns versioning on, or suspends it.
+    pub(crate) async fn set_versioning(
+        &self,
+        name: &DatasetName,
+        enabled: bool,
+    ) -> Result<(), ApiError> {
         let bucket = self.bucket(name).await?;
-        let done = bucket.dataset.set_versioning(true).await;
+        let done = bucket.dataset.set_versioning(enabled).await;
         let done = self.answer(name, done).await;
         self.forget(name).await;
         done

@@ -6,10 +6,10 @@ use client::ids::UnixMs;
 use futures::TryStreamExt as _;
 
 use super::Front;
-use super::put::{Put, Stored};
+use super::put::{PUT_BYTES_MAX, Put, Stored};
 use super::read::Read;
 use crate::body::Stated;
-use crate::checksum::Algorithm;
+use crate::checksum::{Algorithm, Kind};
 use crate::error::ApiError;
 
 /// Whether what is sealed with the source goes along, or what the request states.
@@ -69,6 +69,11 @@ impl Front {
         source
             .conditions
             .check_source(info.version, info.finished_at)?;
+        if info.bytes > PUT_BYTES_MAX {
+            return Err(ApiError::InvalidRequest(
+                "the source of a copy has at most 5 GiB: a larger one is copied in parts",
+            ));
+        }
         let exact = Read {
             version: Some(super::VersionSelector::Id(info.version)),
             conditions: Default::default(),
@@ -83,14 +88,14 @@ impl Front {
         }
         to.stated = Stated {
             length: view.info.bytes,
-            sums: sums(&view.info.metadata.checksums, algorithm),
+            sums: sums(
+                &view.info.metadata.checksums,
+                view.described.kind(),
+                algorithm,
+            ),
             ..Stated::default()
         };
-        let source_ended = |error: std::io::Error| match error.downcast::<client::Error>() {
-            Ok(error) => ApiError::from(error),
-            Err(_) => ApiError::Internal,
-        };
-        to.body = Box::pin(reading.into_stream().map_err(source_ended));
+        to.body = Box::pin(reading.into_stream().map_err(crate::error::of_source));
         let (bucket, key) = (to.bucket.clone(), to.key.clone());
         let stored = self.put(to).await?;
         let finished_at = self.finished_at(&bucket, &key, &stored).await;
@@ -121,14 +126,17 @@ impl Front {
     }
 }
 
-/// The source's own sums, which the bytes have to have; and the one that is asked for.
+/// The source's own sums, which the bytes have to have; and the one that is asked for. A composite one is of parts, and
+/// the copy is in one: it has the same algorithm over its bytes.
 fn sums(
     source: &std::collections::BTreeMap<String, bytes::Bytes>,
+    kind: Kind,
     asked: Option<Algorithm>,
 ) -> Vec<(Algorithm, Option<bytes::Bytes>)> {
-    let kept = source
-        .iter()
-        .filter_map(|(name, value)| Some((Algorithm::named(name)?, Some(value.clone()))));
+    let kept = source.iter().filter_map(|(name, value)| {
+        let value = (kind == Kind::FullObject).then(|| value.clone());
+        Some((Algorithm::named(name)?, value))
+    });
     let mut sums: Vec<_> = kept.collect();
     if let Some(asked) = asked {
         match sums.iter().position(|(algorithm, _)| *algorithm == asked) {
@@ -148,10 +156,13 @@ mod tests {
         let value = bytes::Bytes::from_static(&[1; 4]);
         let source = [("CRC32".to_owned(), value.clone())].into();
         let kept = vec![(Algorithm::Crc32, Some(value))];
-        assert_eq!(sums(&source, None), kept);
-        assert_eq!(sums(&source, Some(Algorithm::Crc32)), kept);
+        let of = |asked| sums(&source, Kind::FullObject, asked);
+        assert_eq!(of(None), kept);
+        assert_eq!(of(Some(Algorithm::Crc32)), kept);
         let both = [kept, vec![(Algorithm::Sha256, None)]].concat();
-        assert_eq!(sums(&source, Some(Algorithm::Sha256)), both);
-        assert!(sums(&Default::default(), None).is_empty());
+        assert_eq!(of(Some(Algorithm::Sha256)), both);
+        assert!(sums(&Default::default(), Kind::FullObject, None).is_empty());
+        let anew = vec![(Algorithm::Crc32, None)];
+        assert_eq!(sums(&source, Kind::Composite, None), anew);
     }
 }

@@ -4,6 +4,7 @@ use client::ids::{DatasetName, ObjectKey};
 use client::{Deleted, Invocation, Precondition};
 use futures::{FutureExt as _, StreamExt as _, stream};
 
+use super::locks::LOCKED;
 use super::put::PutCondition;
 use super::versions::VersionSelector;
 use super::{Bucket, Front};
@@ -18,6 +19,8 @@ pub(crate) struct Delete {
     pub(crate) key: ObjectKey,
     pub(crate) version: Option<VersionSelector>,
     pub(crate) condition: PutCondition,
+    /// Whether governance retention is passed over, by who may.
+    pub(crate) bypass_governance: bool,
 }
 
 /// What a delete did.
@@ -83,10 +86,19 @@ impl Front {
             Some(version) => format!("delete {version}"),
             None => "delete".to_owned(),
         };
-        let invocation = self
-            .caller
-            .invocation(&change, bucket.dataset.name(), &delete.key);
-        let done = sdk_delete(bucket, delete, version, precondition, invocation).await;
+        let name = bucket.dataset.name();
+        let invocation = self.caller.invocation(&change, name, &delete.key);
+        let mut done = sdk_delete(bucket, delete, version, precondition, invocation).await;
+        if let (Err(error), Some(version), true) = (&done, version, delete.bypass_governance)
+            && error.reason() == LOCKED
+        {
+            let change = format!("delete over governance {version}");
+            let invocation = self.caller.invocation(&change, name, &delete.key);
+            done = bucket
+                .dataset
+                .delete_bypassing_governance(&delete.key, version, precondition, invocation)
+                .await;
+        }
         let done = match done {
             Err(error) if is_nothing(&error) => Ok(Deleted {
                 marker: None,
@@ -98,7 +110,7 @@ impl Front {
         Ok(DeletedObject {
             delete_marker: was_marker || done.marker.is_some(),
             version_id: delete.version.map(text_of),
-            marker_id: done.marker.map(|marker| marker.to_string()),
+            marker_id: done.marker.and_then(|marker| bucket.version_id(marker)),
         })
     }
 }

@@ -7,8 +7,9 @@ use client::ids::{DatasetName, ObjectKey, ObjectVersionId, UnixMs};
 use client::{ListOptions, ObjectInfo};
 
 use super::Front;
-use crate::checksum::Algorithm;
+use crate::checksum::{Algorithm, Kind};
 use crate::error::ApiError;
+use crate::metadata::Described;
 
 /// Entries of one page, as S3 bounds them.
 pub(super) const PAGE_MAX: u32 = 1_000;
@@ -30,6 +31,7 @@ pub(crate) struct ListedObject {
     pub(crate) bytes: u64,
     pub(crate) finished_at: UnixMs,
     pub(crate) algorithms: Vec<&'static str>,
+    pub(crate) kind: Kind,
 }
 
 /// One page of objects.
@@ -84,6 +86,7 @@ fn listed(info: &ObjectInfo) -> ListedObject {
         bytes: info.bytes,
         finished_at: info.finished_at,
         algorithms: algorithms(info),
+        kind: kind(info),
     }
 }
 
@@ -92,6 +95,14 @@ pub(super) fn algorithms(info: &ObjectInfo) -> Vec<&'static str> {
     let kept = Algorithm::ALL.into_iter().map(Algorithm::name);
     kept.filter(|name| info.metadata.checksums.contains_key(*name))
         .collect()
+}
+
+/// What the checksum of an object is over: of one that came in parts it is sealed with it.
+pub(super) fn kind(info: &ObjectInfo) -> Kind {
+    match info.parts {
+        0 => Kind::FullObject,
+        _ => Described::read(&info.metadata).map_or(Kind::default(), |described| described.kind()),
+    }
 }
 
 /// Which common prefix keys fold into, and which one was the last: keys come in order.

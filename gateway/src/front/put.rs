@@ -3,16 +3,17 @@
 use client::ids::{DatasetName, ObjectKey, ObjectVersionId};
 use client::{Dataset, Error, Invocation, ObjectInfo, Precondition, PutOptions};
 
+use super::locks::Locks;
 use super::versions::version_text;
 use super::{Bucket, Front};
 use crate::body::{Checked, Incoming, Stated};
-use crate::conditions::EtagCondition;
+use crate::conditions::{EtagCondition, version_of};
 use crate::encryption::Requested;
 use crate::error::ApiError;
 use crate::metadata::Described;
 
-/// Bytes of one object at most: 8192 blocks of 8 MiB, sealed.
-pub(crate) const OBJECT_BYTES_MAX: u64 = 63 << 30;
+/// Bytes of one body at most, as S3 bounds them; what is larger is put in parts.
+pub(crate) const PUT_BYTES_MAX: u64 = 5 << 30;
 /// Versions of one page when a version is looked for.
 const PAGE: u32 = 100;
 /// Pages that are looked through for what an earlier try did: it is among the newest.
@@ -32,6 +33,7 @@ pub(crate) struct Put {
     pub(crate) described: Described,
     pub(crate) condition: PutCondition,
     pub(crate) encryption: Requested,
+    pub(crate) locks: Locks,
     pub(crate) stated: Stated,
     pub(crate) body: Incoming,
 }
@@ -51,14 +53,16 @@ impl Front {
     pub(crate) async fn put(&self, put: Put) -> Result<Stored, ApiError> {
         let bucket = self.bucket(&put.bucket).await?;
         put.encryption.check(bucket.kek())?;
-        if put.stated.length > OBJECT_BYTES_MAX {
-            return Err(ApiError::EntityTooLarge(OBJECT_BYTES_MAX));
+        if put.stated.length > PUT_BYTES_MAX {
+            return Err(ApiError::EntityTooLarge(PUT_BYTES_MAX));
         }
         let described = Described {
             invocation: self.caller.invocation("put", &put.bucket, &put.key),
             ..put.described
         };
+        self.may_lock(&put.bucket, put.locks).await?;
         let mut options = described.options()?;
+        (options.retention, options.legal_hold) = (put.locks.retention, put.locks.legal_hold);
         options.precondition = self.precondition(&bucket, &put.key, &put.condition).await?;
         let room = self.shared.transfers.upload(put.stated.length).await?;
         let body = Checked::new(put.body, put.stated, options.checksums.clone());
@@ -81,9 +85,9 @@ impl Front {
         match (&condition.if_match, &condition.if_none_match) {
             (None, None) => Ok(Precondition::Any),
             (None, Some(EtagCondition::Any)) => Ok(Precondition::Absent),
-            (Some(EtagCondition::Is(etag)), None) => match etag.parse() {
-                Ok(version) => Ok(Precondition::Is(version)),
-                Err(_) => {
+            (Some(EtagCondition::Is(etag)), None) => match version_of(etag) {
+                Some(version) => Ok(Precondition::Is(version)),
+                None => {
                     // No object here has such an ETag; what is said of it depends on whether there is one.
                     self.resolve(bucket, key, None).await?;
                     Err(ApiError::PreconditionFailed)
@@ -110,13 +114,17 @@ impl Front {
         options: &PutOptions,
         error: Error,
     ) -> Result<Stored, ApiError> {
+        // Under its invocation's id, sealed in another try.
+        if let Error::AlreadyDone { version } = error {
+            return Ok(stored_as(bucket, version, options));
+        }
         let had_effect =
             matches!(error, Error::Unknown { .. }) || error.reason() == "request-id-reused";
         if let Some(invocation) = options.invocation.filter(|_| had_effect)
             && let Some(info) = made_by(&bucket.dataset, key, invocation).await
         {
             return Ok(Stored {
-                version_id: bucket.info.versioning.then(|| version_text(&info)),
+                version_id: bucket.has_versions().then(|| version_text(&info)),
                 version: info.version,
                 kek: bucket.kek().to_string(),
                 checksums: info.metadata.checksums,
@@ -135,7 +143,7 @@ impl Front {
 fn stored_as(bucket: &Bucket, version: ObjectVersionId, options: &PutOptions) -> Stored {
     Stored {
         version,
-        version_id: bucket.info.versioning.then(|| version.to_string()),
+        version_id: bucket.version_id(version),
         kek: bucket.kek().to_string(),
         checksums: options.checksums.all(),
     }

@@ -43,16 +43,24 @@ pub(crate) struct View {
     pub(crate) version_id: Option<String>,
     /// The bytes asked for, where it is not all of them.
     pub(crate) range: Option<Range<u64>>,
+    /// How many parts it came in, where one of them is asked for.
+    pub(crate) parts: Option<u32>,
     pub(crate) kek: String,
 }
 
 impl View {
-    fn new(bucket: &Bucket, info: ObjectInfo, range: Option<Range<u64>>) -> Result<Self, ApiError> {
-        let has_versions = bucket.info.versioning || info.versioned;
+    fn new(
+        bucket: &Bucket,
+        read: &Read,
+        info: ObjectInfo,
+        range: Option<Range<u64>>,
+    ) -> Result<Self, ApiError> {
+        let has_versions = bucket.has_versions() || info.versioned;
         Ok(Self {
             described: Described::read(&info.metadata)?,
             version_id: has_versions.then(|| version_text(&info)),
             range,
+            parts: read.part.and(Some(info.parts)).filter(|parts| *parts > 0),
             kek: bucket.kek().to_string(),
             info,
         })
@@ -95,12 +103,18 @@ impl Reading {
 }
 
 impl Read {
-    /// The bytes of an object of that length, `None` for all of them.
-    fn bytes_of(&self, length: u64) -> Result<Option<Range<u64>>, ApiError> {
+    /// The bytes of an object of that length, `None` for all of them. `part` is where the part lies that is asked for, of
+    /// an object that came in parts.
+    fn bytes_of(
+        &self,
+        length: u64,
+        part: Option<Range<u64>>,
+    ) -> Result<Option<Range<u64>>, ApiError> {
         match (self.range, self.part) {
             (Some(_), Some(_)) => Err(ApiError::InvalidRequest(
                 "a range and a part number cannot both be asked for",
             )),
+            (None, Some(_)) if part.is_some() => Ok(part),
             // Of an object that was put in one piece.
             (None, Some(1)) => Ok((length > 0).then_some(0..length)),
             (None, Some(_)) => Err(ApiError::InvalidPartNumber),
@@ -115,8 +129,9 @@ impl Front {
     pub(crate) async fn head(&self, read: &Read) -> Result<View, ApiError> {
         let bucket = self.bucket(&read.bucket).await?;
         let info = self.looked_at(&bucket, read).await?;
-        let range = read.bytes_of(info.bytes)?;
-        View::new(&bucket, info, range)
+        let part = self.part_bytes(&bucket, read, &info).await?;
+        let range = read.bytes_of(info.bytes, part)?;
+        View::new(&bucket, read, info, range)
     }
 
     /// Opens an object, on record, and starts reading it.
@@ -133,7 +148,8 @@ impl Front {
         loop {
             tries += 1;
             let info = self.looked_at(&bucket, read).await?;
-            let range = read.bytes_of(info.bytes)?;
+            let part = self.part_bytes(&bucket, read, &info).await?;
+            let range = read.bytes_of(info.bytes, part)?;
             let options = GetOptions {
                 version: Some(info.version),
                 range: range.as_ref().map(|range| (range.start, range.end)),
@@ -149,7 +165,8 @@ impl Front {
                     if read.version.is_none() && tries < READ_TRIES => {}
                 answer => {
                     let object = self.answer(&read.bucket, answer).await?;
-                    return Ok((View::new(&bucket, info, range)?, reading(object, room)));
+                    let view = View::new(&bucket, read, info, range)?;
+                    return Ok((view, reading(object, room)));
                 }
             }
         }
@@ -171,8 +188,8 @@ impl Front {
         let room = self.shared.transfers.download(0).await?;
         let object = bucket.dataset.get(&read.key, &options).await;
         let object = self.answer(&read.bucket, object).await?;
-        let range = read.bytes_of(object.info.bytes)?;
-        let view = View::new(bucket, object.info.clone(), range)?;
+        let range = read.bytes_of(object.info.bytes, None)?;
+        let view = View::new(bucket, read, object.info.clone(), range)?;
         let room = match view.length() > SMALL_BYTES_MAX {
             true => room.and(self.shared.transfers.download(view.length()).await?),
             false => room,
@@ -189,9 +206,6 @@ impl Front {
         let info = self.resolve(bucket, &read.key, read.version).await?;
         if info.delete_marker {
             return Err(ApiError::MethodNotAllowed);
-        }
-        if info.parts > 0 && read.part.is_some() {
-            return Err(ApiError::NotImplemented("parts of an object"));
         }
         read.conditions.check(info.version, info.finished_at)?;
         Ok(info)
@@ -219,13 +233,18 @@ mod tests {
             part,
             conditions: Conditions::default(),
         };
-        let of = |range, part| read(range, part).bytes_of(10).map_err(|error| error.code());
+        let of = |range, part| {
+            let bytes = read(range, part).bytes_of(10, None);
+            bytes.map_err(|error| error.code())
+        };
         assert_eq!(of(None, None), Ok(None));
         assert_eq!(of(None, Some(1)), Ok(Some(0..10)));
         assert_eq!(of(None, Some(2)), Err("InvalidPartNumber"));
         let last = Some(ByteRange::Last(3));
         assert_eq!(of(last, None), Ok(Some(7..10)));
         assert_eq!(of(last, Some(1)), Err("InvalidRequest"));
-        assert_eq!(read(None, Some(1)).bytes_of(0).ok(), Some(None));
+        assert_eq!(read(None, Some(1)).bytes_of(0, None).ok(), Some(None));
+        let second = read(None, Some(2)).bytes_of(10, Some(4..10));
+        assert_eq!(second.ok(), Some(Some(4..10)));
     }
 }

@@ -1,27 +1,28 @@
 //! Versions of objects: by their ids, the one that S3 calls `null`, and listings of them.
 //!
-//! Owns which text names a version. One that was made while the bucket was not versioned is `null`, and there is at most
-//! one of those under a key.
+//! Owns which text names a version. One that was made while the bucket was not versioned, or versioning was suspended, is
+//! `null`, and there is at most one of those under a key.
 
 use std::str::FromStr;
 
+use client::ObjectInfo;
 use client::ids::{DatasetName, ObjectKey, ObjectVersionId, UnixMs};
-use client::{Error, ObjectInfo};
 
 use super::list::{self, Folded};
 use super::{Bucket, Front};
+use crate::checksum::Kind;
 use crate::error::ApiError;
 use crate::token::VersionMarker;
 
-/// S3's name for the version that was made without versioning.
-const NULL: &str = "null";
+/// S3's name for the version that was made without versioning, or while it was suspended.
+pub(super) const NULL: &str = "null";
 /// Entries of one page of the region.
 const PAGE: u32 = 1_000;
 
 /// Which version a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VersionSelector {
-    /// The one made without versioning.
+    /// The one made without versioning, or while it was suspended; a delete marker may be one.
     Null,
     /// One by its id.
     Id(ObjectVersionId),
@@ -41,7 +42,7 @@ impl FromStr for VersionSelector {
 
 /// The text that names a version.
 pub(crate) fn version_text(info: &ObjectInfo) -> String {
-    if info.versioned || info.delete_marker {
+    if info.versioned {
         info.version.to_string()
     } else {
         NULL.to_owned()
@@ -69,6 +70,7 @@ pub(crate) struct ListedVersion {
     pub(crate) delete_marker: bool,
     pub(crate) is_latest: bool,
     pub(crate) algorithms: Vec<&'static str>,
+    pub(crate) kind: Kind,
 }
 
 /// One page of versions.
@@ -105,30 +107,10 @@ impl Front {
     }
 
     async fn null_version(&self, bucket: &Bucket, key: &ObjectKey) -> Result<ObjectInfo, ApiError> {
-        let is_null = |info: &ObjectInfo| !info.versioned && !info.delete_marker;
-        let name = bucket.dataset.name();
-        match bucket.dataset.head(key, None).await {
-            Ok(info) if is_null(&info) => return Ok(info),
-            Ok(_) | Err(Error::NoSuchObject) => {}
-            Err(error) => return self.answer(name, Err(error)).await,
-        }
-        let mut after = None;
-        loop {
-            // A key stands before every other that begins with it.
-            let page = bucket.dataset.list_versions(key.as_str(), after, PAGE);
-            let page = self.answer(name, page.await).await?;
-            for info in page.versions {
-                if info.key != *key {
-                    return Err(ApiError::NoSuchVersion);
-                }
-                if is_null(&info) {
-                    return Ok(info);
-                }
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Err(ApiError::NoSuchVersion),
-            }
+        let found = bucket.dataset.head_null(key).await;
+        match self.answer(bucket.dataset.name(), found).await {
+            Err(ApiError::NoSuchKey) => Err(ApiError::NoSuchVersion),
+            other => other,
         }
     }
 
@@ -220,6 +202,7 @@ fn listed(info: ObjectInfo) -> ListedVersion {
     ListedVersion {
         version_id: version_text(&info),
         algorithms: list::algorithms(&info),
+        kind: list::kind(&info),
         key: info.key.as_str().to_owned(),
         version: info.version,
         bytes: info.bytes,

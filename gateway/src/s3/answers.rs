@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use s3s::S3Response;
-use s3s::dto::{self, ChecksumType, StreamingBlob};
+use s3s::dto::{self, StreamingBlob};
 
-use super::convert;
-use crate::checksum::{self, Algorithm};
-use crate::front::{Reading, View};
+use super::{convert, locks};
+use crate::checksum::{self, Algorithm, Kind};
+use crate::front::{ObjectParts, Reading, View};
 
-/// Checksums as answers carry them.
-pub(super) fn checksums(kept: &BTreeMap<String, Bytes>) -> dto::Checksum {
-    let value = |algorithm: Algorithm| kept.get(algorithm.name()).map(|sum| checksum::text(sum));
+/// Checksums of an object as answers carry them: with how many parts it came in, a composite one says so.
+pub(super) fn checksums(
+    kept: &BTreeMap<String, Bytes>,
+    kind: Kind,
+    parts: Option<u32>,
+) -> dto::Checksum {
+    let count = parts.filter(|_| kind == Kind::Composite);
+    let count = count.map_or(String::new(), |parts| format!("-{parts}"));
+    let value = |algorithm: Algorithm| {
+        let sum = kept.get(algorithm.name())?;
+        Some(format!("{}{count}", checksum::text(sum)))
+    };
     let any = Algorithm::ALL
         .iter()
         .any(|algorithm| kept.contains_key(algorithm.name()));
@@ -22,27 +31,24 @@ pub(super) fn checksums(kept: &BTreeMap<String, Bytes>) -> dto::Checksum {
         checksum_crc64nvme: value(Algorithm::Crc64Nvme),
         checksum_sha1: value(Algorithm::Sha1),
         checksum_sha256: value(Algorithm::Sha256),
-        checksum_type: any.then(full_object),
+        checksum_type: any.then(|| convert::checksum_type(kind)),
     }
-}
-
-/// Every checksum here is over the whole object.
-pub(super) fn full_object() -> ChecksumType {
-    ChecksumType::from_static(ChecksumType::FULL_OBJECT)
 }
 
 /// The checksums of an answer: those of the whole object, so only with the whole object and where they are asked for.
 fn shown(view: &View, asked: bool) -> dto::Checksum {
     let whole = view.length() == view.info.bytes;
     if asked && whole {
-        checksums(&view.info.metadata.checksums)
+        let kept = &view.info.metadata.checksums;
+        checksums(kept, view.described.kind(), Some(view.info.parts))
     } else {
         dto::Checksum::default()
     }
 }
 
 fn content_range(view: &View) -> Option<String> {
-    let range = view.range.as_ref()?;
+    // A part may have no bytes.
+    let range = view.range.as_ref().filter(|range| !range.is_empty())?;
     let (last, length) = (range.end.saturating_sub(1), view.info.bytes);
     Some(format!("bytes {}-{last}/{length}", range.start))
 }
@@ -70,6 +76,18 @@ pub(super) fn head(view: &View, with_checksums: bool) -> dto::HeadObjectOutput {
         expires: expires(view),
         last_modified: Some(convert::timestamp(view.info.finished_at)),
         metadata: Some(headers.user.clone().into_iter().collect()),
+        object_lock_legal_hold_status: view.info.legal_hold.then(|| {
+            dto::ObjectLockLegalHoldStatus::from_static(dto::ObjectLockLegalHoldStatus::ON)
+        }),
+        object_lock_mode: view
+            .info
+            .retention
+            .map(|retention| dto::ObjectLockMode::from_static(locks::mode_name(retention.mode))),
+        object_lock_retain_until_date: view
+            .info
+            .retention
+            .map(|retention| convert::timestamp(retention.until)),
+        parts_count: view.parts.and_then(|parts| i32::try_from(parts).ok()),
         server_side_encryption: Some(convert::aws_kms()),
         ssekms_key_id: Some(view.kek.clone()),
         version_id: view.version_id.clone(),
@@ -101,11 +119,45 @@ pub(super) fn get(view: &View, reading: Reading, with_checksums: bool) -> dto::G
         expires: head.expires,
         last_modified: head.last_modified,
         metadata: head.metadata,
+        object_lock_legal_hold_status: head.object_lock_legal_hold_status,
+        object_lock_mode: head.object_lock_mode,
+        object_lock_retain_until_date: head.object_lock_retain_until_date,
+        parts_count: head.parts_count,
         server_side_encryption: head.server_side_encryption,
         ssekms_key_id: head.ssekms_key_id,
         tag_count: (tags > 0).then(|| i32::try_from(tags).unwrap_or(i32::MAX)),
         version_id: head.version_id,
         ..dto::GetObjectOutput::default()
+    }
+}
+
+/// Some parts of an object.
+pub(super) fn object_parts(
+    listed: ObjectParts,
+    after: u32,
+    max: u32,
+) -> dto::GetObjectAttributesParts {
+    let signed = |number: u32| i32::try_from(number).ok();
+    let last = listed.parts.last().map(|(place, _)| *place);
+    let parts = listed.parts.iter().map(|(place, part)| {
+        let sums = checksums(&part.checksums, Kind::FullObject, None);
+        dto::ObjectPart {
+            checksum_crc32: sums.checksum_crc32,
+            checksum_crc32c: sums.checksum_crc32c,
+            checksum_crc64nvme: sums.checksum_crc64nvme,
+            checksum_sha1: sums.checksum_sha1,
+            checksum_sha256: sums.checksum_sha256,
+            part_number: signed(*place),
+            size: Some(convert::signed(part.bytes)),
+        }
+    });
+    dto::GetObjectAttributesParts {
+        is_truncated: Some(listed.truncated),
+        max_parts: signed(max),
+        next_part_number_marker: last.or(Some(after)).and_then(signed),
+        part_number_marker: signed(after),
+        parts: Some(parts.collect()),
+        total_parts_count: signed(listed.total),
     }
 }
 
@@ -181,6 +233,7 @@ mod tests {
             described: Described::default(),
             version_id: None,
             range,
+            parts: None,
             kek: "07".repeat(16),
         }
     }
@@ -192,7 +245,7 @@ mod tests {
         assert_eq!(algorithm.as_str(), "aws:kms");
         assert_eq!(head.ssekms_key_id, Some("07".repeat(16)));
         assert_eq!(head.content_type.as_deref(), Some("binary/octet-stream"));
-        assert_eq!(head.e_tag.expect("stated").value(), "ab".repeat(16));
+        assert_eq!(head.e_tag.expect("stated").value(), "ab".repeat(16) + "-1");
     }
 
     #[test]
@@ -202,6 +255,15 @@ mod tests {
         assert_eq!(sum(Some(0..10), true).as_deref(), Some("AQIDBA=="));
         assert_eq!(sum(None, false), None);
         assert_eq!(sum(Some(0..9), true), None);
+    }
+
+    #[test]
+    fn a_composite_checksum_says_of_how_many_parts_it_is() {
+        let kept = view(None).info.metadata.checksums;
+        let of = |kind, parts| checksums(&kept, kind, parts).checksum_crc32;
+        assert_eq!(of(Kind::Composite, Some(3)).as_deref(), Some("AQIDBA==-3"));
+        assert_eq!(of(Kind::Composite, None).as_deref(), Some("AQIDBA=="));
+        assert_eq!(of(Kind::FullObject, Some(3)).as_deref(), Some("AQIDBA=="));
     }
 
     #[test]

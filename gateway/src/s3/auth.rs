@@ -10,6 +10,7 @@ use super::adapter::Adapter;
 use crate::access::HeldKeys;
 use crate::error::ApiError;
 use crate::front::Caller;
+use crate::signing;
 
 /// What SDKs of S3 name all tries of one request by.
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
@@ -32,13 +33,18 @@ impl S3Auth for Secrets {
 pub(crate) struct Noted(Arc<OnceLock<(String, String)>>);
 
 impl Noted {
+    /// A preflight, which nobody signs.
+    pub(super) fn preflight(&self) {
+        let _ = self.0.set(("Preflight".to_owned(), String::new()));
+    }
+
     /// Operation and access key id, once the signature was checked.
     pub(crate) fn known(&self) -> Option<(&str, &str)> {
         self.0.get().map(|(op, key)| (op.as_str(), key.as_str()))
     }
 }
 
-/// Refuses whatever is not signed.
+/// Refuses whatever is not signed, or not signed whole.
 pub(super) struct SignedOnly;
 
 #[async_trait::async_trait]
@@ -47,6 +53,7 @@ impl S3Access for SignedOnly {
         let Some(credentials) = cx.credentials() else {
             return Err(ApiError::AccessDenied.into());
         };
+        signing::covers(cx.uri(), cx.headers())?;
         let known = (cx.s3_op().name().to_owned(), credentials.access_key.clone());
         if let Some(noted) = cx.extensions_mut().get::<Noted>() {
             let _ = noted.0.set(known);

@@ -5,6 +5,7 @@ use s3s::{S3Request, S3Response};
 
 use super::convert;
 use super::requests::{Unoffered, acl_is_private};
+use crate::encryption::Requested;
 use crate::error::ApiError;
 use crate::front::{Bucket, BucketPage, Front};
 use crate::token;
@@ -80,11 +81,11 @@ pub(super) async fn create_bucket(
             || input.grant_read_acp.is_some()
             || input.grant_write.is_some()
             || input.grant_write_acp.is_some(),
-        lock: input.object_lock_enabled_for_bucket == Some(true),
         ..Unoffered::default()
     }
     .check(front.owner())?;
-    front.create_bucket(&name).await?;
+    let object_lock = input.object_lock_enabled_for_bucket == Some(true);
+    front.create_bucket(&name, object_lock).await?;
     Ok(S3Response::new(CreateBucketOutput {
         location: Some(format!("/{name}")),
     }))
@@ -131,9 +132,13 @@ pub(super) async fn get_bucket_versioning(
 ) -> Answer<GetBucketVersioningOutput> {
     let input = request.input;
     let bucket = found(front, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
-    let enabled = || BucketVersioningStatus::from_static(BucketVersioningStatus::ENABLED);
+    let status = match (bucket.info.versioning, bucket.info.suspended) {
+        (true, _) => Some(BucketVersioningStatus::ENABLED),
+        (false, true) => Some(BucketVersioningStatus::SUSPENDED),
+        (false, false) => None,
+    };
     Ok(S3Response::new(GetBucketVersioningOutput {
-        status: bucket.info.versioning.then(enabled),
+        status: status.map(BucketVersioningStatus::from_static),
         ..GetBucketVersioningOutput::default()
     }))
 }
@@ -149,17 +154,16 @@ pub(super) async fn put_bucket_versioning(
         return Err(ApiError::NotImplemented("MFA delete"));
     }
     let status = input.versioning_configuration.status;
-    match status.as_ref().map(BucketVersioningStatus::as_str) {
-        Some(BucketVersioningStatus::ENABLED) => front.enable_versioning(&name).await?,
-        Some(BucketVersioningStatus::SUSPENDED) => {
-            return Err(ApiError::NotImplemented("suspending versioning"));
-        }
+    let enabled = match status.as_ref().map(BucketVersioningStatus::as_str) {
+        Some(BucketVersioningStatus::ENABLED) => true,
+        Some(BucketVersioningStatus::SUSPENDED) => false,
         _ => {
             return Err(ApiError::InvalidRequest(
                 "the status of versioning is Enabled or Suspended",
             ));
         }
-    }
+    };
+    front.set_versioning(&name, enabled).await?;
     Ok(S3Response::new(PutBucketVersioningOutput {}))
 }
 
@@ -181,6 +185,41 @@ pub(super) async fn get_bucket_encryption(
             rules: vec![rule],
         }),
     }))
+}
+
+/// What is done to every object of the bucket is accepted, and changes nothing; anything else is refused.
+pub(super) async fn put_bucket_encryption(
+    front: &Front,
+    request: S3Request<PutBucketEncryptionInput>,
+) -> Answer<PutBucketEncryptionOutput> {
+    let input = request.input;
+    let rule = encryption(input.server_side_encryption_configuration)?;
+    let bucket = found(front, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    rule.check(bucket.kek())?;
+    Ok(S3Response::new(PutBucketEncryptionOutput {}))
+}
+
+/// The bucket's default is what it was: its own key, as ever.
+pub(super) async fn delete_bucket_encryption(
+    front: &Front,
+    request: S3Request<DeleteBucketEncryptionInput>,
+) -> Answer<DeleteBucketEncryptionOutput> {
+    let input = request.input;
+    found(front, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    Ok(S3Response::new(DeleteBucketEncryptionOutput {}))
+}
+
+fn encryption(stated: ServerSideEncryptionConfiguration) -> Result<Requested, ApiError> {
+    let malformed = || ApiError::MalformedXml("it has one rule, with a default");
+    let [rule]: [_; 1] = stated.rules.try_into().map_err(|_| malformed())?;
+    let default = rule.apply_server_side_encryption_by_default;
+    let default = default.ok_or_else(malformed)?;
+    Ok(Requested {
+        algorithm: Some(default.sse_algorithm.as_str().to_owned()),
+        key_id: default.kms_master_key_id.filter(|id| !id.is_empty()),
+        customer_key: false,
+        extras: rule.bucket_key_enabled == Some(true),
+    })
 }
 
 pub(super) async fn get_bucket_acl(
@@ -224,6 +263,25 @@ pub(super) async fn get_bucket_ownership_controls(
     Ok(S3Response::new(GetBucketOwnershipControlsOutput {
         ownership_controls: Some(OwnershipControls { rules: vec![rule] }),
     }))
+}
+
+pub(super) async fn put_bucket_ownership_controls(
+    front: &Front,
+    request: S3Request<PutBucketOwnershipControlsInput>,
+) -> Answer<PutBucketOwnershipControlsOutput> {
+    let input = request.input;
+    found(front, &input.bucket, input.expected_bucket_owner.as_deref()).await?;
+    let rules = input.ownership_controls.rules;
+    let enforced = |rule: &OwnershipControlsRule| {
+        rule.object_ownership.as_str() == ObjectOwnership::BUCKET_OWNER_ENFORCED
+    };
+    match rules.as_slice() {
+        [rule] if enforced(rule) => Ok(S3Response::new(PutBucketOwnershipControlsOutput {})),
+        [_] => Err(ApiError::NotImplemented(
+            "object ownership other than BucketOwnerEnforced",
+        )),
+        _ => Err(ApiError::MalformedXml("it has one rule")),
+    }
 }
 
 pub(super) async fn get_bucket_policy_status(

@@ -4,9 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use client::ids::{DatasetName, ObjectKey, UnixMs};
 use s3s::dto::{
-    self, ETag, ETagCondition, EncodingType, ServerSideEncryption, Timestamp, TimestampFormat,
+    self, ChecksumType, ETag, ETagCondition, EncodingType, ServerSideEncryption, Timestamp,
+    TimestampFormat,
 };
 
+use crate::checksum::Kind;
 use crate::conditions::{Conditions, EtagCondition};
 use crate::error::ApiError;
 use crate::front::VersionSelector;
@@ -114,6 +116,10 @@ pub(super) fn part(part: Option<i32>) -> Result<Option<u32>, ApiError> {
 /// A length, which is far below what the type of the wire holds.
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+pub(super) fn checksum_type(kind: Kind) -> ChecksumType {
+    ChecksumType::from_static(kind.name())
 }
 
 pub(super) fn aws_kms() -> ServerSideEncryption {

@@ -146,7 +146,7 @@ fn no_attributes(asked: Option<&[OptionalObjectAttributes]>) -> Result<(), ApiEr
 fn contents(front: &Front, page: &ListedPage, spelling: Spelling, with_owner: bool) -> Vec<Object> {
     let objects = page.objects.iter().map(|object| Object {
         checksum_algorithm: algorithms(&object.algorithms),
-        checksum_type: (!object.algorithms.is_empty()).then(super::answers::full_object),
+        checksum_type: (!object.algorithms.is_empty()).then(|| convert::checksum_type(object.kind)),
         e_tag: Some(convert::etag(object.version)),
         key: Some(spelling.write(&object.key)),
         last_modified: Some(convert::timestamp(object.finished_at)),
@@ -164,7 +164,7 @@ fn version(front: &Front, one: ListedVersion, spelling: Spelling) -> ObjectVersi
     let standard = ObjectVersionStorageClass::STANDARD;
     ObjectVersion {
         checksum_algorithm: algorithms(&one.algorithms),
-        checksum_type: (!one.algorithms.is_empty()).then(super::answers::full_object),
+        checksum_type: (!one.algorithms.is_empty()).then(|| convert::checksum_type(one.kind)),
         e_tag: Some(convert::etag(one.version)),
         is_latest: Some(one.is_latest),
         key: Some(spelling.write(&one.key)),

@@ -5,10 +5,11 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response};
 
 use super::buckets::{found, only_private, owned, owner, owner_grant};
+use super::multipart::page_of;
 use super::requests::{self, StatedHeaders, Unoffered};
-use super::{answers, convert};
+use super::{answers, convert, locks};
 use crate::body::Stated;
-use crate::checksum::Algorithm;
+use crate::checksum::Kind;
 use crate::conditions::Conditions;
 use crate::error::ApiError;
 use crate::front::{
@@ -33,9 +34,6 @@ pub(super) async fn put_object(
             || input.grant_read.is_some()
             || input.grant_read_acp.is_some()
             || input.grant_write_acp.is_some(),
-        lock: input.object_lock_legal_hold_status.is_some()
-            || input.object_lock_mode.is_some()
-            || input.object_lock_retain_until_date.is_some(),
         storage_class: input.storage_class.as_ref().map(StorageClass::as_str),
         website: input.website_redirect_location.is_some(),
         offset: input.write_offset_bytes.is_some(),
@@ -60,6 +58,7 @@ pub(super) async fn put_object(
             .read()?,
             tags: parse_tags(input.tagging.as_deref().unwrap_or_default())?,
             invocation: None,
+            summed: None,
         },
         condition: requests::put_condition(input.if_match, input.if_none_match),
         encryption: requests::encryption(
@@ -71,11 +70,16 @@ pub(super) async fn put_object(
             input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
             input.ssekms_encryption_context.is_some() || input.bucket_key_enabled == Some(true),
         ),
+        locks: locks::stated(
+            input.object_lock_mode.as_ref(),
+            input.object_lock_retain_until_date,
+            input.object_lock_legal_hold_status.as_ref(),
+        )?,
         stated: requests::stated(&headers, request.trailing_headers, length, md5)?,
         body: requests::incoming(input.body),
     };
     let stored = front.put(put).await?;
-    let sums = answers::checksums(&stored.checksums);
+    let sums = answers::checksums(&stored.checksums, Kind::FullObject, None);
     Ok(S3Response::new(PutObjectOutput {
         checksum_crc32: sums.checksum_crc32,
         checksum_crc32c: sums.checksum_crc32c,
@@ -172,9 +176,6 @@ pub(super) async fn copy_object(
             || input.grant_read.is_some()
             || input.grant_read_acp.is_some()
             || input.grant_write_acp.is_some(),
-        lock: input.object_lock_legal_hold_status.is_some()
-            || input.object_lock_mode.is_some()
-            || input.object_lock_retain_until_date.is_some(),
         storage_class: input.storage_class.as_ref().map(StorageClass::as_str),
         website: input.website_redirect_location.is_some(),
         offset: false,
@@ -188,36 +189,18 @@ pub(super) async fn copy_object(
         input.copy_source_sse_customer_algorithm.is_some()
             || input.copy_source_sse_customer_key.is_some(),
     )?;
-    let CopySource::Bucket {
-        bucket,
-        key,
-        version_id,
-    } = input.copy_source
-    else {
-        return Err(ApiError::NotImplemented("access points and outposts"));
-    };
-    let algorithm =
-        match input.checksum_algorithm {
-            None => None,
-            Some(named) => Some(Algorithm::named(named.as_str()).ok_or(
-                ApiError::InvalidRequest("the checksum algorithm is not known"),
-            )?),
-        };
+    let algorithm = requests::algorithm(input.checksum_algorithm.as_ref())?;
     let if_match = requests::header_condition(&headers, http::header::IF_MATCH)?;
     let if_none_match = requests::header_condition(&headers, http::header::IF_NONE_MATCH)?;
     let copy = Copy {
         source: Read {
-            bucket: convert::bucket(&bucket)?,
-            key: convert::key(&key)?,
-            version: convert::version(version_id.as_deref())?,
-            range: None,
-            part: None,
             conditions: convert::conditions(
                 input.copy_source_if_match,
                 input.copy_source_if_none_match,
                 input.copy_source_if_modified_since,
                 input.copy_source_if_unmodified_since,
             ),
+            ..source_of(input.copy_source)?
         },
         to: Put {
             bucket: convert::bucket(&input.bucket)?,
@@ -235,6 +218,7 @@ pub(super) async fn copy_object(
                 .read()?,
                 tags: parse_tags(input.tagging.as_deref().unwrap_or_default())?,
                 invocation: None,
+                summed: None,
             },
             condition: requests::put_condition(if_match, if_none_match),
             encryption: requests::encryption(
@@ -246,6 +230,11 @@ pub(super) async fn copy_object(
                 input.sse_customer_algorithm.is_some() || input.sse_customer_key.is_some(),
                 input.ssekms_encryption_context.is_some() || input.bucket_key_enabled == Some(true),
             ),
+            locks: locks::stated(
+                input.object_lock_mode.as_ref(),
+                input.object_lock_retain_until_date,
+                input.object_lock_legal_hold_status.as_ref(),
+            )?,
             stated: Stated::default(),
             body: requests::incoming(None),
         },
@@ -264,7 +253,7 @@ pub(super) async fn copy_object(
         algorithm,
     };
     let copied = front.copy(copy).await?;
-    let sums = answers::checksums(&copied.stored.checksums);
+    let sums = answers::checksums(&copied.stored.checksums, Kind::FullObject, None);
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(CopyObjectResult {
             checksum_crc32: sums.checksum_crc32,
@@ -298,6 +287,7 @@ pub(super) async fn delete_object(
         key: convert::key(&input.key)?,
         version: convert::version(input.version_id.as_deref())?,
         condition: requests::put_condition(input.if_match, None),
+        bypass_governance: input.bypass_governance_retention == Some(true),
     };
     let name = convert::bucket(&input.bucket)?;
     let done = front.delete(&name, &delete).await?;
@@ -319,10 +309,11 @@ pub(super) async fn delete_objects(
     if !(1..=DELETES_MAX).contains(&named.len()) {
         return Err(ApiError::InvalidRequest("a request deletes 1 to 1000 keys"));
     }
+    let bypass_governance = input.bypass_governance_retention == Some(true);
     let (mut wanted, mut errors, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     for one in named {
         let text = (one.key.clone(), one.version_id.clone());
-        match delete_of(one) {
+        match delete_of(one, bypass_governance) {
             Ok(delete) => {
                 wanted.push(delete);
                 texts.push(text);
@@ -405,12 +396,22 @@ pub(super) async fn get_object_attributes(
     let stated = input.object_attributes.iter();
     let stated: Vec<_> = stated.flat_map(|one| one.as_str().split(',')).collect();
     let asked = |name: &str| stated.iter().any(|one| one.trim() == name);
-    let sums = answers::checksums(&view.info.metadata.checksums);
+    let kept = &view.info.metadata.checksums;
+    let sums = answers::checksums(kept, view.described.kind(), None);
+    let parts = match asked(ObjectAttributes::OBJECT_PARTS) && view.info.parts > 0 {
+        true => {
+            let (after, max) = page_of(input.part_number_marker, input.max_parts)?;
+            let parts = front.object_parts(&read, &view.info, after, max).await?;
+            Some(answers::object_parts(parts, after, max))
+        }
+        false => None,
+    };
     let standard = || StorageClass::from_static(StorageClass::STANDARD);
     Ok(S3Response::new(GetObjectAttributesOutput {
         checksum: asked(ObjectAttributes::CHECKSUM).then_some(sums),
         e_tag: asked(ObjectAttributes::ETAG).then(|| convert::etag(view.info.version)),
         last_modified: Some(convert::timestamp(view.info.finished_at)),
+        object_parts: parts,
         object_size: asked(ObjectAttributes::OBJECT_SIZE).then(|| convert::signed(view.info.bytes)),
         storage_class: asked(ObjectAttributes::STORAGE_CLASS).then(standard),
         version_id: view.version_id,
@@ -418,25 +419,19 @@ pub(super) async fn get_object_attributes(
     }))
 }
 
-pub(super) async fn get_object_tagging(
-    front: &Front,
-    request: S3Request<GetObjectTaggingInput>,
-) -> Answer<GetObjectTaggingOutput> {
-    let input = request.input;
-    owned(front, input.expected_bucket_owner.as_deref())?;
-    let read = plain_read(&input.bucket, &input.key, input.version_id.as_deref())?;
-    let view = front.head(&read).await?;
-    let tags = view.described.tags.into_iter().map(|(name, value)| Tag {
-        key: Some(name),
-        value: Some(value),
-    });
-    Ok(S3Response::new(GetObjectTaggingOutput {
-        tag_set: tags.collect(),
-        version_id: view.version_id,
-    }))
+/// What is copied.
+pub(super) fn source_of(source: CopySource) -> Result<Read, ApiError> {
+    match source {
+        CopySource::Bucket {
+            bucket,
+            key,
+            version_id,
+        } => plain_read(&bucket, &key, version_id.as_deref()),
+        _ => Err(ApiError::NotImplemented("access points and outposts")),
+    }
 }
 
-fn plain_read(bucket: &str, key: &str, version: Option<&str>) -> Result<Read, ApiError> {
+pub(super) fn plain_read(bucket: &str, key: &str, version: Option<&str>) -> Result<Read, ApiError> {
     Ok(Read {
         bucket: convert::bucket(bucket)?,
         key: convert::key(key)?,
@@ -464,7 +459,7 @@ fn asks_for_checksums(mode: Option<&ChecksumMode>) -> bool {
     mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
 }
 
-fn no_customer_key(brought: bool) -> Result<(), ApiError> {
+pub(super) fn no_customer_key(brought: bool) -> Result<(), ApiError> {
     match brought {
         true => Err(ApiError::NotImplemented("keys of the customer (SSE-C)")),
         false => Ok(()),
@@ -486,7 +481,7 @@ fn directive(stated: Option<&str>) -> Result<Directive, ApiError> {
     }
 }
 
-fn delete_of(one: ObjectIdentifier) -> Result<FrontDelete, ApiError> {
+fn delete_of(one: ObjectIdentifier, bypass_governance: bool) -> Result<FrontDelete, ApiError> {
     if one.last_modified_time.is_some() || one.size.is_some() {
         return Err(ApiError::NotImplemented("deletes on a size or time"));
     }
@@ -499,6 +494,7 @@ fn delete_of(one: ObjectIdentifier) -> Result<FrontDelete, ApiError> {
             if_match: if_match.map(convert::etag_condition),
             if_none_match: None,
         },
+        bypass_governance,
     })
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use futures::TryStreamExt as _;
 use http::HeaderMap;
 use s3s::TrailingHeaders;
-use s3s::dto::{ETagCondition, StreamingBlob, Timestamp};
+use s3s::dto::{ChecksumAlgorithm, ETagCondition, StreamingBlob, Timestamp};
 
 use super::convert;
 use super::errors::body_error;
@@ -15,6 +16,7 @@ use crate::encryption::Requested;
 use crate::error::ApiError;
 use crate::front::PutCondition;
 use crate::metadata::Headers;
+use crate::range::ByteRange;
 
 /// The length of a body without S3's own coding.
 const DECODED_LENGTH: &str = "x-amz-decoded-content-length";
@@ -60,7 +62,6 @@ impl StatedHeaders {
 pub(super) struct Unoffered<'a> {
     pub(super) acl: Option<&'a str>,
     pub(super) grants: bool,
-    pub(super) lock: bool,
     pub(super) storage_class: Option<&'a str>,
     pub(super) website: bool,
     pub(super) offset: bool,
@@ -75,9 +76,6 @@ impl Unoffered<'_> {
         }
         if self.grants || !acl_is_private(self.acl) {
             return Err(ApiError::AccessControlListNotSupported);
-        }
-        if self.lock {
-            return Err(ApiError::NotImplemented("object lock"));
         }
         if !matches!(self.storage_class, None | Some("STANDARD")) {
             return Err(ApiError::NotImplemented(
@@ -156,6 +154,44 @@ pub(super) fn stated(
         trailer,
         md5: content_md5.map(checksum::parse_md5).transpose()?,
     })
+}
+
+/// A checksum's algorithm that a request names.
+pub(super) fn algorithm(named: Option<&ChecksumAlgorithm>) -> Result<Option<Algorithm>, ApiError> {
+    let Some(named) = named else {
+        return Ok(None);
+    };
+    let known = Algorithm::named(named.as_str());
+    known.map(Some).ok_or(ApiError::InvalidRequest(
+        "the checksum algorithm is not known",
+    ))
+}
+
+/// Checksums that a completion states of a part or of the object; of a composite one without its count of parts.
+pub(super) fn sums(
+    stated: [(Algorithm, Option<String>); 5],
+) -> Result<Vec<(Algorithm, Bytes)>, ApiError> {
+    let stated = stated.into_iter().filter_map(|(algorithm, text)| {
+        let text = text?;
+        let value = text.split_once('-').map_or(&*text, |(value, _)| value);
+        Some(algorithm.parse(value).map(|value| (algorithm, value)))
+    });
+    stated.collect()
+}
+
+/// The range of a source that becomes a part, which has a first and a last byte.
+pub(crate) fn copied_range(text: &str) -> Result<ByteRange, ApiError> {
+    let range = text.strip_prefix("bytes=").and_then(|range| {
+        let (first, last) = range.split_once('-')?;
+        let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let both = plain(first) && plain(last);
+        Some((first.parse().ok()?, last.parse().ok()?)).filter(|_| both)
+    });
+    let (first, last) = range.ok_or(ApiError::InvalidArgument(
+        "a range to copy is bytes=first-last",
+    ))?;
+    let last = Some(last);
+    Ok(ByteRange::From { first, last })
 }
 
 /// The body of a request.
@@ -255,6 +291,45 @@ mod tests {
     }
 
     #[test]
+    fn a_range_to_copy_has_a_first_and_a_last_byte() {
+        let first_and_last = ByteRange::From {
+            first: 3,
+            last: Some(7),
+        };
+        assert_eq!(copied_range("bytes=3-7").ok(), Some(first_and_last));
+        for bad in [
+            "",
+            "3-7",
+            "bytes=3",
+            "bytes=3-",
+            "bytes=-7",
+            "bytes=+3-7",
+            "bytes=0-1,3-4",
+        ] {
+            assert!(copied_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_composite_checksum_is_stated_with_its_count_or_without() {
+        let crc = |text: &str| {
+            let none = || None;
+            sums([
+                (Algorithm::Crc32, Some(text.to_owned())),
+                (Algorithm::Crc32c, none()),
+                (Algorithm::Crc64Nvme, none()),
+                (Algorithm::Sha1, none()),
+                (Algorithm::Sha256, none()),
+            ])
+        };
+        for text in ["AQIDBA==", "AQIDBA==-3"] {
+            let value = Bytes::from_static(&[1, 2, 3, 4]);
+            assert_eq!(crc(text).ok(), Some(vec![(Algorithm::Crc32, value)]));
+        }
+        assert!(crc("AQID").is_err());
+    }
+
+    #[test]
     fn a_body_without_a_length_is_refused() {
         let decoded = headers(&[("x-amz-decoded-content-length", "7")]);
         assert_eq!(length(Some(5), &decoded).ok(), Some(5));
@@ -292,10 +367,6 @@ mod tests {
         assert_eq!(code(class("STANDARD")), None);
         assert_eq!(code(class("GLACIER")), Some("NotImplemented"));
         for asked in [
-            Unoffered {
-                lock: true,
-                ..none()
-            },
             Unoffered {
                 website: true,
                 ..none()
