@@ -11,6 +11,7 @@ pub mod launch;
 pub mod place;
 pub mod plan;
 pub mod process;
+pub mod s3;
 pub mod search;
 
 pub use federation::{Federation, Kind, RegionEntry, Service};

@@ -1,8 +1,9 @@
-//! Object lock, settings, quotas and null versions on a region of real processes.
+//! Object lock, tags, settings, quotas and null versions on a region of real processes.
 //!
 //! The daemons are taken from `REDUIT_BIN`, else from beside the test's own folder; where they are not built the tests
 //! say that they skip.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,7 @@ use proto::v1::{ConfigKind, Lifecycle, LifecycleRule};
 
 mod common;
 
+use common::reduit::Reduit;
 use common::{dataset, key, region_as, with_region};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -61,7 +63,9 @@ fn what_is_locked_stays_and_keeps_the_key() {
             ensure!(reason(removed) == "object-locked", "{version}");
         }
         // What undoes what others rely on takes the grant to change keys, which clients have not.
-        let passed_over = dataset.delete_bypassing_governance(&at, governed).await;
+        let passed_over = dataset
+            .delete_bypassing_governance(&at, governed, Precondition::Any, None)
+            .await;
         ensure!(reason(passed_over) == "not-granted");
         ensure!(reason(dataset.set_legal_hold(&at, held, false).await) == "not-granted");
         ensure!(reason(dataset.set_retention(&at, governed, None, true).await) == "not-granted");
@@ -92,6 +96,91 @@ fn what_is_locked_stays_and_keeps_the_key() {
         ensure!(reason(dropped) == "dataset-held");
         Ok(())
     });
+}
+
+/// Two clients and the command change the tags of a version that is locked, while its lock is changed: each change is whole,
+/// none undoes another's, and the version is the same.
+#[test]
+fn tags_change_in_place_whoever_else_changes_the_version() {
+    with_region(3, async |local| {
+        let dataset = dataset(local).await?;
+        dataset.set_object_lock(None).await?;
+        let at = key("evidence");
+        let options = PutOptions {
+            content_type: Some("text/x".to_owned()),
+            tags: tags("put", 0),
+            ..PutOptions::default()
+        };
+        let version = dataset.put(&at, "body", &options).await?.version;
+        let before = dataset.head(&at, None).await?;
+        let other = region_as(local, CLIENTS[1], Duration::from_secs(30)).await?;
+        let other = other.dataset(dataset.name()).await?;
+        let change = async |by: &Dataset, who: &str| -> Result<()> {
+            for n in 0..25 {
+                let info = by.set_tags(&at, None, &tags(who, n)).await?;
+                ensure!(info.version == version, "{info:?}");
+                let seen = by.head(&at, None).await?.metadata.tags;
+                ensure!(seen.len() == 2 && seen["a"] == seen["b"], "{seen:?}");
+            }
+            Ok(())
+        };
+        let lock = async || -> Result<()> {
+            for n in 1..=25 {
+                let kept = Retention {
+                    mode: RetentionMode::Compliance,
+                    until: UnixMs(now().0 + HOUR_MS + n),
+                };
+                dataset
+                    .set_retention(&at, version, Some(kept), false)
+                    .await?;
+            }
+            Ok(dataset.set_legal_hold(&at, version, true).await?)
+        };
+        tokio::try_join!(change(&dataset, "one"), change(&other, "two"), lock())?;
+        let after = dataset.head(&at, Some(version)).await?;
+        let last = &after.metadata.tags["a"];
+        ensure!(["one-24", "two-24"].contains(&&**last), "{last}");
+        ensure!(after.legal_hold && after.retention.is_some(), "{after:?}");
+        let same = (
+            before.finished_index,
+            before.finished_at,
+            &before.metadata.content_type,
+        );
+        ensure!(
+            same == (
+                after.finished_index,
+                after.finished_at,
+                &after.metadata.content_type
+            )
+        );
+        ensure!(dataset.get_bytes(&at).await? == "body");
+
+        let reduit = Reduit::new(local)?;
+        let what = format!("{}/evidence", dataset.name());
+        let said = reduit.said(
+            CLIENTS[0],
+            &["object", "tags", &what, "state=closed", "bare"],
+        )?;
+        ensure!(
+            said.contains(&format!("version {version}, 2 tags")),
+            "{said}"
+        );
+        let seen = dataset.head(&at, None).await?.metadata.tags;
+        let expected = [("bare", ""), ("state", "closed")];
+        ensure!(seen == expected.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        reduit.said(CLIENTS[0], &["object", "tags", &what, "--none"])?;
+        ensure!(dataset.head(&at, None).await?.metadata.tags.is_empty());
+        let nothing = dataset.set_tags(&key("nothing"), None, &tags("x", 0)).await;
+        ensure!(reason(nothing) == "no-such-object");
+        Ok(())
+    });
+}
+
+/// Two tags of one value.
+fn tags(who: &str, n: u32) -> BTreeMap<String, String> {
+    ["a", "b"]
+        .map(|name| (name.to_owned(), format!("{who}-{n}")))
+        .into()
 }
 
 /// An upload in parts is locked as it was said to be when it began.

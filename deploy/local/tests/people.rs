@@ -3,16 +3,17 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use client::{
     CompleteOptions, CreateOptions, Dataset, OutsideWitness, PartOptions, PutOptions, RESEALED_FROM,
 };
-use common::{binaries, dataset, key, with_region};
+use common::reduit::Reduit;
+use common::{dataset, key, with_region};
 use local::files::{AUDITOR, CLIENTS, OPERATORS};
 use local::{Local, ceremony};
 use transport::SystemClock;
@@ -34,59 +35,6 @@ when { context.purpose == "service" };
 permit (principal == Identity::"spiffe://ch-zrh/auditor/auditor-1", action == Action::"read", resource)
 when { context.purpose == "investigation" && context has case && context.case == "2026-17" };
 "#;
-
-/// The command with everybody's context.
-struct Reduit {
-    binary: PathBuf,
-    contexts: PathBuf,
-    folder: PathBuf,
-}
-
-impl Reduit {
-    fn new(local: &Local) -> Result<Self> {
-        let folder = local.federation.dir.join("people");
-        std::fs::create_dir_all(&folder)?;
-        let region = local.federation.region("ch-zrh")?;
-        let people = OPERATORS.into_iter().chain(CLIENTS).chain([AUDITOR]);
-        let mut file = client::ContextFile::default();
-        for name in people {
-            file.contexts.insert(name.to_owned(), region.context(name));
-        }
-        let contexts = folder.join("contexts.toml");
-        file.save(&contexts)?;
-        let binary = binaries().context("the binaries")?.join("reduit");
-        Ok(Self {
-            binary,
-            contexts,
-            folder,
-        })
-    }
-
-    fn run(&self, who: &str, words: &[&str]) -> Result<Output> {
-        let mut command = Command::new(&self.binary);
-        command.current_dir(&self.folder).env_clear();
-        command.arg("--config").arg(&self.contexts);
-        command.args(["--context", who]).args(words);
-        Ok(command.output()?)
-    }
-
-    /// What it printed; it has to succeed.
-    fn said(&self, who: &str, words: &[&str]) -> Result<String> {
-        let output = self.run(who, words)?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{who}: {words:?}: {errors}");
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// What it complained of; it has to fail with this exit code.
-    fn refused(&self, who: &str, words: &[&str], code: i32) -> Result<String> {
-        let output = self.run(who, words)?;
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        let found = output.status.code();
-        ensure!(found == Some(code), "{who}: {words:?}: {found:?}: {errors}");
-        Ok(errors)
-    }
-}
 
 /// The witness of another organisation, in this process.
 async fn witness(local: &Local) -> Result<Witness> {
@@ -315,8 +263,9 @@ async fn dataset_with_histories(local: &Local) -> Result<Dataset> {
     let upload = dataset.create_upload(&key("parts"), &described).await?;
     let mut named = Vec::new();
     for (number, body) in PARTS {
+        let checksums = [("SHA256".to_owned(), body[..1].to_vec().into())];
         let options = PartOptions {
-            checksums: [("SHA256".to_owned(), body[..1].to_vec().into())].into(),
+            checksums: BTreeMap::from(checksums).into(),
         };
         let part = dataset.upload_part(&upload, number, body.to_vec(), &options);
         named.push((number, part.await?.id));

@@ -4,22 +4,26 @@
 //! `REDUIT_S3_PYTHON`, which `cargo xtask test` sets; without it, or without the daemons, the tests say that they skip.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use client::NewAccessKey;
 use client::ids::{Identity, ObjectKey, Role};
 use local::files::{CLIENTS, OPERATORS};
 use local::launch::{ask, http};
-use local::{Kind, Local, Service, ceremony};
+use local::{Local, ceremony};
+use proto::v1;
 
 mod common;
 
+use common::s3::{access_key, gateway_of, session};
 use common::{contains, region_as, with_plan};
 
 /// Who is at the other end of the session.
 const PRINCIPAL: &str = "session";
+/// Who passes over what keeps versions.
+const KEEPER: &str = "keeper";
 
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("REDUIT_S3_PYTHON").map(PathBuf::from);
@@ -29,51 +33,37 @@ fn python() -> Option<PathBuf> {
     python
 }
 
-fn gateway_of(local: &Local) -> Result<Service> {
+/// An access key of a service that may change keys, through gateways.
+async fn keepers_key(local: &Local) -> Result<NewAccessKey> {
     let region = local.federation.region("ch-zrh")?;
-    let gateway = region.living(Kind::Gateway).next();
-    gateway.cloned().context("a gateway")
-}
-
-/// An access key, made by one operator and approved by two.
-async fn access_key(local: &Local) -> Result<NewAccessKey> {
-    let region = local.federation.region("ch-zrh")?;
+    let keeper = Identity::new(region.region.clone(), Role::Service, KEEPER)?;
+    let grant = |principal: String| v1::Grant {
+        principal,
+        dataset: "*".to_owned(),
+        actions: vec![v1::Action::Keys.into()],
+        purposes: Vec::new(),
+    };
+    let grants = vec![grant("role:gateway".to_owned()), grant(keeper.to_string())];
     let operator = ceremony::connect(region, OPERATORS[0]).await?;
-    let principal = Identity::new(region.region.clone(), Role::Service, PRINCIPAL)?;
     let approvers = ceremony::approvers(region)?;
-    Ok(operator.create_access_key(&principal, &approvers).await?)
+    operator
+        .change_grants(grants, Vec::new(), &approvers)
+        .await?;
+    access_key(local, KEEPER).await
 }
 
-/// Runs a script against a gateway, outside of this process's runtime.
-async fn run(python: PathBuf, script: &str, local: &Local, key: &NewAccessKey) -> Result<String> {
-    let (service, region) = (gateway_of(local)?, local.federation.region("ch-zrh")?);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/s3")
-        .join(script);
+/// A script of the folder `s3`.
+fn script(python: &Path, name: &str) -> Command {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3");
     let mut command = Command::new(python);
     command
         .arg("-u")
-        .arg(script)
-        .env("S3_HTTP", format!("http://{}", service.endpoint))
-        .env("S3_HTTPS", format!("https://{}", service.https))
-        .env("S3_CA", region.dir.join("ca.pem"))
-        .env("S3_REGION", "ch-zrh")
-        .env("S3_ACCESS_KEY", key.secret.id().to_string())
-        .env("S3_SECRET", key.secret.text().as_str())
+        .arg(folder.join(name))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env_remove("AWS_PROFILE")
         .env_remove("HTTP_PROXY")
-        .env_remove("HTTPS_PROXY")
-        .env("NO_PROXY", "*")
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || command.output()).await??;
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let complained = String::from_utf8_lossy(&output.stderr);
-    ensure!(
-        output.status.success(),
-        "the session ended with {}:\n{said}\n{complained}",
-        output.status
-    );
-    Ok(said)
+        .env_remove("HTTPS_PROXY");
+    command
 }
 
 /// Every operation that docs/S3.md lists, its errors by S3's own codes, and that nothing of it is on a node's disk.
@@ -88,10 +78,11 @@ fn a_session_of_boto3_finds_what_s3_promises() {
             status == 403 && body.contains("<Code>AccessDenied</Code>"),
             "an unsigned request: {status} {body}"
         );
-        let key = access_key(local).await?;
-        let said = run(python, "session.py", local, &key).await?;
+        let key = access_key(local, PRINCIPAL).await?;
+        let said = session(script(&python, "session.py"), local, &key).await?;
         print!("{said}");
-        ensure!(said.contains("all passed"), "the session broke off");
+        let keepers = keepers_key(local).await?;
+        session(script(&python, "keeper.py"), local, &keepers).await?;
         let (_, metrics) = http(&service.health, "/metrics")?;
         ensure!(
             metrics.contains(r#"reduit_s3_requests_total{operation="PutObject",status="200"}"#),

@@ -10,6 +10,12 @@ use client::{CreateOptions, Dataset, Region, Tuning};
 use local::files::CLIENTS;
 use local::{FederationPlan, Local, RegionPlan};
 
+pub(crate) mod damage;
+pub(crate) mod grants;
+pub(crate) mod memory;
+pub(crate) mod reduit;
+pub(crate) mod s3;
+
 pub(crate) fn binaries() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("REDUIT_BIN") {
         return Some(dir.into());
