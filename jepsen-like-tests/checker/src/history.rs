@@ -37,13 +37,19 @@ pub enum Workload {
     KeyStates,
     /// Releases against the transparency log.
     Records,
+    /// Registers of which every change is on a condition.
+    Conditions,
+    /// Uploads in parts: each becomes one object or none.
+    Parts,
+    /// Versions under compliance retention.
+    Locks,
     /// Digests of a group's replicas.
     Replicas,
 }
 
 impl Workload {
     /// Every workload.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Register,
         Self::Set,
         Self::Append,
@@ -51,6 +57,9 @@ impl Workload {
         Self::Retry,
         Self::KeyStates,
         Self::Records,
+        Self::Conditions,
+        Self::Parts,
+        Self::Locks,
         Self::Replicas,
     ];
 
@@ -64,6 +73,9 @@ impl Workload {
             Self::Retry => "retry",
             Self::KeyStates => "key-states",
             Self::Records => "records",
+            Self::Conditions => "conditions",
+            Self::Parts => "parts",
+            Self::Locks => "locks",
             Self::Replicas => "replicas",
         }
     }
@@ -79,7 +91,7 @@ impl std::fmt::Display for Workload {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum F {
-    /// Register, blocks: `value` is what was read, null where there was nothing.
+    /// Register, blocks: `value` is what was read, null where there was nothing. Locks: of version `old`.
     Read,
     /// Register, blocks: `value` is what is there afterwards.
     Write,
@@ -89,17 +101,19 @@ pub enum F {
     Cas,
     /// Register: nothing is there afterwards; refused where nothing was.
     Delete,
+    /// Register: nothing is there afterwards, whether or not something was: a delete of S3.
+    Clear,
     /// Register: nothing is there afterwards, and only if `old` was.
     DeleteIf,
     /// Set: element `value` is added; each at most once in a history.
     Add,
-    /// Set: element `value` is removed.
+    /// Set: element `value` is removed. Locks: version `value` is.
     Remove,
     /// Set: `value` is every element under the key's prefix, `index` the log index that the answer names.
     List,
     /// Append, retry: `value` is added at the end of the key's versions.
     Append,
-    /// Append, retry: `value` is the key's versions, oldest first.
+    /// Append, retry, locks: `value` is the key's versions, oldest first.
     Versions,
     /// Retry: the request `old` was sent once more; `value` is its answer.
     Send,
@@ -111,7 +125,7 @@ pub enum F {
     Rotate,
     /// Key states: state and version were asked for; `value` as of [`Self::Disable`].
     KeyInfo,
-    /// Key states: an object was committed.
+    /// Key states: an object was committed. Locks: version `value` was, under no retention.
     Put,
     /// Key states: an object was opened.
     Open,
@@ -123,6 +137,14 @@ pub enum F {
     Leaves,
     /// Records: size and root of the log; `value` is a [`TreeHead`](crate::records::TreeHead).
     TreeHead,
+    /// Parts: upload `value` is the object from now on. More than one client may ask for it.
+    Complete,
+    /// Parts: upload `value` becomes none.
+    Abort,
+    /// Locks: version `value` is under compliance retention, that outlasts the history, from now on.
+    Lock,
+    /// Locks: version `value` is under it no more, or not for as long.
+    Unlock,
     /// Replicas: `value` is a [`Digest`](crate::replicas::Digest).
     Digest,
 }

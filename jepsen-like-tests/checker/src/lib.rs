@@ -12,8 +12,11 @@ use serde_json::Value;
 
 pub mod append;
 pub mod blocks;
+pub mod conditions;
 pub mod history;
 pub mod linear;
+pub mod locks;
+pub mod parts;
 pub mod records;
 pub mod replicas;
 pub mod retry;
@@ -37,6 +40,9 @@ pub fn judge(workload: Workload, ops: &[Op], needed: Needed<'_>) -> Verdict {
         Workload::Retry => retry::judge(ops),
         Workload::KeyStates => states::judge(ops),
         Workload::Records => records::judge(ops),
+        Workload::Conditions => conditions::judge(ops),
+        Workload::Parts => parts::judge(ops),
+        Workload::Locks => locks::judge(ops),
         Workload::Replicas => replicas::judge(ops),
     };
     Verdict::new(workload, ops, needed, found)

@@ -222,19 +222,19 @@ impl Fault {
         self != Self::ClockHours
     }
 
-    /// Whether it may last while another does. A disk that its member must not come back from is a long affair, which
-    /// needs a region that serves.
+    /// Whether it may last while another does. A disk that its member must not come back from is a long affair, and
+    /// what a cut link must not do to a region is seen of one that serves.
     pub fn goes_with(self, other: Self) -> bool {
-        let long = |fault| {
+        let needs_service = |fault| {
             matches!(
                 fault,
-                Self::FlipLog | Self::WipedDisk | Self::RolledBackDisk
+                Self::FlipLog | Self::WipedDisk | Self::RolledBackDisk | Self::LinkCut
             )
         };
         let serves = |fault: Self| fault.area() == Area::Clock;
         self.area() != other.area()
-            && (!long(self) || serves(other))
-            && (!long(other) || serves(self))
+            && (!needs_service(self) || serves(other))
+            && (!needs_service(other) || serves(self))
     }
 
     /// Has it happen, to victims chosen by `rng`. After an error the area has to be healed.

@@ -408,6 +408,8 @@ fn writes(f: F) -> bool {
             | F::Remove
             | F::Append
             | F::Put
+            | F::Complete
+            | F::Lock
     )
 }
 

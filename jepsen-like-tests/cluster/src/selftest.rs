@@ -103,6 +103,36 @@ pub const MUTATIONS: &[Mutation] = &[
         },
     },
     Mutation {
+        switch: "ignore_precondition",
+        says: "a race for a condition has more winners than one",
+        by: By::Daemons {
+            workloads: &[Workload::Conditions],
+            load: Duration::from_secs(4),
+            faults: &[],
+            seen_by: Seen::Judges,
+        },
+    },
+    Mutation {
+        switch: "ack_before_sync",
+        says: "an upload that was completed is lost with what was not synced",
+        by: By::Daemons {
+            workloads: &[Workload::Parts],
+            load: Duration::from_secs(8),
+            faults: &[Fault::PowerCutAll],
+            seen_by: Seen::Judges,
+        },
+    },
+    Mutation {
+        switch: "ignore_locks",
+        says: "what is locked is removed by whoever asks",
+        by: By::Daemons {
+            workloads: &[Workload::Locks],
+            load: Duration::from_secs(6),
+            faults: &[],
+            seen_by: Seen::Judges,
+        },
+    },
+    Mutation {
         switch: "retry_twice",
         says: "a request sent again has effect again",
         by: By::Daemons {
@@ -330,11 +360,11 @@ mod tests {
     }
 
     #[test]
-    fn every_mutation_of_the_issue_is_there_once() {
+    fn every_mutation_of_the_issues_is_there() {
         let mut switches: Vec<_> = MUTATIONS.iter().map(|one| one.switch).collect();
         switches.sort_unstable();
         switches.dedup();
-        assert_eq!(switches.len(), 8);
+        assert_eq!(switches.len(), 9);
         let known = proto::danger::Switch::ALL.map(proto::danger::Switch::name);
         assert!(switches.iter().all(|one| known.contains(one)));
     }

@@ -15,10 +15,13 @@ use crate::recorder::Recorder;
 
 mod append;
 mod blocks;
+mod conditions;
 mod content;
 mod ended;
 mod key_states;
 mod keys;
+mod locks;
+mod parts;
 mod records;
 mod register;
 mod retry;
@@ -55,6 +58,9 @@ pub async fn run(
         Workload::Retry => retry::run(access, recorder, stop).await,
         Workload::KeyStates => key_states::run(access, recorder, stop).await,
         Workload::Records => records::run(access, recorder, stop).await,
+        Workload::Conditions => conditions::run(access, recorder, stop).await,
+        Workload::Parts => parts::run(access, recorder, stop).await,
+        Workload::Locks => locks::run(access, recorder, stop).await,
         // Compared at the end, by who knows the members.
         Workload::Replicas => Ok(()),
     }
@@ -70,6 +76,9 @@ pub async fn finish(workload: Workload, access: &Access, recorder: Recorder) -> 
         Workload::Retry => retry::finish(access, recorder).await,
         Workload::KeyStates => key_states::finish(access, recorder).await,
         Workload::Records => records::finish(access, recorder).await,
+        Workload::Conditions => conditions::finish(access, recorder).await,
+        Workload::Parts => parts::finish(access, recorder).await,
+        Workload::Locks => locks::finish(access, recorder).await,
         Workload::Replicas => Ok(()),
     }
 }
@@ -108,6 +117,20 @@ pub fn needed(workload: Workload) -> &'static [(F, u64)] {
             (F::Lease, 2),
         ],
         Workload::Records => &[(F::Release, 30), (F::TreeHead, 5), (F::Leaves, 1)],
+        Workload::Conditions => &[
+            (F::Read, 40),
+            (F::Create, 2),
+            (F::Cas, 15),
+            (F::DeleteIf, 1),
+        ],
+        Workload::Parts => &[(F::Complete, 6), (F::Abort, 1), (F::Read, 10)],
+        Workload::Locks => &[
+            (F::Lock, 10),
+            (F::Put, 4),
+            (F::Remove, 1),
+            (F::Read, 2),
+            (F::Versions, 3),
+        ],
         Workload::Replicas => &[(F::Digest, 3)],
     }
 }

@@ -19,7 +19,7 @@ const LOAD: Duration = Duration::from_secs(8);
 /// How long the last look at all of them may take.
 const FINISH_MAX: Duration = Duration::from_secs(120);
 
-const WORKLOADS: [Workload; 7] = [
+const WORKLOADS: [Workload; 10] = [
     Workload::Register,
     Workload::Set,
     Workload::Append,
@@ -27,6 +27,9 @@ const WORKLOADS: [Workload; 7] = [
     Workload::Retry,
     Workload::KeyStates,
     Workload::Records,
+    Workload::Conditions,
+    Workload::Parts,
+    Workload::Locks,
 ];
 
 fn binaries() -> Option<PathBuf> {

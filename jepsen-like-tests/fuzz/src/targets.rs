@@ -21,6 +21,7 @@ mod raft_log;
 mod raft_peer;
 mod region;
 mod sealed;
+mod storage_backup;
 mod upload;
 mod witness;
 
@@ -76,12 +77,15 @@ static TARGETS: &[Target] = &[
     kms::APPROVAL,
     kms::SESSION_OFFER,
     backup::BACKUP,
+    storage_backup::STORAGE_BACKUP,
     client::CONTEXTS,
     command::COMMAND,
     client::DATASET_INFO,
     client::HEALTH_ANSWER,
     gateway::LISTING_TOKENS,
     gateway::SEALED_HEADERS,
+    gateway::CHUNKED,
+    gateway::VALUES,
     evidence::EVIDENCE,
     witness::ENTRIES,
     witness::POSITION,

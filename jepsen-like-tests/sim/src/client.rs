@@ -109,7 +109,7 @@ impl Client {
                 15..17 if self.number == 0 => self.advance(members).await?,
                 _ => {
                     left -= 1;
-                    let number = self.invent();
+                    let number = self.invent(members);
                     self.send(members, number).await?;
                 }
             }
@@ -117,7 +117,10 @@ impl Client {
     }
 
     /// The next request.
-    fn invent(&self) -> usize {
+    fn invent(&self, members: &Roster) -> usize {
+        // What one member has applied is committed: no command proposed from now on stands before it.
+        let levels = members.groups().into_iter().map(|group| group.level());
+        let in_parts = levels.max() >= Some(load::parts::LEVEL);
         let mut mind = self.mind.lock();
         mind.nonce += 1;
         let nonce = (self.number << 32) | mind.nonce;
@@ -135,8 +138,10 @@ impl Client {
         let known = if alone { &mind.own } else { &mind.shared };
         let known = known.get(&key).copied();
         let kind = match mind.rng.random_range(0..10) {
-            0..6 => Kind::Put(version),
-            6..8 => Kind::Finish(version),
+            0..5 => Kind::Put(version),
+            5..7 => Kind::Finish(version),
+            7 if in_parts => Kind::Complete(version),
+            7 => Kind::Put(version),
             _ => Kind::Delete,
         };
         let condition = match (mind.rng.random_range(0..3), known) {
@@ -167,7 +172,36 @@ impl Client {
         voters
     }
 
+    /// Begins the upload of a completion and finishes its parts, each until there is an answer.
+    async fn prepare(&self, members: &Roster, number: usize) -> Result<(), Broken> {
+        let request = self.history.request(number);
+        let Kind::Complete(version) = request.kind else {
+            return Ok(());
+        };
+        let (mut at, mut first, mut step) = (None, true, 0);
+        loop {
+            let signers = self.signers(members, first);
+            first = false;
+            let steps = load::parts::steps(&request, version, &signers);
+            let Some(command) = steps.get(step) else {
+                return Ok(());
+            };
+            let answer = self.ask(members, &mut at, command.clone()).await;
+            match answer.map(|answer| load::outcome(&answer)).transpose()? {
+                Some(Some(Outcome::Done { .. })) => {
+                    step += 1;
+                    first = true;
+                }
+                Some(Some(refused)) => {
+                    return Err(Broken(format!("step {step} of {request:?}: {refused:?}")));
+                }
+                Some(None) | None => sleep(TURN_TO_ANOTHER).await,
+            }
+        }
+    }
+
     async fn send(&self, members: &Roster, number: usize) -> Result<(), Broken> {
+        self.prepare(members, number).await?;
         let mut at = None;
         let mut first = true;
         let outcome = loop {

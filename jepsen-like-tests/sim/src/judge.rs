@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
+use node_state::listing::{self, PartsQuery};
 use node_state::{invariants, read};
 use proto::ids::{NodeId, ObjectVersionId};
 use proto::store::Reader;
@@ -104,6 +105,9 @@ pub fn exact(reader: &dyn Reader, history: &History) -> Result<(), Broken> {
             });
             let wrote = wrote.ok_or_else(|| Broken(format!("{key} was written by nobody")))?;
             same_entry(key, wrote, held)?;
+            if let Kind::Complete(version) = wrote.kind {
+                same_parts(reader, key, version)?;
+            }
         }
     }
     let dataset = read::dataset(reader, &DATASET);
@@ -196,12 +200,13 @@ fn by_key(requests: Vec<Request>) -> BTreeMap<String, Vec<Request>> {
 
 /// What is held is what was sent, to the byte.
 fn same_entry(key: &str, from: &Request, held: proto::v1::ObjectEntry) -> Result<(), Broken> {
-    let (version, in_blocks) = match from.kind {
-        Kind::Put(version) => (version, false),
-        Kind::Finish(version) => (version, true),
+    let epoch = from.id.epoch.0;
+    let (version, sent) = match from.kind {
+        Kind::Put(version) => (version, load::entry(version, false, epoch)),
+        Kind::Finish(version) => (version, load::entry(version, true, epoch)),
+        Kind::Complete(version) => (version, load::parts::entry(version)),
         Kind::Delete => return Err(Broken(format!("{key} was written by a delete"))),
     };
-    let sent = load::entry(version, in_blocks, from.id.epoch.0);
     let plain = proto::v1::ObjectEntry {
         finished_index: 0,
         finished_at_ms: 0,
@@ -211,6 +216,26 @@ fn same_entry(key: &str, from: &Request, held: proto::v1::ObjectEntry) -> Result
     hold!(
         plain == sent,
         "{key} holds {version} with other bytes than were sent"
+    );
+    Ok(())
+}
+
+/// The parts of a version are those that its completion named, to the byte, and no others.
+fn same_parts(reader: &dyn Reader, key: &str, of: ObjectVersionId) -> Result<(), Broken> {
+    let query = PartsQuery {
+        of: &of,
+        start_after: 0,
+        limit: 0,
+        with_bodies: true,
+    };
+    let (mut held, _) = listing::parts(reader, query);
+    for part in held.iter_mut().filter_map(|listed| listed.part.as_mut()) {
+        (part.finished_index, part.finished_at_ms) = (0, 0);
+    }
+    let sent = load::parts::named(of).map(|part| part.listed());
+    hold!(
+        held == sent,
+        "{key} holds {of} with other parts than were named: {held:?}"
     );
     Ok(())
 }

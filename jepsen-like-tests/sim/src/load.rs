@@ -1,4 +1,5 @@
-//! What clients ask of a shard: puts with and without conditions, objects in blocks, deletes, epoch advances.
+//! What clients ask of a shard: puts with and without conditions, objects in blocks and in parts, deletes, epoch
+//! advances.
 //!
 //! Owns the bytes of every request and the record of what became of it. Refuses to ask the same twice under two
 //! request ids: a retry is the same request under its own id.
@@ -13,6 +14,8 @@ use prost::Message as _;
 use proto::ids::{DatasetId, NodeId, ObjectVersionId, RequestId, UploadEpoch};
 use proto::v1;
 use proto::v1::shard_command::Command;
+
+pub mod parts;
 
 /// The one dataset.
 pub const DATASET: DatasetId = DatasetId([0xD5; 16]);
@@ -29,6 +32,8 @@ pub enum Kind {
     Put(ObjectVersionId),
     /// An object in two blocks that every node of the receipts holds.
     Finish(ObjectVersionId),
+    /// An object in parts, completed once they are finished.
+    Complete(ObjectVersionId),
     /// Removes the current version.
     Delete,
 }
@@ -37,7 +42,7 @@ impl Kind {
     /// The version it makes.
     pub fn version(&self) -> Option<ObjectVersionId> {
         match self {
-            Self::Put(version) | Self::Finish(version) => Some(*version),
+            Self::Put(version) | Self::Finish(version) | Self::Complete(version) => Some(*version),
             Self::Delete => None,
         }
     }
@@ -266,6 +271,20 @@ pub fn request(nonce: u64, epoch: u64, key: String, kind: Kind, condition: Condi
             holder,
             receipts: Vec::new(),
         }),
+        Kind::Complete(version) => {
+            let entry = parts::entry(version);
+            Command::CompleteUpload(v1::CompleteUpload {
+                dataset_id: DATASET.into(),
+                key: key.clone(),
+                precondition,
+                version_id: version.into(),
+                parts: parts::named(version).map(|part| part.name()).to_vec(),
+                sealed_manifest: entry.sealed_manifest,
+                plain_bytes: entry.plain_bytes,
+                sealed_bytes: entry.sealed_bytes,
+                ..Default::default()
+            })
+        }
         Kind::Delete => Command::DeleteObject(v1::DeleteObject {
             dataset_id: DATASET.into(),
             key: key.clone(),
@@ -287,11 +306,7 @@ pub fn request(nonce: u64, epoch: u64, key: String, kind: Kind, condition: Condi
 
 /// The entry a version was sent with: what must come back but for the two fields apply sets.
 pub fn entry(version: ObjectVersionId, in_blocks: bool, epoch: u64) -> v1::ObjectEntry {
-    // Every byte depends on the version, and lengths differ, so that no other entry passes for it.
-    let fill = |tag: u8, length: usize| -> Bytes {
-        let byte = |at: usize| version.0[at % 16] ^ tag ^ (at / 16) as u8;
-        (0..length).map(byte).collect()
-    };
+    let fill = |tag, length| fill(version, tag, length);
     let sealed = 20 + usize::from(version.0[15]) * 4;
     let plain = v1::ObjectEntry {
         format: 1,
@@ -326,6 +341,12 @@ pub fn entry(version: ObjectVersionId, in_blocks: bool, epoch: u64) -> v1::Objec
     }
 }
 
+/// Every byte depends on the version, and lengths differ, so that no other entry passes for it.
+fn fill(version: ObjectVersionId, tag: u8, length: usize) -> Bytes {
+    let byte = |at: usize| version.0[at % 16] ^ tag ^ (at / 16) as u8;
+    (0..length).map(byte).collect()
+}
+
 fn receipt(node: NodeId) -> v1::ReceiptClaim {
     v1::ReceiptClaim {
         node_id: node.0,
@@ -340,6 +361,7 @@ fn command(request_id: Bytes, authority: u64, key_state: u64, kind: Command) -> 
         verdict: Some(v1::Verdict {
             authority_version: authority,
             key_state_version: key_state,
+            dataset_epoch: 1,
         }),
         request_id,
         command: Some(kind),

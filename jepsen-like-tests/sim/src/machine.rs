@@ -24,6 +24,9 @@ const ROWS_ALWAYS: usize = 400;
 /// Beyond that, after one command of so many.
 const ONE_IN: u64 = 16;
 
+/// The newest feature level of a shard.
+pub const SHARD_LEVEL_MAX: FeatureLevel = FeatureLevel(6);
+
 /// Which machine a group runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
@@ -39,7 +42,7 @@ pub struct Shard;
 
 impl Machine for Shard {
     fn level_max(&self) -> FeatureLevel {
-        FeatureLevel(1)
+        SHARD_LEVEL_MAX
     }
 
     fn apply(
@@ -261,15 +264,17 @@ fn rows(state: &dyn Reader) -> usize {
     count
 }
 
-/// An object in blocks that was committed came with receipts of a majority of whoever voted there.
+/// An object or a part in blocks that was committed came with receipts of a majority of whoever voted there.
 fn on_majority(at: &Position<'_>, done: &Done<'_>) -> Result<(), Broken> {
     use v1::shard_answer::Answer;
     use v1::shard_command::Command;
     let Ok(command) = v1::ShardCommand::decode(done.command.clone()) else {
         return Ok(());
     };
-    let Some(Command::FinishObject(finish)) = &command.command else {
-        return Ok(());
+    let receipts = match &command.command {
+        Some(Command::FinishObject(finish)) => &finish.receipts,
+        Some(Command::FinishPart(finish)) if finish.inline.is_empty() => &finish.receipts,
+        _ => return Ok(()),
     };
     let answer = v1::ShardAnswer::decode(done.answer.clone());
     let Ok(Some(Answer::Done(told))) = answer.map(|answer| answer.answer) else {
@@ -279,10 +284,10 @@ fn on_majority(at: &Position<'_>, done: &Done<'_>) -> Result<(), Broken> {
     if told.log_index != at.index.0 {
         return Ok(());
     }
-    let signed: BTreeSet<NodeId> = finish.receipts.iter().map(|r| NodeId(r.node_id)).collect();
+    let signed: BTreeSet<NodeId> = receipts.iter().map(|r| NodeId(r.node_id)).collect();
     hold!(
         majority(at.voters, &signed),
-        "index {}: an object was committed with receipts of {signed:?}, the voters there are {:?}",
+        "index {}: blocks were committed with receipts of {signed:?}, the voters there are {:?}",
         at.index,
         at.voters
     );

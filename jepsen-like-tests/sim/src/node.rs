@@ -9,20 +9,27 @@ mod bend;
 mod catalog;
 mod compare;
 mod draw;
+mod kept;
+mod lifecycle;
+mod locks;
+mod metadata;
 mod model;
 mod objects;
+mod parts;
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use node_state::{At, ShardMachine, invariants, local};
+use node_state::keys::{self, table};
+use node_state::{At, ShardMachine, invariants, local, shard};
 use prost::Message as _;
-use proto::ids::{FeatureLevel, LogIndex, NodeId, ObjectVersionId};
+use proto::ids::{FeatureLevel, LogIndex, NodeId, ObjectVersionId, UnixMs};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_command::Command;
 use rand::Rng;
+use rand::seq::IteratorRandom as _;
 
 use self::draw::{DATASETS, Draw, NODES};
 use self::model::{Model, Position};
@@ -34,8 +41,14 @@ const COMMANDS: &str = "shard commands";
 const REFUSALS: &str = "shard refusals";
 const STATES: &str = "shard states";
 const EVENTS: &str = "shard events";
+const ENDED: &str = "shard endings";
 /// Seeds of a turn of the mix ([`crate::kinds`]).
 const TURN: u64 = 5;
+/// The newest level of a shard, and that of each turn of seeds from its first command.
+const LEVEL_MAX: u32 = 6;
+const LEVELS: [u32; 4] = [LEVEL_MAX, 0, LEVEL_MAX, 2];
+/// Steps that a round of lifecycles over so little may take.
+const ROUND_STEPS_MAX: u32 = 4000;
 
 /// One replica of the shard.
 #[derive(Clone, Default, PartialEq)]
@@ -76,8 +89,7 @@ struct Run<'a> {
 pub fn seed(seed: u64, book: &Logbook) -> Result<(), Broken> {
     let mut draw = Draw::new(seed);
     let steps = draw.rng.random_range(60..320);
-    // Every other seed in its turn of the mix goes by the newest level, from its first command.
-    let level = 2 * u32::from((seed / TURN).is_multiple_of(2));
+    let level = LEVELS[(seed / TURN % LEVELS.len() as u64) as usize];
     let mut catalog = catalog::Run::new(draw.rng.random(), level);
     let mut run = Run {
         book,
@@ -110,15 +122,83 @@ impl Run<'_> {
             2 => self.restart()?,
             3 => self.fence(),
             4 => self.unknown()?,
+            5 if self.at.level < LEVEL_MAX && self.draw.rng.random_ratio(1, 4) => {
+                self.at.level = self.draw.rng.random_range(self.at.level..=LEVEL_MAX);
+                self.book.count(EVENTS, "feature level raised");
+            }
+            6 if self.at.level == LEVEL_MAX => self.round()?,
+            // Few commands leave parts to be freed, and the next sweep frees them.
+            _ if !self.model.doomed.is_empty() && self.draw.rng.random_ratio(1, 3) => {
+                self.restart()?;
+            }
             _ => {}
         }
+        let command = self.draw.next(&self.model, &self.at);
+        self.play(&command).map(drop)
+    }
+
+    /// A day passes, and lifecycles have their round of it: nothing that was due is left.
+    fn round(&mut self) -> Result<(), Broken> {
+        if !self.model.round.idle {
+            self.steps()?;
+        }
+        let voters: BTreeSet<u64> = self.at.voters.iter().flatten().copied().collect();
+        let clock_ms = self.model.time + locks::DAY;
+        let advance = v1::AdvanceGroupTime {
+            clocks: voters
+                .into_iter()
+                .map(|node_id| v1::VoterClock { node_id, clock_ms })
+                .collect(),
+            by_operator: true,
+        };
+        self.play(&by_the_shard(Command::AdvanceTime(advance)))?;
+        let due = lifecycle::due(&self.model);
+        hold!(
+            due.is_empty() || self.round_is_due(),
+            "{due:?} is due and no driver would know"
+        );
+        self.steps()?;
+        for due in due {
+            hold!(
+                !lifecycle::stands(&self.model, &due),
+                "{due:?} was due when a round began, and is there at its end"
+            );
+        }
+        self.book.count(EVENTS, "round of lifecycles");
+        Ok(())
+    }
+
+    /// Goes on with a round to its end.
+    fn steps(&mut self) -> Result<(), Broken> {
+        let steps = [1, 5, 1024][self.draw.rng.random_range(0..3)];
+        let step = Command::LifecycleStep(v1::LifecycleStep { steps });
+        for _ in 0..ROUND_STEPS_MAX {
+            let due = self.round_is_due();
+            let more = self.play(&by_the_shard(step.clone()))?;
+            hold!(
+                due || !more,
+                "a round of lifecycles goes on and no driver would know"
+            );
+            if !more {
+                return Ok(());
+            }
+        }
+        Err(Broken("a round of lifecycles does not end".to_owned()))
+    }
+
+    fn round_is_due(&self) -> bool {
+        shard::lifecycle::is_due(&self.one.state, UnixMs(self.model.time))
+    }
+
+    /// Applies one command and compares everything; answers whether more is to be done.
+    fn play(&mut self, command: &v1::ShardCommand) -> Result<bool, Broken> {
         // Elections and changes of membership take indexes too.
         self.at.index += self.draw.rng.random_range(1..3);
-        let command = self.draw.next(&self.model, &self.at);
+        let before = kept::Before::of(&self.one.state);
         let state = &self.one.state;
         let mut expected = self
             .model
-            .expect(&self.at, &command, &|id| stands_in(state, id));
+            .expect(&self.at, command, &|id| stands_in(state, id));
         let bytes = Bytes::from(command.encode_to_vec());
         let known = |unknown| Broken(format!("a known command is unknown: {unknown}"));
         let answer = self.one.apply(&self.at, &bytes).map_err(known)?;
@@ -139,29 +219,70 @@ impl Run<'_> {
         );
         let mut told = v1::ShardAnswer::decode(answer)
             .map_err(|_| Broken(format!("an answer that is none, at index {index}")))?;
-        self.count(&command, &told);
-        // How much a sweep leaves is bounded, not promised.
+        self.count(command, &told);
+        // How much a sweep or a lifecycle leaves is bounded, not promised.
         let more = without_more(&mut told);
-        without_more(&mut expected);
+        without_more(&mut expected.answer);
         hold!(
-            told == expected,
-            "index {index}: {command:?} was answered {told:?}, the model says {expected:?}"
+            told == expected.answer,
+            "index {index}: {command:?} was answered {told:?}, the model says {:?}",
+            expected.answer
         );
-        // One that was refused for its clock swept nothing.
-        if let (Some(Command::Sweep(_)), Some(Answer::Done(_))) = (&command.command, &told.answer)
-            && !more
-        {
-            compare::nothing_is_due(&self.one.state, &self.model)?;
+        if expected.runs {
+            self.model.told_of_more(command, more);
         }
+        self.take_over(command, &told, expected.runs, more)?;
+        before
+            .holds(&self.one.state, command)
+            .map_err(|Broken(what)| Broken(format!("{what}, after index {index}")))?;
         invariants::shard(&self.one.state)
             .map_err(|violation| Broken(format!("{violation}, after index {index}")))?;
-        let subject = draw::subject(&command);
+        let subject = draw::subject(command);
         compare::meta(&self.one.state, &self.model)?;
         if let Some(id) = subject {
             compare::dataset(&self.one.state, &self.model, &id)?;
         }
         if self.draw.rng.random_ratio(1, 12) {
             self.compare_all()?;
+        }
+        Ok(more)
+    }
+
+    /// What no command names the model takes from the state: what a lifecycle has ended, which parts are freed.
+    fn take_over(
+        &mut self,
+        command: &v1::ShardCommand,
+        told: &v1::ShardAnswer,
+        ran: bool,
+        more: bool,
+    ) -> Result<(), Broken> {
+        let state = &self.one.state;
+        let ran = ran && matches!(told.answer, Some(Answer::Done(_)));
+        let is_step = matches!(command.command, Some(Command::LifecycleStep(_)));
+        if is_step && ran {
+            let ended = lifecycle::adopt(&mut self.model, &self.at, state, more)?;
+            if let Some(ended) = ended {
+                self.book.count(ENDED, ended);
+            }
+        }
+        let doomed = self.model.doomed.len();
+        self.model
+            .settle(&|id| state.value(&keys::version(table::VERSION, id)).is_some());
+        let left = self.model.doomed.len();
+        if left < doomed {
+            let freed = (doomed - left) as u64;
+            self.book.count_by(ENDED, "doomed parts freed", freed);
+        }
+        if left > 0 {
+            self.book.count(STATES, "doomed parts left by a command");
+        }
+        if is_step {
+            for id in &DATASETS {
+                compare::dataset(state, &self.model, id)?;
+            }
+        }
+        if matches!(command.command, Some(Command::Sweep(_))) && ran && !more {
+            compare::nothing_is_due(state, &self.model)?;
         }
         Ok(())
     }
@@ -199,6 +320,10 @@ impl Run<'_> {
     fn restart(&mut self) -> Result<(), Broken> {
         self.book
             .count(EVENTS, "state taken up from its stored form");
+        if !self.model.doomed.is_empty() {
+            let what = "state taken up with parts still to be freed";
+            self.book.count(EVENTS, what);
+        }
         self.other = Replica {
             state: reloaded(&self.one.state),
             local: reloaded(&self.one.local),
@@ -221,8 +346,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A relocation fences a dataset or gives it back. There is no command for it yet: the record is written as one
-    /// would, on both replicas.
+    /// A relocation fences a dataset or gives it back. Worlds of two regions are drawn elsewhere: the record is written as
+    /// their commands would, on both replicas.
     fn fence(&mut self) {
         let id = self.draw.dataset(&self.model);
         let Some(dataset) = self.model.datasets.get_mut(&id) else {
@@ -236,13 +361,20 @@ impl Run<'_> {
             _ => return,
         };
         self.book.count(EVENTS, &format!("dataset to {to:?}"));
-        dataset.record.set_status(to);
-        let key = node_state::keys::dataset(node_state::keys::table::DATASET, &id);
+        stand(&mut dataset.record, to);
+        let (key, fence) = (
+            keys::dataset(table::DATASET, &id),
+            keys::dataset(table::FENCE, &id),
+        );
         for replica in [&mut self.one, &mut self.other] {
             let held = node_state::read::dataset(&replica.state, &id);
             let mut record = held.expect("the model has it, and compared it");
-            record.set_status(to);
+            stand(&mut record, to);
             replica.state.put(&key, &record.encode_to_vec());
+            match record.authority.is_some() && to == v1::DatasetStatus::Fenced {
+                true => replica.state.put(&fence, &u64::MAX.to_be_bytes()),
+                false => replica.state.delete(&fence),
+            }
         }
         // A replay of the log alone would miss it.
         self.log = None;
@@ -250,12 +382,30 @@ impl Run<'_> {
 
     /// A command of a later build stops the replica and leaves its state alone.
     fn unknown(&mut self) -> Result<(), Broken> {
-        self.book.count(EVENTS, "unknown command");
-        let bytes = if self.draw.rng.random() {
-            Bytes::from_static(&[0xFF; 9])
-        } else {
-            v1::ShardCommand::default().encode_to_vec().into()
+        let later = [
+            (3, Command::CreateUpload(v1::CreateUpload::default())),
+            (4, Command::SetObjectLock(v1::SetObjectLock::default())),
+            (5, Command::SetQuota(v1::SetQuota::default())),
+            (6, Command::Depart(v1::Depart::default())),
+            (6, Command::Arrive(v1::Arrive::default())),
+            (6, Command::Import(v1::Import::default())),
+            (6, Command::SetMetadata(v1::SetMetadata::default())),
+        ];
+        let later = later
+            .into_iter()
+            .filter(|(level, _)| *level > self.at.level);
+        let bytes = match self.draw.rng.random_range(0..3) {
+            0 => Bytes::from_static(&[0xFF; 9]),
+            1 => v1::ShardCommand::default().encode_to_vec().into(),
+            _ => {
+                let Some((_, later)) = later.choose(&mut self.draw.rng) else {
+                    return Ok(());
+                };
+                self.book.count(EVENTS, "command of a later level");
+                Bytes::from(by_the_shard(later).encode_to_vec())
+            }
         };
+        self.book.count(EVENTS, "unknown command");
         let before = self.one.clone();
         let at = Position {
             index: self.at.index + 1,
@@ -263,7 +413,7 @@ impl Run<'_> {
         };
         hold!(
             self.one.apply(&at, &bytes).is_err() && self.one == before,
-            "a command that no build knows was applied"
+            "a command that nobody here knows was applied"
         );
         Ok(())
     }
@@ -271,10 +421,7 @@ impl Run<'_> {
     fn end(&mut self) -> Result<(), Broken> {
         self.compare_all()?;
         // Everything due goes in bounded steps, and nothing else with it.
-        let sweep = v1::ShardCommand {
-            command: Some(Command::Sweep(v1::Sweep { steps: 1024 })),
-            ..Default::default()
-        };
+        let sweep = by_the_shard(Command::Sweep(v1::Sweep { steps: 1024 }));
         let bytes = Bytes::from(sweep.encode_to_vec());
         let mut more = true;
         for _ in 0..64 {
@@ -288,6 +435,9 @@ impl Run<'_> {
             }
         }
         hold!(!more, "a sweep of a small shard does not end");
+        let state = &self.one.state;
+        self.model
+            .settle(&|id| state.value(&keys::version(table::VERSION, id)).is_some());
         compare::nothing_is_due(&self.one.state, &self.model)?;
         invariants::shard(&self.one.state).map_err(|violation| Broken(violation.to_string()))?;
         self.replay()
@@ -312,10 +462,54 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// What a command met in its dataset.
+    fn count_held(&self, dataset: &model::Dataset) {
+        let time = self.model.time;
+        let record = &dataset.record;
+        let retained = |mode: v1::RetentionMode| {
+            let mut held = dataset.versions().filter_map(|v| v.entry.retention);
+            held.any(|held| held.mode() == mode && held.until_ms > time)
+        };
+        let governance = retained(v1::RetentionMode::Governance);
+        let compliance = retained(v1::RetentionMode::Compliance);
+        let met = [
+            ("upload under way", !dataset.uploads.is_empty()),
+            (
+                "version in parts",
+                dataset.versions().any(|v| !v.parts.is_empty()),
+            ),
+            ("object lock", record.lock.is_some()),
+            ("versioning suspended", record.suspended),
+            ("version under governance", governance),
+            ("version under compliance", compliance),
+            (
+                "version under a legal hold",
+                dataset.versions().any(|v| v.entry.legal_hold),
+            ),
+            (
+                "version with other metadata",
+                dataset.versions().any(|v| v.entry.metadata_index > 0),
+            ),
+            ("quota", record.quota.is_some()),
+            ("lifecycle", !dataset.rules().is_empty()),
+        ];
+        for (what, _) in met.into_iter().filter(|(_, met)| *met) {
+            self.book.count(STATES, what);
+        }
+    }
+
     fn count(&self, command: &v1::ShardCommand, told: &v1::ShardAnswer) {
         let kind = kind(command);
         match &told.answer {
-            Some(Answer::Done(_)) => self.book.count(COMMANDS, &format!("{kind} done")),
+            Some(Answer::Done(_)) => {
+                self.book.count(COMMANDS, &format!("{kind} done"));
+                if let Some(Command::DeleteObject(delete)) = &command.command
+                    && delete.bypass_governance
+                {
+                    self.book
+                        .count(ENDED, "version deleted by who passes over governance");
+                }
+            }
             Some(Answer::Refused(refused)) => {
                 self.book.count(COMMANDS, &format!("{kind} refused"));
                 self.book
@@ -330,6 +524,7 @@ impl Run<'_> {
                 .count(STATES, &format!("dataset {:?}", record.status()));
             self.book
                 .count(STATES, &format!("key {:?}", record.key_state()));
+            self.count_held(dataset);
         }
         if self.at.voters.len() == 2 {
             self.book.count(STATES, "joint membership at a command");
@@ -337,12 +532,37 @@ impl Run<'_> {
     }
 }
 
-/// Whether the state still knows a version id.
+/// A dataset is under a fence, or is not; where it has an authority of its own that says so too.
+fn stand(record: &mut v1::DatasetRecord, status: v1::DatasetStatus) {
+    record.set_status(status);
+    if let Some(authority) = &mut record.authority {
+        authority.set_standing(match status {
+            v1::DatasetStatus::Fenced => v1::Standing::Fenced,
+            _ => v1::Standing::Active,
+        });
+    }
+}
+
+/// A command of the shard's own driver, whose clock says nothing new.
+fn by_the_shard(kind: Command) -> v1::ShardCommand {
+    v1::ShardCommand {
+        command: Some(kind),
+        ..Default::default()
+    }
+}
+
+/// Whether the state still knows an id: of a version, an upload, a part, or of what still has parts.
 fn stands_in(state: &MemoryStore, id: &ObjectVersionId) -> bool {
-    use node_state::keys::{table, version};
-    [table::VERSION, table::FREED]
+    let stands = [table::VERSION, table::FREED]
         .into_iter()
-        .any(|of| state.value(&version(of, id)).is_some())
+        .any(|of| state.value(&keys::version(of, id)).is_some());
+    let (start, end) = keys::range(table::PART, id.as_bytes());
+    let mut has_parts = false;
+    state.scan(&start, &end, &mut |_, _| {
+        has_parts = true;
+        false
+    });
+    stands || has_parts
 }
 
 /// Takes `more` out of an answer.
@@ -376,6 +596,10 @@ fn kind(command: &v1::ShardCommand) -> &'static str {
         Some(Command::SetConfig(_)) => "SetConfig",
         Some(Command::SetQuota(_)) => "SetQuota",
         Some(Command::LifecycleStep(_)) => "LifecycleStep",
+        Some(Command::Depart(_)) => "Depart",
+        Some(Command::Arrive(_)) => "Arrive",
+        Some(Command::Import(_)) => "Import",
+        Some(Command::SetMetadata(_)) => "SetMetadata",
         Some(Command::Sweep(_)) => "Sweep",
         Some(Command::AdvanceTime(_)) => "AdvanceTime",
         None => "none",

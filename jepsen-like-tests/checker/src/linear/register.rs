@@ -31,8 +31,8 @@ pub(super) enum Step {
     Removed,
     /// As [`Self::Swapped`], if it held the one; otherwise nothing happened.
     MaySwap(Held, Held),
-    /// It holds nothing now.
-    MayRemove,
+    /// It holds nothing now, whatever it held.
+    Cleared,
 }
 
 impl Step {
@@ -51,6 +51,7 @@ impl Step {
                 F::Cas => Self::Swapped(Some(old()?), Some(value()?)),
                 F::Delete => Self::Removed,
                 F::DeleteIf => Self::Swapped(Some(old()?), None),
+                F::Clear => Self::Cleared,
                 _ => return Err(broken("a meaning for a register")),
             },
             Outcome::Info => match op.f {
@@ -58,7 +59,7 @@ impl Step {
                 F::Write => Self::Set(value()?),
                 F::Create => Self::MaySwap(None, Some(value()?)),
                 F::Cas => Self::MaySwap(Some(old()?), Some(value()?)),
-                F::Delete => Self::MayRemove,
+                F::Delete | F::Clear => Self::Cleared,
                 F::DeleteIf => Self::MaySwap(Some(old()?), None),
                 _ => return Err(broken("a meaning for a register")),
             },
@@ -85,7 +86,7 @@ impl Step {
             Self::Removed => (held.is_some(), None),
             Self::MaySwap(from, to) if held == from => (true, to),
             Self::MaySwap(..) => (true, held),
-            Self::MayRemove => (true, None),
+            Self::Cleared => (true, None),
         }
     }
 
@@ -95,7 +96,7 @@ impl Step {
             Self::Saw(_) | Self::SawSomething | Self::SawOther(_) => None,
             Self::Set(value) => Some(Some(value)),
             Self::Swapped(_, to) | Self::MaySwap(_, to) => Some(to),
-            Self::Removed | Self::MayRemove => Some(None),
+            Self::Removed | Self::Cleared => Some(None),
         }
     }
 
@@ -107,7 +108,7 @@ impl Step {
             Self::SawSomething | Self::Removed => held.is_some(),
             // Any value but one explains it.
             Self::SawOther(not) => held != Some(not),
-            Self::Set(_) | Self::MayRemove => false,
+            Self::Set(_) | Self::Cleared => false,
         }
     }
 }

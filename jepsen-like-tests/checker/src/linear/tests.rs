@@ -62,6 +62,15 @@ fn legal_histories_are_legal() {
         given(1, info(2, F::Cas, 2, 12)),
         because(PRECONDITION, given(1, fail(3, F::Cas, 3, 20, 30))),
     ];
+    let cleared_whatever_was_there = [
+        ok(1, F::Clear, nothing(), 0, 10),
+        ok(1, F::Write, 1, 11, 12),
+        ok(1, F::Clear, nothing(), 13, 14),
+        ok(1, F::Read, nothing(), 15, 16),
+        info(2, F::Clear, nothing(), 17),
+        ok(1, F::Write, 2, 18, 19),
+        ok(1, F::Read, nothing(), 20, 21),
+    ];
     // Refused for another reason: says nothing of the register.
     let refused_for_want_of_rights = [
         ok(1, F::Write, 1, 0, 10),
@@ -73,6 +82,7 @@ fn legal_histories_are_legal() {
         &unknown_write_never_seen,
         &conditions,
         &unknown_cas_explains_a_refusal,
+        &cleared_whatever_was_there,
         &refused_for_want_of_rights,
     ] {
         assert_eq!(of_both(legal), Judgement::Legal, "{legal:#?}");
@@ -97,6 +107,11 @@ fn illegal_histories_are_illegal() {
     let resurrected_delete = [
         ok(1, F::Write, 1, 0, 10),
         ok(1, F::Delete, nothing(), 20, 30),
+        ok(2, F::Read, 1, 40, 50),
+    ];
+    let resurrected_clear = [
+        ok(1, F::Write, 1, 0, 10),
+        ok(1, F::Clear, nothing(), 20, 30),
         ok(2, F::Read, 1, 40, 50),
     ];
     let refused_write_seen = [
@@ -126,6 +141,7 @@ fn illegal_histories_are_illegal() {
         &lost_write,
         &unknown_write_seen_and_unseen,
         &resurrected_delete,
+        &resurrected_clear,
         &refused_write_seen,
         &precondition_ignored,
         &refused_although_it_held,

@@ -35,6 +35,9 @@ fn promise(workload: Workload) -> &'static str {
         Workload::Retry => "P6 a retry has effect once",
         Workload::KeyStates => "P2, P3 no use of a key after an acknowledged disable",
         Workload::Records => "P3 logged before released",
+        Workload::Conditions => "P6 of those who state one condition one wins",
+        Workload::Parts => "P5, P6 an upload becomes one object, whole, or none",
+        Workload::Locks => "what is under compliance retention stays",
         Workload::Replicas => "every replica of a group holds the same",
     }
 }

@@ -183,7 +183,7 @@ impl Task {
 }
 
 /// Whether it went wrong. With `part`, only a range by chance is read.
-async fn read(
+pub(super) async fn read(
     dataset: &Dataset,
     client: &mut Client,
     name: &str,
@@ -297,19 +297,29 @@ pub(super) async fn finish(access: &Access, recorder: Recorder) -> Result<()> {
     let dataset = access.last_dataset(&region, DATASET).await?;
     let mut client = recorder.client(Workload::Blocks);
     for name in keys {
-        let key: ObjectKey = name.parse()?;
-        let end = Instant::now() + access.patience;
-        loop {
-            let asked = client.begin(&name, F::Read).last();
-            let read = timeout(OPERATION_MAX, compare(&dataset, &key, None)).await;
-            let ended = ended_read(read);
-            let again = matches!(&ended, Ended::Fail(why) if !why.starts_with(checker::BROKEN));
-            client.end(asked, ended);
-            if !again || Instant::now() > end {
-                break;
-            }
-            tokio::time::sleep(REST).await;
-        }
+        last_read(&dataset, &mut client, &name, access.patience).await?;
     }
     Ok(())
+}
+
+/// The last look at one object; one that cannot be read is tried again for as long as `patience` lasts.
+pub(super) async fn last_read(
+    dataset: &Dataset,
+    client: &mut Client,
+    name: &str,
+    patience: Duration,
+) -> Result<()> {
+    let key: ObjectKey = name.parse()?;
+    let end = Instant::now() + patience;
+    loop {
+        let asked = client.begin(name, F::Read).last();
+        let read = timeout(OPERATION_MAX, compare(dataset, &key, None)).await;
+        let ended = ended_read(read);
+        let again = matches!(&ended, Ended::Fail(why) if !why.starts_with(checker::BROKEN));
+        client.end(asked, ended);
+        if !again || Instant::now() > end {
+            return Ok(());
+        }
+        tokio::time::sleep(REST).await;
+    }
 }

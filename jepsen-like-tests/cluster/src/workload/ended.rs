@@ -47,7 +47,9 @@ fn reason(error: &Error) -> String {
         | Error::Id(_) => format!("{BROKEN}{reason}"),
         Error::NoSuchDataset
         | Error::NoSuchObject
+        | Error::Moved { .. }
         | Error::PreconditionFailed { .. }
+        | Error::AlreadyDone { .. }
         | Error::Caller { .. }
         | Error::Denied { .. }
         | Error::Unknown { .. } => reason.to_owned(),

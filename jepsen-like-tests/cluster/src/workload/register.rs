@@ -47,7 +47,7 @@ const BLOCKS_ONE_IN: u32 = 24;
 const LAST_AT_ONCE: usize = 8;
 
 /// What a client saw last under a key.
-type Seen = (u64, ObjectVersionId);
+pub(super) type Seen = (u64, ObjectVersionId);
 
 pub(super) async fn run(access: &Access, recorder: Recorder, mut stop: Stop) -> Result<()> {
     let shared = Arc::new(Shared {
@@ -224,9 +224,9 @@ pub(super) fn number_of(info: &ObjectInfo) -> Option<u64> {
 }
 
 /// What is there, what is wrong with it, or nothing.
-type Read = Option<Result<Seen, String>>;
+pub(super) type Read = Option<Result<Seen, String>>;
 
-async fn head(dataset: &Dataset, key: &ObjectKey) -> Result<Read, Error> {
+pub(super) async fn head(dataset: &Dataset, key: &ObjectKey) -> Result<Read, Error> {
     match dataset.head(key, None).await {
         Ok(info) => {
             let seen = number_of(&info).map(|number| (number, info.version));
@@ -237,7 +237,7 @@ async fn head(dataset: &Dataset, key: &ObjectKey) -> Result<Read, Error> {
     }
 }
 
-async fn get(dataset: &Dataset, key: &ObjectKey) -> Result<Read, Error> {
+pub(super) async fn get(dataset: &Dataset, key: &ObjectKey) -> Result<Read, Error> {
     let object = match dataset.get(key, &GetOptions::default()).await {
         Ok(object) => object,
         Err(Error::NoSuchObject) => return Ok(None),
@@ -298,7 +298,7 @@ pub(super) async fn read(
     Ok(again)
 }
 
-fn ended_read(read: Result<Result<Read, Error>, Elapsed>) -> (Ended, Option<Seen>) {
+pub(super) fn ended_read(read: Result<Result<Read, Error>, Elapsed>) -> (Ended, Option<Seen>) {
     match read {
         Ok(Ok(Some(Ok(seen)))) => (Ended::Ok(Some(seen.0.into())), Some(seen)),
         Ok(Ok(Some(Err(broken)))) => (Ended::Fail(broken), None),

@@ -2,6 +2,9 @@
 //!
 //! Owns the list of what can be wrong. Refuses to say what the shard makes of it.
 
+mod locks;
+mod uploads;
+
 use bytes::Bytes;
 use proto::ids::{RequestId, UploadEpoch};
 use proto::v1;
@@ -21,8 +24,13 @@ pub(super) fn bend(draw: &mut Draw, model: &Model, command: &mut v1::ShardComman
 }
 
 fn verdict(draw: &mut Draw, command: &mut v1::ShardCommand) {
-    match draw.rng.random_range(0..4) {
+    match draw.rng.random_range(0..5) {
         0 => command.verdict = None,
+        4 => {
+            if let Some(verdict) = &mut command.verdict {
+                verdict.dataset_epoch = verdict.dataset_epoch.wrapping_sub(1);
+            }
+        }
         1 | 2 => {
             if let Some(verdict) = &mut command.verdict {
                 verdict.authority_version = verdict.authority_version.wrapping_sub(1);
@@ -99,20 +107,20 @@ fn body(draw: &mut Draw, model: &Model, command: &mut v1::ShardCommand) {
         Some(Command::SetAuthority(set)) => set.version = set.version.saturating_sub(2),
         Some(Command::AdvanceUploadEpoch(advance)) => advance.from += 1,
         Some(Command::AdvanceTime(advance)) => advance.clocks.truncate(1),
-        Some(
-            Command::Sweep(_)
-            | Command::CreateUpload(_)
-            | Command::FinishPart(_)
-            | Command::CompleteUpload(_)
-            | Command::AbortUpload(_)
-            | Command::SetObjectLock(_)
-            | Command::SetRetention(_)
-            | Command::SetLegalHold(_)
-            | Command::SetConfig(_)
-            | Command::SetQuota(_)
-            | Command::LifecycleStep(_),
-        )
-        | None => {}
+        Some(Command::CreateUpload(create)) => uploads::create(draw, create),
+        Some(Command::FinishPart(finish)) => uploads::part(draw, model, finish),
+        Some(Command::CompleteUpload(complete)) => uploads::complete(draw, complete),
+        Some(Command::AbortUpload(abort)) => uploads::abort(draw, abort),
+        Some(Command::SetObjectLock(set)) => locks::object_lock(draw, set),
+        Some(Command::SetRetention(set)) => locks::retention(draw, model, set),
+        Some(Command::SetLegalHold(set)) => locks::legal_hold(draw, set),
+        Some(Command::SetMetadata(set)) => locks::metadata(draw, set),
+        Some(Command::SetConfig(set)) => locks::config(draw, set),
+        Some(Command::SetQuota(set)) => set.dataset_id = Bytes::from_static(b"nothing"),
+        Some(Command::Depart(depart)) => depart.relocation_id = Bytes::new(),
+        Some(Command::Arrive(arrive)) => arrive.relocation_id = Bytes::new(),
+        Some(Command::Import(import)) => import.relocation_id = Bytes::new(),
+        Some(Command::Sweep(_) | Command::LifecycleStep(_)) | None => {}
     }
 }
 
@@ -120,14 +128,24 @@ fn create_dataset(draw: &mut Draw, create: &mut v1::CreateDataset) {
     let Some(record) = &mut create.dataset else {
         return;
     };
-    match draw.rng.random_range(0..7) {
+    match draw.rng.random_range(0..8) {
         0 => create.dataset = None,
         1 => record.format = 2,
         2 => record.name = "No such name".to_owned(),
         3 => record.kek_id = Bytes::new(),
         4 => record.pseudonym = Bytes::from_static(b"short"),
         5 => record.set_status(v1::DatasetStatus::Fenced),
-        _ => record.set_key_state(v1::KeyState::Disabled),
+        6 => record.set_key_state(v1::KeyState::Disabled),
+        // What a dataset holds is not for who creates it to say.
+        _ => {
+            record.objects = 7;
+            record.sealed_bytes = 7;
+            record.quota = Some(v1::Quota {
+                objects_max: 1,
+                sealed_bytes_max: 1,
+            });
+            record.lock = Some(v1::ObjectLock::default());
+        }
     }
 }
 
@@ -148,7 +166,7 @@ fn token(draw: &mut Draw, model: &Model, register: &mut v1::RegisterToken) {
 }
 
 fn entry(draw: &mut Draw, entry: &mut v1::ObjectEntry, holder: &mut Bytes) {
-    match draw.rng.random_range(0..12) {
+    match draw.rng.random_range(0..17) {
         0 => entry.format = 2,
         1 => entry.version_id = Bytes::new(),
         2 => entry.lease_id = draw.lease(),
@@ -160,6 +178,11 @@ fn entry(draw: &mut Draw, entry: &mut v1::ObjectEntry, holder: &mut Bytes) {
         8 => entry.plain_bytes = entry.sealed_bytes + 1,
         9 => entry.sealed_metadata = Bytes::from(vec![0; (17 << 10) + 1]),
         10 => entry.placement = 2,
+        11 => entry.parts = 1,
+        12 => entry.null_index = 1,
+        13 => entry.changed_index = 1,
+        14 => entry.source_index = 1,
+        15 => entry.metadata_index = 1,
         _ => *holder = draw.holder(),
     }
 }

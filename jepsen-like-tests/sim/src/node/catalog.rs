@@ -194,6 +194,7 @@ impl Run {
         let verdict = v1::Verdict {
             authority_version: self.model.authority.wrapping_sub(stale),
             key_state_version: 0,
+            dataset_epoch: 0,
         };
         v1::CatalogCommand {
             now_ms: match rng.random_range(0..2000) {

@@ -1,7 +1,9 @@
 //! What readers of the shard see against what the model says.
 //!
-//! Owns the comparison of every read the crate offers: datasets, objects, versions, tokens, changes, garbage,
+//! Owns the comparison of every read the crate offers: datasets, objects, versions, tokens, settings, changes, garbage,
 //! request ids, listings and what a replica has to look for on its disk.
+
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,13 +59,22 @@ pub(super) fn dataset(state: &MemoryStore, model: &Model, id: &DatasetId) -> Res
         );
         return Ok(());
     }
+    let counted = counted(model, id, dataset);
     hold!(
-        held == counted(dataset),
-        "dataset {id} says {held:?}, the model {:?}",
-        counted(dataset)
+        held == counted,
+        "dataset {id} says {held:?}, the model {counted:?}"
     );
     for key in KEYS {
         object(state, dataset, id, key)?;
+    }
+    uploads::of(state, dataset, id)?;
+    for (kind, setting) in &dataset.settings {
+        let kind = v1::ConfigKind::try_from(*kind).unwrap_or_default();
+        let held = read::config(state, id, kind);
+        hold!(
+            held.as_ref() == Some(setting),
+            "{kind:?} of dataset {id} is {held:?}, the model says {setting:?}"
+        );
     }
     let tokens = dataset
         .tokens
@@ -87,26 +98,29 @@ pub(super) fn dataset(state: &MemoryStore, model: &Model, id: &DatasetId) -> Res
 }
 
 /// The dataset's record with the sums of what it holds.
-fn counted(dataset: &Dataset) -> v1::DatasetRecord {
+fn counted(model: &Model, id: &DatasetId, dataset: &Dataset) -> v1::DatasetRecord {
     let current = dataset.objects.values().filter_map(|v| v.last());
     v1::DatasetRecord {
         objects: current.filter(|c| !c.entry.delete_marker).count() as u64,
         versions: dataset.versions().count() as u64,
-        sealed_bytes: dataset.versions().map(|v| v.entry.sealed_bytes).sum(),
+        sealed_bytes: model.sealed_bytes(id),
+        uploads: dataset.uploads.len() as u64,
+        legal_holds: dataset.versions().filter(|v| v.entry.legal_hold).count() as u64,
         tombstones: dataset.changes.values().filter(|c| c.tombstone).count() as u64,
-        tombstones_from: 0,
         ..dataset.record.clone()
     }
 }
 
 fn object(state: &MemoryStore, dataset: &Dataset, id: &DatasetId, key: &str) -> Result<(), Broken> {
     let held = read::object(state, id, key, None);
-    let wanted = dataset.current(key).map(|version| version.entry.clone());
+    let wanted = dataset.current_entry(key);
     hold!(
         held == wanted,
         "{key:?} of {id} reads as {held:?}, the model says {wanted:?}"
     );
-    for version in dataset.objects.get(key).into_iter().flatten() {
+    let versions = dataset.objects.get(key).map_or(&[][..], Vec::as_slice);
+    let older = versions.split_last().map_or(&[][..], |(_, older)| older);
+    for version in older {
         let held = read::object(state, id, key, Some(&version.id));
         hold!(
             held.as_ref() == Some(&version.entry),
@@ -115,6 +129,17 @@ fn object(state: &MemoryStore, dataset: &Dataset, id: &DatasetId, key: &str) -> 
             version.entry
         );
     }
+    for version in versions {
+        uploads::parts(state, &version.id, version.parts.iter())?;
+    }
+    let current_is = versions.last().filter(|current| !current.entry.versioned);
+    let null = current_is.or_else(|| older.iter().find(|version| version.is_null()));
+    let held = read::null_version(state, id, key).map(|head| head.version_id);
+    let wanted = null.map(|version| version.id.into());
+    hold!(
+        held == wanted,
+        "the null version of {key:?} is {held:?}, the model says {wanted:?}"
+    );
     Ok(())
 }
 
@@ -190,7 +215,7 @@ pub(super) fn listings(
         listed == wanted,
         "{prefix:?} lists versions {listed:?}, the model {wanted:?}"
     );
-    Ok(())
+    uploads::listing(state, dataset, id, prefix, limit)
 }
 
 fn wanted_objects(dataset: &Dataset, prefix: &str, delimiter: &str) -> Vec<String> {
@@ -238,17 +263,19 @@ pub(super) fn memory(
     let mut living: BTreeSet<ObjectVersionId> = BTreeSet::new();
     for dataset in model.datasets.values() {
         living.extend(dataset.versions().map(|version| version.id));
+        living.extend(dataset.uploads.keys());
+        living.extend(dataset.parts().map(|part| part.id));
     }
     hold!(
         garbage.keys().all(|id| !living.contains(id)),
-        "a version that lives is garbage"
+        "a version or part that lives is garbage"
     );
-    let in_blocks = model
-        .datasets
-        .values()
-        .flat_map(Dataset::versions)
-        .filter(|version| !version.entry.blocks.is_empty())
-        .count() as u64;
+    let versions = model.datasets.values().flat_map(Dataset::versions);
+    let parts = model.datasets.values().flat_map(Dataset::parts);
+    let in_blocks = versions.filter(|v| !v.entry.blocks.is_empty()).count()
+        + parts.filter(|part| part.in_blocks()).count()
+        + model.doomed.values().filter(|part| part.in_blocks).count();
+    let in_blocks = in_blocks as u64;
     let looked_for = local::count_missing_through(LogIndex(u64::MAX), local, u64::MAX);
     // Versions of dropped datasets go as the sweep comes by.
     let least_and_most = in_blocks..=in_blocks + model.limbo.len() as u64;
@@ -273,6 +300,7 @@ pub(super) fn nothing_is_due(state: &MemoryStore, model: &Model) -> Result<(), B
     let (start, end) = keys::range(table::PURGE, &[]);
     let purges = rows(state, &start, &end);
     hold!(purges == 0, "{purges} dropped datasets were left");
+    uploads::nothing_is_due(state, model)?;
     for (id, dataset) in model.datasets.iter().filter(|(_, d)| d.dropped()) {
         let held = read::dataset(state, id).unwrap_or_default();
         let left = (held.objects, held.versions, held.sealed_bytes);

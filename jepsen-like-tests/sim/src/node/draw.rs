@@ -1,7 +1,11 @@
 //! Commands for a shard, drawn from a seed: mostly what a leader would propose, now and then stale, late, repeated,
 //! stolen or malformed.
 //!
-//! Owns the dice. Refuses to know the answers: whether a command is good is the model's to say.
+//! Owns the dice. Refuses to know the answers: whether a command is good is the model's to say. What levels of the
+//! shard's log do not know yet is not drawn: a leader proposes none of it.
+
+mod locks;
+mod uploads;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +19,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use super::bend;
+use super::locks::DAY;
 use super::model::{Model, Position};
 
 /// Datasets of a run.
@@ -33,13 +38,22 @@ pub(super) const NODES: u64 = 7;
 const HELD_MAX: usize = 6;
 /// Commands most runs begin with: the authority, the datasets, some tokens.
 const FOUNDED: u32 = 10;
+/// Levels from which uploads in parts, object lock, and settings are commands.
+pub(super) const PARTS_LEVEL: u32 = 3;
+pub(super) const LOCKS_LEVEL: u32 = 4;
+pub(super) const SETTINGS_LEVEL: u32 = 5;
+/// The level from which sealed metadata is changed in place.
+const METADATA_LEVEL: u32 = 6;
 
 /// The dice of one seed.
 pub(super) struct Draw {
     pub(super) rng: StdRng,
     /// Percent of commands that are bent.
     bent: u32,
+    /// Percent of commands that are of uploads in parts, and the highest part number.
+    uploads: (u32, u32),
     minted: u64,
+    streams: u64,
     nonce: u64,
     /// Upload epochs still to pass at a run.
     epochs: u64,
@@ -54,10 +68,14 @@ impl Draw {
         let mut rng = StdRng::seed_from_u64(seed);
         let bent = *[0, 10, 30].choose(&mut rng).expect("not empty");
         let begun = if rng.random_ratio(1, 10) { FOUNDED } else { 0 };
+        let uploads = [(10, 3), (25, 4), (60, 30)];
+        let uploads = *uploads.choose(&mut rng).expect("not empty");
         Self {
             rng,
             bent,
+            uploads,
             minted: 0,
+            streams: 0,
             nonce: 0,
             epochs: 0,
             begun,
@@ -73,6 +91,9 @@ impl Draw {
                 break command;
             }
             let mut command = self.fresh(model, at);
+            if at.level >= LOCKS_LEVEL {
+                self.lock_new(model, &mut command);
+            }
             if self.rng.random_range(0..100) < self.bent {
                 bend::bend(self, model, &mut command);
             }
@@ -110,11 +131,24 @@ impl Draw {
         if at.level > 1 && self.rng.random_ratio(1, 30) {
             return self.hold(model);
         }
+        let of_uploads = self.uploads.0;
+        if at.level >= PARTS_LEVEL && self.rng.random_range(0..100) < of_uploads {
+            return self.upload(model, at);
+        }
+        if at.level >= LOCKS_LEVEL && self.rng.random_ratio(1, 9) {
+            return self.lock(model);
+        }
+        if at.level >= SETTINGS_LEVEL && self.rng.random_ratio(1, 9) {
+            return self.setting(model);
+        }
+        if at.level >= METADATA_LEVEL && self.rng.random_ratio(1, 9) {
+            return self.metadata(model);
+        }
         match self.rng.random_range(0..108) {
             0..44 if !self.may_seal(model) => self.register(model),
             0..26 => self.put(model),
             26..44 => self.finish(model, at),
-            44..58 => self.delete(model),
+            44..58 => self.delete(model, at),
             58..66 => self.register(model),
             66..72 => self.key_state(model),
             72..75 => self.versioning(model),
@@ -169,6 +203,7 @@ impl Draw {
         v1::Verdict {
             authority_version: model.authority,
             key_state_version: held.map_or(0, |dataset| dataset.record.key_state_version),
+            dataset_epoch: held.map_or(0, |dataset| dataset.record.epoch),
         }
     }
 
@@ -353,7 +388,8 @@ impl Draw {
             let lease = proto::ids::LeaseId::try_from(&lease[..]).ok()?;
             d.tokens.get(&lease)
         });
-        let lasts = [1, 2000, 60_000, 3_600_000, 3_600_000, 3_600_000];
+        // Days too: a region's time may be moved on by as much, and objects are put under what is left.
+        let lasts = [1, 2000, 60_000, 3_600_000, 3_600_000, 20 * DAY];
         let lasts = *lasts.choose(&mut self.rng).expect("not empty");
         let fresh = v1::TokenRecord {
             token: Bytes::from_static(b"token"),
@@ -467,13 +503,7 @@ impl Draw {
         let id = self.dataset(model);
         let key = *KEYS.choose(&mut self.rng).expect("not empty");
         let (entry, holder) = self.entry(model, &id);
-        let blocks: Vec<_> = (0..self.rng.random_range(1..5))
-            .map(|_| v1::BlockRef {
-                digest: Bytes::copy_from_slice(&[self.rng.random(); 32]),
-                bytes: self.rng.random_range(1..1000),
-            })
-            .collect();
-        let back = if self.rng.random_ratio(1, 6) { 30 } else { 2 };
+        let blocks = self.blocks();
         let finish = v1::FinishObject {
             dataset_id: id.into(),
             key: key.to_owned(),
@@ -482,12 +512,26 @@ impl Draw {
             entry: Some(v1::ObjectEntry {
                 sealed_bytes: blocks.iter().map(|block| u64::from(block.bytes)).sum(),
                 blocks,
-                upload_epoch: model.epoch.saturating_sub(self.rng.random_range(0..back)),
+                upload_epoch: self.upload_epoch(model),
                 ..entry
             }),
             holder,
         };
         self.asked(model, &id, Command::FinishObject(finish))
+    }
+
+    fn blocks(&mut self) -> Vec<v1::BlockRef> {
+        (0..self.rng.random_range(1..5))
+            .map(|_| v1::BlockRef {
+                digest: Bytes::copy_from_slice(&[self.rng.random(); 32]),
+                bytes: self.rng.random_range(1..1000),
+            })
+            .collect()
+    }
+
+    fn upload_epoch(&mut self, model: &Model) -> u64 {
+        let back = if self.rng.random_ratio(1, 6) { 30 } else { 2 };
+        model.epoch.saturating_sub(self.rng.random_range(0..back))
     }
 
     /// Receipts of the voters, of some of them, or of whoever it is.
@@ -537,8 +581,9 @@ impl Draw {
             .collect()
     }
 
-    fn delete(&mut self, model: &Model) -> v1::ShardCommand {
+    fn delete(&mut self, model: &Model, at: &Position) -> v1::ShardCommand {
         let id = self.dataset(model);
+        let bypass_governance = at.level >= LOCKS_LEVEL && self.rng.random_ratio(1, 4);
         let key = *KEYS.choose(&mut self.rng).expect("not empty");
         let versions = model.datasets.get(&id).and_then(|d| d.objects.get(key));
         let named = versions
@@ -551,7 +596,7 @@ impl Draw {
             precondition: self.condition(model, &id, key),
             version_id: named.unwrap_or_default(),
             new_marker_id: self.mint().into(),
-            bypass_governance: false,
+            bypass_governance,
         };
         self.asked(model, &id, Command::DeleteObject(delete))
     }
@@ -569,9 +614,15 @@ impl Draw {
                 let dataset = subject(&command).unwrap_or(DATASETS[0]);
                 command.verdict = Some(self.verdict(model, &dataset));
             }
-            if let Some(Command::FinishObject(finish)) = &mut command.command {
-                let blocks = finish.entry.as_ref().map_or(1, |e| e.blocks.len() as u32);
-                finish.receipts = self.receipts(model, at, blocks);
+            match &mut command.command {
+                Some(Command::FinishObject(finish)) => {
+                    let blocks = finish.entry.as_ref().map_or(1, |e| e.blocks.len() as u32);
+                    finish.receipts = self.receipts(model, at, blocks);
+                }
+                Some(Command::FinishPart(finish)) if finish.inline.is_empty() => {
+                    finish.receipts = self.receipts(model, at, finish.blocks.len() as u32);
+                }
+                _ => {}
             }
         }
         command
@@ -600,7 +651,6 @@ impl Draw {
 
 /// Clocks of some voters, most of them right; now and then one twice, or an operator's word.
 pub(super) fn clocks(rng: &mut StdRng, time: u64, voters: &BTreeSet<u64>) -> v1::AdvanceGroupTime {
-    const DAY: u64 = 86_400_000;
     let passed = match rng.random_range(0..12) {
         0 => DAY,
         1 => DAY + 1,
@@ -630,32 +680,12 @@ pub(super) fn clocks(rng: &mut StdRng, time: u64, voters: &BTreeSet<u64>) -> v1:
     }
 }
 
-/// The dataset a command is about.
+/// The dataset a command is about, or makes.
 pub(super) fn subject(command: &v1::ShardCommand) -> Option<DatasetId> {
-    let id = match command.command.as_ref()? {
-        Command::CreateDataset(create) => &create.dataset.as_ref()?.dataset_id,
-        Command::TombstoneDataset(drop) => &drop.dataset_id,
-        Command::SetKeyState(set) => &set.dataset_id,
-        Command::SetVersioning(set) => &set.dataset_id,
-        Command::SetHold(set) => &set.dataset_id,
-        Command::RegisterToken(register) => &register.token.as_ref()?.dataset_id,
-        Command::PutObject(put) => &put.dataset_id,
-        Command::FinishObject(finish) => &finish.dataset_id,
-        Command::DeleteObject(delete) => &delete.dataset_id,
-        Command::CreateUpload(create) => &create.dataset_id,
-        Command::FinishPart(finish) => &finish.dataset_id,
-        Command::CompleteUpload(complete) => &complete.dataset_id,
-        Command::AbortUpload(abort) => &abort.dataset_id,
-        Command::SetObjectLock(set) => &set.dataset_id,
-        Command::SetRetention(set) => &set.dataset_id,
-        Command::SetLegalHold(set) => &set.dataset_id,
-        Command::SetConfig(set) => &set.dataset_id,
-        Command::SetQuota(set) => &set.dataset_id,
-        Command::AdvanceUploadEpoch(_)
-        | Command::SetAuthority(_)
-        | Command::Sweep(_)
-        | Command::LifecycleStep(_)
-        | Command::AdvanceTime(_) => return None,
-    };
-    DatasetId::try_from(&id[..]).ok()
+    match command.command.as_ref()? {
+        Command::CreateDataset(create) => {
+            DatasetId::try_from(&create.dataset.as_ref()?.dataset_id[..]).ok()
+        }
+        other => node_state::shard::subject(other),
+    }
 }

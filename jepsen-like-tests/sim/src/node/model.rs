@@ -14,7 +14,10 @@ use proto::v1::Refusal;
 use proto::v1::shard_answer::Answer;
 use proto::v1::shard_command::Command;
 
+use super::lifecycle::Round;
+use super::metadata::INDEX_LEVEL;
 pub(super) use super::objects::Version;
+use super::parts::{Doomed, Upload};
 
 /// What a command comes to.
 pub(super) type Outcome = Result<v1::Done, v1::Refused>;
@@ -45,6 +48,10 @@ pub(super) struct Dataset {
     pub(super) tokens: BTreeMap<LeaseId, v1::TokenRecord>,
     /// Versions of each object, oldest first: the last is the current one.
     pub(super) objects: BTreeMap<String, Vec<Version>>,
+    /// Uploads in parts under way.
+    pub(super) uploads: BTreeMap<ObjectVersionId, Upload>,
+    /// Settings by kind, removed ones included.
+    pub(super) settings: BTreeMap<i32, v1::ConfigRecord>,
     /// What each log index changed: key, version, marker, gone.
     pub(super) changes: BTreeMap<u64, v1::ChangeRecord>,
 }
@@ -56,6 +63,15 @@ impl Dataset {
 
     pub(super) fn versions(&self) -> impl Iterator<Item = &Version> {
         self.objects.values().flatten()
+    }
+
+    /// Whether retention or a legal hold, of the dataset or of a version, keeps it at this time.
+    fn held(&self, time: u64) -> bool {
+        let hold = self.record.hold.unwrap_or_default();
+        hold.legal
+            || hold.retain_until_ms > time
+            || self.record.compliance_until_ms > time
+            || self.versions().any(|version| version.entry.legal_hold)
     }
 }
 
@@ -73,10 +89,14 @@ pub(super) struct Model {
     pub(super) authority: u64,
     pub(super) epoch: u64,
     pub(super) datasets: BTreeMap<DatasetId, Dataset>,
-    /// Versions in blocks that are gone, and the epoch in which they went.
+    /// Versions and parts in blocks that are gone, and the epoch in which they went.
     pub(super) freed: BTreeMap<ObjectVersionId, u64>,
-    /// Versions of dropped datasets: free again once the sweep has come by.
+    /// Versions, uploads and parts of dropped datasets: free again once the sweep has come by.
     pub(super) limbo: BTreeSet<ObjectVersionId>,
+    /// Parts of what is gone, until the sweep has come to them.
+    pub(super) doomed: BTreeMap<ObjectVersionId, Doomed>,
+    /// Where lifecycles are.
+    pub(super) round: Round,
     used: BTreeMap<RequestId, Used>,
 }
 
@@ -84,19 +104,33 @@ pub(super) struct Model {
 pub(super) struct Judging<'a> {
     pub(super) model: &'a mut Model,
     pub(super) at: &'a Position,
+    /// The dataset epoch that a leader decided in, where one did.
+    pub(super) decided_in: Option<u64>,
     /// Whether the shard still knows an id that the sweep may have come to.
     pub(super) swept: &'a dyn Fn(&ObjectVersionId) -> bool,
 }
 
+/// What a command has to come to.
+pub(super) struct Expected {
+    pub(super) answer: v1::ShardAnswer,
+    /// Whether it is run: neither refused before that, nor answered from memory.
+    pub(super) runs: bool,
+}
+
 impl Model {
-    /// The answer the command has to get; everything it does has happened here afterwards. `swept` says whether an
-    /// id that is due to be forgotten still stands in the state: when exactly it goes is nobody's promise.
+    /// The answer the command has to get; everything it does has happened here afterwards, but for what a lifecycle
+    /// ends. `swept` says whether an id that is due to be forgotten still stands in the state: when exactly it goes is
+    /// nobody's promise.
     pub(super) fn expect(
         &mut self,
         at: &Position,
         command: &v1::ShardCommand,
         swept: &dyn Fn(&ObjectVersionId) -> bool,
-    ) -> v1::ShardAnswer {
+    ) -> Expected {
+        let decided = |answer| Expected {
+            answer,
+            runs: false,
+        };
         let kind = command.command.as_ref().expect("the caller sends no other");
         let clocks = match kind {
             Command::AdvanceTime(advance) => Some(advance),
@@ -105,15 +139,16 @@ impl Model {
         let majority = |nodes: &BTreeSet<u64>| at.majority(nodes);
         match time_after(self.time, at.level, command.now_ms, clocks, &majority) {
             Ok(time) => self.time = time,
-            Err(refused) => return answer(Err(refused)),
+            Err(refused) => return decided(answer(Err(refused))),
         }
         let id = match self.request(command, kind) {
             Ok(id) => id,
-            Err(answer) => return *answer,
+            Err(answer) => return decided(*answer),
         };
         let mut judging = Judging {
             model: self,
             at,
+            decided_in: None,
             swept,
         };
         let outcome = judging.run(command, kind);
@@ -132,7 +167,16 @@ impl Model {
             };
             self.used.insert(id, used);
         }
-        answer
+        Expected { answer, runs: true }
+    }
+
+    /// How much is left was the shard's to say: what it said is what a retry is answered.
+    pub(super) fn told_of_more(&mut self, command: &v1::ShardCommand, more: bool) {
+        let id = RequestId::try_from(&command.request_id[..]).ok();
+        let used = id.and_then(|id| self.used.get_mut(&id));
+        if let Some(Answer::Done(done)) = used.and_then(|used| used.answer.answer.as_mut()) {
+            done.more = more;
+        }
     }
 
     /// The request id that is to be used, or the answer it already decides.
@@ -144,9 +188,16 @@ impl Model {
         let refused = |reason| Err(Box::new(answer(refuse(reason))));
         if command.request_id.is_empty() {
             return match kind {
-                Command::PutObject(_) | Command::FinishObject(_) | Command::DeleteObject(_) => {
-                    refused(Refusal::Malformed)
-                }
+                Command::PutObject(_)
+                | Command::FinishObject(_)
+                | Command::DeleteObject(_)
+                | Command::CreateUpload(_)
+                | Command::FinishPart(_)
+                | Command::CompleteUpload(_)
+                | Command::AbortUpload(_)
+                | Command::SetRetention(_)
+                | Command::SetLegalHold(_)
+                | Command::SetMetadata(_) => refused(Refusal::Malformed),
                 _ => Ok(None),
             };
         }
@@ -162,7 +213,17 @@ impl Model {
         match self.used.get(&id) {
             None => Ok(Some(id)),
             Some(used) if used.asked == asked(command) => Err(Box::new(used.answer.clone())),
-            Some(_) => refused(Refusal::RequestIdReused),
+            Some(used) => {
+                let made = match &used.answer.answer {
+                    Some(Answer::Done(done)) => done.version_id.clone(),
+                    Some(Answer::Refused(_)) | None => Bytes::new(),
+                };
+                Err(Box::new(answer(Err(v1::Refused {
+                    reason: Refusal::RequestIdReused.into(),
+                    current_version_id: made,
+                    ..v1::Refused::default()
+                }))))
+            }
         }
     }
 
@@ -192,7 +253,10 @@ impl Judging<'_> {
                 self.model.authority = set.version;
                 return Ok(self.done());
             }
-            Command::Sweep(_) | Command::AdvanceTime(_) => return Ok(self.done()),
+            // What they end is seen in the state.
+            Command::Sweep(_) | Command::LifecycleStep(_) | Command::AdvanceTime(_) => {
+                return Ok(self.done());
+            }
             _ => {}
         }
         let Some(verdict) = command.verdict else {
@@ -201,36 +265,39 @@ impl Judging<'_> {
         if verdict.authority_version != self.model.authority {
             return moved(Refusal::AuthorityMoved, self.model.authority);
         }
+        if self.at.level >= INDEX_LEVEL {
+            self.decided_in = Some(verdict.dataset_epoch);
+        }
         let key_state = verdict.key_state_version;
         match kind {
             Command::CreateDataset(create) => self.create(create),
             Command::TombstoneDataset(drop) => self.drop_dataset(drop),
             Command::SetKeyState(set) => self.set_key_state(set),
-            Command::SetVersioning(set) => {
-                let dataset = self.writable(&set.dataset_id)?;
-                dataset.record.versioning = set.enabled;
-                Ok(self.done())
-            }
+            Command::SetVersioning(set) => self.set_versioning(set),
             Command::SetHold(set) => self.set_hold(set),
             Command::RegisterToken(register) => self.register(key_state, register),
             Command::PutObject(put) => self.put(key_state, put),
             Command::FinishObject(finish) => self.finish(key_state, finish),
             Command::DeleteObject(delete) => self.delete(delete),
+            Command::CreateUpload(create) => self.create_upload(key_state, create),
+            Command::FinishPart(finish) => self.finish_part(key_state, finish),
+            Command::CompleteUpload(complete) => self.complete_upload(key_state, complete),
+            Command::AbortUpload(abort) => self.abort_upload(abort),
+            Command::SetObjectLock(set) => self.set_object_lock(set),
+            Command::SetRetention(set) => self.set_retention(set),
+            Command::SetLegalHold(set) => self.set_legal_hold(set),
+            Command::SetMetadata(set) => self.set_metadata(key_state, set),
+            Command::SetConfig(set) => self.set_config(set),
+            Command::SetQuota(set) => self.set_quota(set),
             Command::AdvanceUploadEpoch(_)
             | Command::SetAuthority(_)
             | Command::Sweep(_)
+            | Command::LifecycleStep(_)
             | Command::AdvanceTime(_)
-            // Above the levels that are drawn here: the state's own model tests have them.
-            | Command::CreateUpload(_)
-            | Command::FinishPart(_)
-            | Command::CompleteUpload(_)
-            | Command::AbortUpload(_)
-            | Command::SetObjectLock(_)
-            | Command::SetRetention(_)
-            | Command::SetLegalHold(_)
-            | Command::SetConfig(_)
-            | Command::SetQuota(_)
-            | Command::LifecycleStep(_) => refuse(Refusal::Malformed),
+            // Drawn elsewhere.
+            | Command::Depart(_)
+            | Command::Arrive(_)
+            | Command::Import(_) => refuse(Refusal::Malformed),
         }
     }
 
@@ -269,8 +336,16 @@ impl Judging<'_> {
                 refuse(Refusal::DatasetExists)
             };
         }
+        // It begins with nothing, whatever the record asked for says.
         let record = v1::DatasetRecord {
             created_at_ms: self.model.time,
+            objects: 0,
+            versions: 0,
+            sealed_bytes: 0,
+            tombstones_from: 0,
+            hold: None,
+            lock: None,
+            quota: None,
             ..asked.clone()
         };
         let dataset = Dataset {
@@ -285,6 +360,7 @@ impl Judging<'_> {
         let Ok(id) = DatasetId::try_from(&drop.dataset_id[..]) else {
             return refuse(Refusal::Malformed);
         };
+        let time = self.model.time;
         let Some(dataset) = self.model.datasets.get_mut(&id) else {
             return refuse(Refusal::NoSuchDataset);
         };
@@ -293,8 +369,7 @@ impl Judging<'_> {
             v1::DatasetStatus::Fenced => return refuse(Refusal::DatasetFenced),
             _ => {}
         }
-        let hold = dataset.record.hold.unwrap_or_default();
-        if hold.legal || hold.retain_until_ms > self.model.time {
+        if dataset.held(time) {
             return refuse(Refusal::DatasetHeld);
         }
         if dataset.versions().next().is_some() && !drop.force {
@@ -303,14 +378,23 @@ impl Judging<'_> {
         dataset.record.set_status(v1::DatasetStatus::Tombstoned);
         dataset.tokens.clear();
         dataset.changes.clear();
-        let gone = std::mem::take(&mut dataset.objects);
-        let gone = gone.into_values().flatten().map(|version| version.id);
-        self.model.limbo.extend(gone);
+        dataset.settings.clear();
+        let versions = std::mem::take(&mut dataset.objects).into_values().flatten();
+        let uploads = std::mem::take(&mut dataset.uploads).into_iter();
+        let limbo = &mut self.model.limbo;
+        for (id, parts) in versions
+            .map(|version| (version.id, version.parts))
+            .chain(uploads.map(|(id, upload)| (id, upload.parts.into_values().collect())))
+        {
+            limbo.insert(id);
+            limbo.extend(parts.iter().map(|part| part.id));
+        }
         Ok(self.done())
     }
 
     fn set_key_state(&mut self, set: &v1::SetKeyState) -> Outcome {
-        let dataset = self.existing(&set.dataset_id)?;
+        let level = self.at.level;
+        let dataset = self.decided(&set.dataset_id)?;
         if set.state() == v1::KeyState::Unspecified {
             return refuse(Refusal::Malformed);
         }
@@ -326,12 +410,15 @@ impl Judging<'_> {
             held.set_key_state(set.state());
             held.key_state_version = set.version;
             held.min_kek_version = held.min_kek_version.max(set.min_kek_version);
+            dataset.unfence(level);
         }
         Ok(self.done())
     }
 
     fn set_hold(&mut self, set: &v1::SetHold) -> Outcome {
-        let held = &mut self.existing(&set.dataset_id)?.record.hold;
+        let (index, level) = (self.at.index, self.at.level);
+        let dataset = self.decided(&set.dataset_id)?;
+        let held = &mut dataset.record.hold;
         let before = held.unwrap_or_default();
         if set.from_version == u64::MAX {
             return refuse(Refusal::Malformed);
@@ -358,6 +445,8 @@ impl Judging<'_> {
             return refuse(Refusal::TooFewApprovals);
         }
         *held = Some(after);
+        dataset.unfence(level);
+        dataset.settings_changed(level, index);
         Ok(self.done())
     }
 
@@ -406,10 +495,20 @@ impl Judging<'_> {
     }
 
     pub(super) fn writable(&mut self, id: &[u8]) -> Result<&mut Dataset, v1::Refused> {
-        let dataset = self.existing(id)?;
-        match dataset.record.status() {
+        match self.existing(id)?.record.status() {
             v1::DatasetStatus::Fenced => refuse(Refusal::DatasetFenced),
-            _ => Ok(dataset),
+            _ => self.decided(id),
+        }
+    }
+
+    /// In the epoch that the leader decided in; under a fence or not.
+    fn decided(&mut self, id: &[u8]) -> Result<&mut Dataset, v1::Refused> {
+        let decided_in = self.decided_in;
+        let dataset = self.existing(id)?;
+        let epoch = dataset.record.epoch;
+        match decided_in.is_some_and(|decided_in| decided_in != epoch) {
+            true => moved(Refusal::DatasetEpochMoved, epoch),
+            false => Ok(dataset),
         }
     }
 
@@ -436,7 +535,7 @@ pub(super) fn refuse<T>(reason: Refusal) -> Result<T, v1::Refused> {
     moved(reason, 0)
 }
 
-fn moved<T>(reason: Refusal, moved_to: u64) -> Result<T, v1::Refused> {
+pub(super) fn moved<T>(reason: Refusal, moved_to: u64) -> Result<T, v1::Refused> {
     Err(v1::Refused {
         reason: reason.into(),
         moved_to,
@@ -505,8 +604,10 @@ fn asked(command: &v1::ShardCommand) -> Vec<u8> {
         verdict: None,
         ..command.clone()
     };
-    if let Some(Command::FinishObject(finish)) = &mut bare.command {
-        finish.receipts = Vec::new();
+    match &mut bare.command {
+        Some(Command::FinishObject(finish)) => finish.receipts = Vec::new(),
+        Some(Command::FinishPart(finish)) => finish.receipts = Vec::new(),
+        _ => {}
     }
     bare.encode_to_vec()
 }

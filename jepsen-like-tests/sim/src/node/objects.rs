@@ -5,18 +5,29 @@
 use std::collections::BTreeSet;
 
 use node_state::limits::EPOCHS_KEPT;
-use proto::ids::{LeaseId, ObjectKey, ObjectVersionId};
+use proto::ids::{DatasetId, LeaseId, ObjectKey, ObjectVersionId};
 use proto::v1;
 use proto::v1::Refusal;
 
-use super::model::{Dataset, Judging, Outcome, refuse, version_id};
+use super::metadata::INDEX_LEVEL;
+use super::model::{Dataset, Judging, Model, Outcome, refuse, version_id};
+use super::parts::Part;
+
+/// The level from which what is put while versioning is off takes the place of the null version, wherever that stands.
+const NULL_LEVEL: u32 = 5;
 
 /// One version of one object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Version {
     pub(super) id: ObjectVersionId,
-    /// Everything a reader gets.
+    /// Everything a reader gets, but for where the null version stands.
     pub(super) entry: v1::ObjectEntry,
+    /// Its parts by number, where it came in parts.
+    pub(super) parts: Vec<Part>,
+    /// When another took its place.
+    pub(super) covered_at_ms: u64,
+    /// Covered before null versions were found again: it stays until it is deleted by its id.
+    forgotten: bool,
 }
 
 impl Version {
@@ -27,6 +38,18 @@ impl Version {
     fn in_blocks(&self) -> bool {
         !self.entry.blocks.is_empty()
     }
+
+    /// Whether it is the one null version of its object.
+    pub(super) fn is_null(&self) -> bool {
+        !self.entry.versioned && !self.forgotten
+    }
+}
+
+/// A version that is about to be the current one.
+pub(super) struct New {
+    pub(super) id: ObjectVersionId,
+    pub(super) entry: v1::ObjectEntry,
+    pub(super) parts: Vec<Part>,
 }
 
 /// What the two kinds of commit share.
@@ -58,7 +81,7 @@ impl Judging<'_> {
         if !inline {
             return refuse(Refusal::Malformed);
         }
-        self.under_token(key_state, &commit, &lease, &[])?;
+        self.under_token(key_state, &commit.under(lease), &[])?;
         self.unused(&id)?;
         self.commit(&commit, id)
     }
@@ -75,33 +98,40 @@ impl Judging<'_> {
             holder: &finish.holder,
         };
         let (id, lease) = commit.shape()?;
-        let good_block = |block: &v1::BlockRef| {
-            block.digest.len() == 32 && block.bytes > 0 && block.bytes <= 8 << 20
-        };
-        let sum: u64 = entry.blocks.iter().map(|b| u64::from(b.bytes)).sum();
-        let in_blocks = (1..=8192).contains(&entry.blocks.len())
-            && entry.blocks.iter().all(good_block)
-            && sum == entry.sealed_bytes
-            && entry.inline.is_empty();
-        if !in_blocks {
+        if !entry.inline.is_empty() || !add_up(&entry.blocks, entry.sealed_bytes) {
             return refuse(Refusal::Malformed);
         }
-        self.under_token(key_state, &commit, &lease, &finish.receipts)?;
+        self.under_token(key_state, &commit.under(lease), &finish.receipts)?;
         self.unused(&id)?;
+        self.young_enough(entry.upload_epoch)?;
+        self.on_majority(&finish.receipts, entry.blocks.len() as u64)?;
+        self.commit(&commit, id)
+    }
+
+    /// The epoch of an upload has come, and is not so long ago that its blocks may be gone.
+    pub(super) fn young_enough(&self, upload_epoch: u64) -> Result<(), v1::Refused> {
         let epoch = self.model.epoch;
-        if entry.upload_epoch > epoch {
+        if upload_epoch > epoch {
             return refuse(Refusal::Malformed);
         }
-        if entry.upload_epoch + EPOCHS_KEPT < epoch {
+        if upload_epoch + EPOCHS_KEPT < epoch {
             return refuse(Refusal::UploadTooOld);
         }
-        let blocks = entry.blocks.len() as u64;
-        if finish.receipts.len() > 32 || !finish.receipts.iter().all(|r| ascending(r, blocks)) {
+        Ok(())
+    }
+
+    /// Every block is on a majority of whoever votes here.
+    pub(super) fn on_majority(
+        &self,
+        receipts: &[v1::ReceiptClaim],
+        blocks: u64,
+    ) -> Result<(), v1::Refused> {
+        if receipts.len() > 32 || !receipts.iter().all(|r| ascending(r, blocks)) {
             return refuse(Refusal::Malformed);
         }
         for block in 0..blocks {
             let mut nodes = BTreeSet::new();
-            for receipt in &finish.receipts {
+            for receipt in receipts {
                 let held = receipt.held.iter().any(|range| {
                     let first = u64::from(range.first);
                     (first..first + u64::from(range.count)).contains(&block)
@@ -114,23 +144,22 @@ impl Judging<'_> {
                 return refuse(Refusal::NotOnMajority);
             }
         }
-        self.commit(&commit, id)
+        Ok(())
     }
 
     /// The dataset takes objects under this token now, or took the upload before the token ended.
-    fn under_token(
+    pub(super) fn under_token(
         &mut self,
         key_state: u64,
-        commit: &Commit<'_>,
-        lease: &LeaseId,
+        under: &Under<'_>,
         receipts: &[v1::ReceiptClaim],
     ) -> Result<(), v1::Refused> {
         let (time, at) = (self.model.time, self.at);
-        let dataset = self.sealable(commit.dataset_id, key_state)?;
-        let Some(token) = dataset.tokens.get(lease) else {
+        let dataset = self.sealable(under.dataset_id, key_state)?;
+        let Some(token) = dataset.tokens.get(&under.lease) else {
             return refuse(Refusal::NoSuchToken);
         };
-        if token.holder != commit.holder {
+        if token.holder != under.holder {
             return refuse(Refusal::TokenNotHolders);
         }
         if token.kek_version < dataset.record.min_kek_version {
@@ -148,17 +177,19 @@ impl Judging<'_> {
         }
     }
 
-    fn unused(&self, id: &ObjectVersionId) -> Result<(), v1::Refused> {
+    pub(super) fn unused(&self, id: &ObjectVersionId) -> Result<(), v1::Refused> {
         let model = &*self.model;
-        let lives = || {
-            model
-                .datasets
-                .values()
-                .any(|d| d.versions().any(|v| v.id == *id))
-        };
         let kept = |epoch: &u64| *epoch + EPOCHS_KEPT >= model.epoch;
         let due = model.freed.contains_key(id) || model.limbo.contains(id);
-        if model.freed.get(id).is_some_and(kept) || lives() || (due && (self.swept)(id)) {
+        // An id is taken until the last part of what it stood for is gone.
+        let doomed = model
+            .doomed
+            .iter()
+            .any(|(part, doomed)| part == id || doomed.of == *id);
+        let taken = doomed
+            || model.freed.get(id).is_some_and(kept)
+            || model.datasets.values().any(|dataset| dataset.holds(id));
+        if taken || (due && (self.swept)(id)) {
             refuse(Refusal::VersionIdReused)
         } else {
             Ok(())
@@ -167,8 +198,26 @@ impl Judging<'_> {
 
     fn commit(&mut self, commit: &Commit<'_>, id: ObjectVersionId) -> Outcome {
         let dataset = self.writable(commit.dataset_id)?;
-        condition_holds(commit.condition, dataset.current(commit.key))?;
-        let replaced = self.add(commit.dataset_id, commit.key, id, commit.entry.clone())?;
+        let current = dataset.current(commit.key).cloned();
+        condition_holds(commit.condition, current.as_ref())?;
+        let entry = commit.entry;
+        self.lock_allows(commit.dataset_id, entry.retention, entry.legal_hold)?;
+        let versioning = self.writable(commit.dataset_id)?.record.versioning;
+        let overwritten = current
+            .as_ref()
+            .filter(|current| !versioning && !current.entry.versioned);
+        self.within_quota(
+            commit.dataset_id,
+            u64::from(current.as_ref().is_none_or(|c| c.entry.delete_marker)),
+            entry.sealed_bytes,
+            overwritten.map_or(0, Version::own_bytes),
+        )?;
+        let new = New {
+            id,
+            entry: entry.clone(),
+            parts: Vec::new(),
+        };
+        let replaced = self.add(commit.dataset_id, commit.key, new)?;
         Ok(v1::Done {
             version_id: id.into(),
             replaced_version_id: replaced.map(Into::into).unwrap_or_default(),
@@ -177,53 +226,72 @@ impl Judging<'_> {
     }
 
     /// Makes a version the current one; answers which one was.
-    fn add(
+    pub(super) fn add(
         &mut self,
         dataset: &[u8],
         key: &str,
-        id: ObjectVersionId,
-        entry: v1::ObjectEntry,
+        new: New,
     ) -> Result<Option<ObjectVersionId>, v1::Refused> {
-        let (index, time) = (self.at.index, self.model.time);
+        let (index, time, level) = (self.at.index, self.model.time, self.at.level);
+        let dataset_id = DatasetId::try_from(dataset).unwrap_or(DatasetId([0; 16]));
         let dataset = self.writable(dataset)?;
         let versioning = dataset.record.versioning;
+        let id = new.id;
         let entry = v1::ObjectEntry {
             finished_index: index,
             finished_at_ms: time,
             versioned: versioning,
             version_id: id.into(),
-            ..entry
+            retention: dataset.retention_of_new(time, &new.entry),
+            ..new.entry
         };
+        dataset.count_compliance(entry.retention);
         let change = v1::ChangeRecord {
             key: key.to_owned(),
             version_id: id.into(),
             delete_marker: entry.delete_marker,
-            tombstone: false,
+            ..Default::default()
         };
         let versions = dataset.objects.entry(key.to_owned()).or_default();
         let replaced = versions.last().map(|version| version.id);
-        // Kept for ever once it was made under versioning, as in S3.
-        let overwritten = match versions.last() {
-            Some(last) if !versioning && !last.entry.versioned => versions.pop(),
-            _ => None,
+        // Kept for ever once it was made under versioning, as in S3; what is put without is the null version.
+        let overwritten: Vec<Version> = match versions.last() {
+            Some(last) if !versioning && !last.entry.versioned => {
+                versions.pop().into_iter().collect()
+            }
+            _ if !versioning && level >= NULL_LEVEL => versions
+                .extract_if(.., |version| version.is_null())
+                .collect(),
+            _ => Vec::new(),
         };
-        versions.push(Version { id, entry });
-        if let Some(gone) = &overwritten {
-            dataset.changes.remove(&gone.index());
+        if let Some(last) = versions.last_mut().filter(|last| Some(last.id) == replaced) {
+            last.forgotten = !last.entry.versioned && level < NULL_LEVEL;
+            last.covered_at_ms = time;
+        }
+        versions.push(Version {
+            id,
+            entry,
+            parts: new.parts,
+            covered_at_ms: 0,
+            forgotten: false,
+        });
+        for index in overwritten.iter().flat_map(Version::changes) {
+            dataset.changes.remove(&index);
         }
         dataset.changes.insert(index, change);
-        self.model.freed.remove(&id);
-        self.model.limbo.remove(&id);
-        if let Some(gone) = overwritten {
-            self.free(&gone);
+        self.model.take_id(&id);
+        for gone in overwritten {
+            self.model.round.removed(dataset_id, key);
+            self.free(dataset_id, &gone);
         }
         Ok(replaced)
     }
 
-    fn free(&mut self, gone: &Version) {
+    fn free(&mut self, dataset: DatasetId, gone: &Version) {
         if gone.in_blocks() {
             self.model.freed.insert(gone.id, self.model.epoch);
         }
+        self.model.doom(dataset, gone.id, &gone.parts);
     }
 
     pub(super) fn delete(&mut self, delete: &v1::DeleteObject) -> Outcome {
@@ -240,11 +308,7 @@ impl Judging<'_> {
         let versions = versions.unwrap_or_default();
         let current = versions.last().cloned();
         let named = version_id(&delete.version_id);
-        let keeps = dataset.record.versioning
-            || versions.len() > 1
-            || current
-                .as_ref()
-                .is_some_and(|c| c.entry.versioned || c.entry.delete_marker);
+        let keeps = dataset.keeps_versions(&delete.key);
         let marker = if named.is_none() && keeps {
             let Some(marker) = version_id(&delete.new_marker_id) else {
                 return refuse(Refusal::Malformed);
@@ -256,12 +320,7 @@ impl Judging<'_> {
         };
         condition_holds(delete.precondition.as_ref(), current.as_ref())?;
         if let Some(marker) = marker {
-            let entry = v1::ObjectEntry {
-                format: 1,
-                delete_marker: true,
-                ..Default::default()
-            };
-            let replaced = self.add(&delete.dataset_id, &delete.key, marker, entry)?;
+            let replaced = self.add(&delete.dataset_id, &delete.key, New::marker(marker))?;
             return Ok(v1::Done {
                 version_id: marker.into(),
                 replaced_version_id: replaced.map(Into::into).unwrap_or_default(),
@@ -275,7 +334,10 @@ impl Judging<'_> {
         let Some(gone) = gone else {
             return refuse(Refusal::NoSuchObject);
         };
-        self.remove(delete, &gone)?;
+        if named.is_some() && gone.is_locked(self.model.time, delete.bypass_governance) {
+            return refuse(Refusal::ObjectLocked);
+        }
+        self.remove(&delete.dataset_id, &delete.key, &gone)?;
         Ok(v1::Done {
             version_id: gone.id.into(),
             replaced_version_id: gone.id.into(),
@@ -284,24 +346,63 @@ impl Judging<'_> {
     }
 
     /// The version is gone; the newest of those left is the current one.
-    fn remove(&mut self, delete: &v1::DeleteObject, gone: &Version) -> Result<(), v1::Refused> {
-        let index = self.at.index;
-        let dataset = self.writable(&delete.dataset_id)?;
-        let versions = dataset.objects.entry(delete.key.clone()).or_default();
+    pub(super) fn remove(
+        &mut self,
+        dataset: &[u8],
+        key: &str,
+        gone: &Version,
+    ) -> Result<(), v1::Refused> {
+        let (index, level) = (self.at.index, self.at.level);
+        let dataset_id = DatasetId::try_from(dataset).unwrap_or(DatasetId([0; 16]));
+        let dataset = self.writable(dataset)?;
+        let versions = dataset.objects.entry(key.to_owned()).or_default();
+        let null = match versions.last() {
+            Some(current) if current.id == gone.id => !gone.entry.versioned,
+            current => current.is_some_and(|c| c.entry.versioned) && gone.is_null(),
+        };
         versions.retain(|version| version.id != gone.id);
         if versions.is_empty() {
-            dataset.objects.remove(&delete.key);
+            dataset.objects.remove(key);
         }
-        dataset.changes.remove(&gone.index());
+        for index in gone.changes() {
+            dataset.changes.remove(&index);
+        }
         let tombstone = v1::ChangeRecord {
-            key: delete.key.clone(),
+            key: key.to_owned(),
             version_id: gone.id.into(),
             delete_marker: gone.entry.delete_marker,
             tombstone: true,
+            null_version: null && level >= INDEX_LEVEL,
+            ..Default::default()
         };
         dataset.changes.insert(index, tombstone);
-        self.free(gone);
+        dataset.drop_tombstones(level);
+        self.model.round.removed(dataset_id, key);
+        self.free(dataset_id, gone);
         Ok(())
+    }
+}
+
+impl New {
+    /// A delete marker.
+    pub(super) fn marker(id: ObjectVersionId) -> Self {
+        Self {
+            id,
+            entry: v1::ObjectEntry {
+                format: 1,
+                delete_marker: true,
+                ..Default::default()
+            },
+            parts: Vec::new(),
+        }
+    }
+}
+
+impl Model {
+    /// An id that was free stands for something again.
+    pub(super) fn take_id(&mut self, id: &ObjectVersionId) {
+        self.freed.remove(id);
+        self.limbo.remove(id);
     }
 }
 
@@ -309,6 +410,57 @@ impl Dataset {
     /// The current version, a delete marker included.
     pub(super) fn current(&self, key: &str) -> Option<&Version> {
         self.objects.get(key).and_then(|versions| versions.last())
+    }
+
+    /// Whether a delete that names no version leaves a marker.
+    pub(super) fn keeps_versions(&self, key: &str) -> bool {
+        let versions = self.objects.get(key).map_or(&[][..], Vec::as_slice);
+        self.record.versioning
+            || versions.len() > 1
+            || versions
+                .last()
+                .is_some_and(|c| c.entry.versioned || c.entry.delete_marker)
+    }
+
+    /// What a reader of the current version gets.
+    pub(super) fn current_entry(&self, key: &str) -> Option<v1::ObjectEntry> {
+        let (current, older) = self.objects.get(key)?.split_last()?;
+        let null = older.iter().find(|version| version.is_null());
+        let null = null.filter(|_| current.entry.versioned);
+        Some(v1::ObjectEntry {
+            null_index: null.map_or(0, Version::index),
+            ..current.entry.clone()
+        })
+    }
+
+    /// Whether an id stands for a version, an upload or a part here.
+    fn holds(&self, id: &ObjectVersionId) -> bool {
+        let of_version = |version: &Version| {
+            version.id == *id || version.parts.iter().any(|part| part.id == *id)
+        };
+        self.versions().any(of_version)
+            || self.uploads.contains_key(id)
+            || self
+                .uploads
+                .values()
+                .any(|upload| upload.parts.values().any(|part| part.id == *id))
+    }
+}
+
+/// Under which token something is sealed.
+pub(super) struct Under<'a> {
+    pub(super) dataset_id: &'a [u8],
+    pub(super) lease: LeaseId,
+    pub(super) holder: &'a [u8],
+}
+
+impl<'a> Commit<'a> {
+    fn under(&self, lease: LeaseId) -> Under<'a> {
+        Under {
+            dataset_id: self.dataset_id,
+            lease,
+            holder: self.holder,
+        }
     }
 }
 
@@ -319,7 +471,12 @@ impl Commit<'_> {
         let set_by_apply = entry.finished_index != 0
             || entry.finished_at_ms != 0
             || entry.delete_marker
-            || entry.versioned;
+            || entry.versioned
+            || entry.parts != 0
+            || entry.null_index != 0
+            || entry.changed_index != 0
+            || entry.source_index != 0
+            || entry.metadata_index != 0;
         let good = self.key.parse::<ObjectKey>().is_ok()
             && well_formed(self.condition)
             && self.holder.len() == 32
@@ -338,7 +495,7 @@ impl Commit<'_> {
     }
 }
 
-fn well_formed(condition: Option<&v1::Precondition>) -> bool {
+pub(super) fn well_formed(condition: Option<&v1::Precondition>) -> bool {
     let Some(condition) = condition else {
         return true;
     };
@@ -350,7 +507,7 @@ fn well_formed(condition: Option<&v1::Precondition>) -> bool {
 }
 
 /// Conditions are on what a reader sees; a delete marker shows nothing.
-fn condition_holds(
+pub(super) fn condition_holds(
     condition: Option<&v1::Precondition>,
     current: Option<&Version>,
 ) -> Result<(), v1::Refused> {
@@ -367,8 +524,17 @@ fn condition_holds(
     Err(v1::Refused {
         reason: Refusal::PreconditionFailed.into(),
         current_version_id: seen.map(|version| version.id.into()).unwrap_or_default(),
-        moved_to: 0,
+        ..Default::default()
     })
+}
+
+/// Blocks of one stream of so many bytes.
+pub(super) fn add_up(blocks: &[v1::BlockRef], sealed_bytes: u64) -> bool {
+    let good = |block: &v1::BlockRef| {
+        block.digest.len() == 32 && block.bytes > 0 && block.bytes <= 8 << 20
+    };
+    let sum: u64 = blocks.iter().map(|b| u64::from(b.bytes)).sum();
+    (1..=8192).contains(&blocks.len()) && blocks.iter().all(good) && sum == sealed_bytes
 }
 
 /// Ranges follow one another, hold something, and lie within the object.

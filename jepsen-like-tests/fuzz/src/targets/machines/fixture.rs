@@ -16,6 +16,7 @@ fn verdict() -> Option<v1::Verdict> {
     Some(v1::Verdict {
         authority_version: 1,
         key_state_version: 1,
+        dataset_epoch: 1,
     })
 }
 
@@ -30,6 +31,7 @@ fn of_shard(number: u64, kind: OfShard) -> v1::ShardCommand {
             | OfShard::FinishPart(_)
             | OfShard::CompleteUpload(_)
             | OfShard::AbortUpload(_)
+            | OfShard::SetMetadata(_)
     );
     let mut nonce = [0; 16];
     nonce[..8].copy_from_slice(&number.to_be_bytes());
@@ -130,6 +132,17 @@ fn delete(key: &str, version: &[u8], marker: &[u8]) -> OfShard {
         version_id: Bytes::copy_from_slice(version),
         new_marker_id: Bytes::copy_from_slice(marker),
         bypass_governance: false,
+    })
+}
+
+fn tag(key: &str, version: u8, from: &[u8], to: &[u8]) -> OfShard {
+    OfShard::SetMetadata(v1::SetMetadata {
+        dataset_id: DATASET.into(),
+        key: key.to_owned(),
+        version_id: ObjectVersionId([version; 16]).into(),
+        from_digest: Bytes::copy_from_slice(blake3::hash(from).as_bytes()),
+        sealed_metadata: Bytes::copy_from_slice(to),
+        metadata_key_version: 2,
     })
 }
 
@@ -304,6 +317,11 @@ pub(super) fn shard_seeds() -> Vec<Vec<v1::ShardCommand>> {
             finish_part("b", 41, 3),
             abort_upload("b", 41),
             sweep,
+        ]),
+        of(vec![
+            tag("a/2", 3, b"metadata", b"one"),
+            tag("a/2", 3, b"one", b"two"),
+            delete("a/2", &[3; 16], &[]),
         ]),
         of(vec![
             token(DATASET),

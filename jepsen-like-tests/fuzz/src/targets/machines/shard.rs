@@ -60,7 +60,7 @@ fn at(index: u64) -> At<'static> {
     At {
         index: LogIndex(index),
         voters: &voters,
-        level: node_state::shard::CONFIG_LEVEL,
+        level: node_state::shard::METADATA_LEVEL,
     }
 }
 
