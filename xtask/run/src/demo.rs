@@ -5,8 +5,9 @@
 
 mod enemy;
 pub(crate) mod objects;
+pub(crate) mod s3;
 pub(crate) mod search;
-mod table;
+pub(crate) mod table;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,8 +44,10 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("reduit-demo-").tempdir()?;
     let dir = folder.path().join("regions");
     let mut table = Table::start();
-    table.step("two regions: ch-zrh (3 nodes, 3 KMS), de-fra (1 and 1)");
-    let local = Local::up(&dir, &FederationPlan::demo()).await;
+    table.step("two regions: ch-zrh (3 nodes, 3 KMS, an S3 gateway), de-fra (1 and 1)");
+    let mut plan = FederationPlan::demo();
+    plan.regions[0].gateways = 1;
+    let local = Local::up(&dir, &plan).await;
     let outcome = match local {
         Ok(mut local) => {
             let outcome = story(&mut local, &options, &mut table).await;
@@ -101,12 +104,20 @@ async fn story(local: &mut Local, options: &Options, table: &mut Table) -> Resul
     table.step("list, overwrite with a precondition, delete");
     conditions(&dataset, &work, table).await?;
 
+    table.step("by S3: objects, parts, a copy, with metadata and tags");
+    let by_s3 = s3::store(local, table).await?;
+
     table.step("the enemy: all disks of ch-zrh, and an unsealed KMS of de-fra");
     enemy::run(local, &dataset, &work, table).await?;
 
-    table.step("search every disk and every storage node's memory for the canary");
-    search::run(local, &work.canary, table)?;
-    Ok(())
+    table.step("search every disk, a backup and every storage node's memory for the canaries");
+    let backup = by_s3.back_up(local).await?;
+    let mut needles = by_s3.needles()?;
+    needles.push(search::Needle::new("the canary", work.canary.as_bytes()));
+    // What is read meanwhile lies open in the gateway, and nowhere else.
+    let reading = by_s3.reading().await?;
+    search::run(local, &needles, &backup, table)?;
+    reading.rest().await
 }
 
 async fn connect(local: &Local, region: &str, identity: &str) -> Result<Region> {

@@ -83,14 +83,20 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
 /// One region of three nodes and three KMS replicas, taken down afterwards; kept when something failed.
 pub(crate) async fn with_region(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
-    with_region_of(&process::binaries()?, story).await
+    with_region_of(&process::binaries()?, 0, story).await
+}
+
+/// The same with an S3 gateway.
+#[cfg(feature = "danger_scannable_keys")]
+pub(crate) async fn with_gateway(story: impl AsyncFnOnce(&mut Local) -> Result<()>) -> Result<()> {
+    with_region_of(&process::binaries()?, 1, story).await
 }
 
 async fn upgraded() -> Result<()> {
     let old = std::env::var_os("REDUIT_BIN_OLD")
         .context("REDUIT_BIN_OLD names no older daemons: `cargo xtask full upgrade` builds them")?;
     let new = process::binaries()?;
-    with_region_of(Path::new(&old), async |local| {
+    with_region_of(Path::new(&old), 0, async |local| {
         upgrade::run(local, &new).await
     })
     .await
@@ -99,6 +105,7 @@ async fn upgraded() -> Result<()> {
 /// As [`with_region`], with the daemons of a folder.
 async fn with_region_of(
     bin: &Path,
+    gateways: u32,
     story: impl AsyncFnOnce(&mut Local) -> Result<()>,
 ) -> Result<()> {
     let folder = tempfile::Builder::new()
@@ -107,6 +114,7 @@ async fn with_region_of(
     let dir = folder.path().join("regions");
     let mut plan = FederationPlan::demo();
     plan.regions.truncate(1);
+    let plan = plan.with_gateways(gateways);
     let outcome = match Local::up_with(&dir, &plan, bin).await {
         Ok(mut local) => {
             let outcome = story(&mut local).await;

@@ -12,7 +12,9 @@ use client::{CreateOptions, PutOptions, Region, Tuning};
 use envelope::fingerprints::{self, Fingerprint, Salt, Scanner};
 use local::{Kind, Local, search};
 
-use crate::full::with_region;
+use crate::demo::s3;
+use crate::demo::table::Table;
+use crate::full::with_gateway;
 
 /// Bytes that a key takes at least, less one: what windows have to overlap by.
 const OVERLAP: usize = 31;
@@ -28,7 +30,7 @@ pub(crate) async fn run() -> Result<()> {
     fingerprints::install(Salt(bytes), |_| {})?;
 
     let fingerprints = Path::new(&fingerprints);
-    with_region(async |local| story(local, fingerprints).await).await
+    with_gateway(async |local| story(local, fingerprints).await).await
 }
 
 async fn story(local: &mut Local, fingerprints: &Path) -> Result<()> {
@@ -58,6 +60,8 @@ async fn story(local: &mut Local, fingerprints: &Path) -> Result<()> {
             "the large object differs"
         );
     }
+    // By S3 too: the gateway holds keys of what it seals and opens, and the secret that requests are signed with.
+    let by_s3 = s3::store(local, &mut Table::start()).await?;
     // A restart replays the log and unseals: keys pass through another life of the process.
     let names: Vec<_> = local
         .services()
@@ -69,26 +73,28 @@ async fn story(local: &mut Local, fingerprints: &Path) -> Result<()> {
     let dataset = region.dataset(&"keys-a".parse()?).await?;
     dataset.get_bytes(&"large".parse()?).await?;
 
+    let backup = by_s3.back_up(local).await?;
     let scanner = scanner(fingerprints)?;
     let (mut files, mut searched) = (0_u64, 0_u64);
-    for service in local.services() {
-        for place in [&service.data, &service.log, &service.config] {
-            search::walk(place, &mut |path| {
-                // A file that a living store has removed meanwhile holds nothing any more.
-                let Ok(content) = std::fs::read(path) else {
-                    return Ok(());
-                };
-                (files, searched) = (files + 1, searched + content.len() as u64);
-                let hits = scanner.scan(&content);
-                ensure!(
-                    hits.is_empty(),
-                    "key bytes in {} at {}",
-                    path.display(),
-                    hits[0]
-                );
-                Ok(())
-            })?;
-        }
+    let of_services = local
+        .services()
+        .flat_map(|service| [&service.data, &service.log, &service.config]);
+    for place in of_services.chain([&backup]) {
+        search::walk(place, &mut |path| {
+            // A file that a living store has removed meanwhile holds nothing any more.
+            let Ok(content) = std::fs::read(path) else {
+                return Ok(());
+            };
+            (files, searched) = (files + 1, searched + content.len() as u64);
+            let hits = scanner.scan(&content);
+            ensure!(
+                hits.is_empty(),
+                "key bytes in {} at {}",
+                path.display(),
+                hits[0]
+            );
+            Ok(())
+        })?;
     }
     ensure!(
         files > 20 && searched > 1_000_000,

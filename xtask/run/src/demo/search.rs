@@ -1,39 +1,62 @@
-//! The search: every file of every service, and the memory of every storage node, for one text.
+//! The search: every file of every service, a backup, and the memory of every storage node, for what must not be there.
 //!
-//! Owns the positive controls: the same text planted in each kind of place must be found there.
+//! Owns the positive controls: each needle, planted in each kind of place, must be found there, and what the gateway
+//! reads for a client is found in its memory, where it has to be.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use local::search::{self, WINDOW};
 use local::{Kind, Local};
+use memchr::memmem::Finder;
 
 use super::table::Table;
 
-pub(crate) fn run(local: &Local, canary: &str, table: &mut Table) -> Result<()> {
-    let needle = canary.as_bytes();
-    let (mut files, mut bytes, mut hits) = (0_u64, 0_u64, Vec::new());
-    for service in local.services() {
-        for place in [&service.data, &service.log, &service.config] {
-            search::walk(place, &mut |path| {
-                files += 1;
-                let (read, found) = in_file(path, needle)?;
-                bytes += read;
-                if found {
-                    hits.push(path.to_owned());
-                }
-                Ok(())
-            })?;
-        }
+/// What is looked for.
+pub(crate) struct Needle {
+    what: &'static str,
+    finder: Finder<'static>,
+}
+
+impl Needle {
+    pub(crate) fn new(what: &'static str, bytes: &[u8]) -> Self {
+        let finder = Finder::new(bytes).into_owned();
+        Self { what, finder }
+    }
+}
+
+pub(crate) fn run(
+    local: &Local,
+    needles: &[Needle],
+    backup: &Path,
+    table: &mut Table,
+) -> Result<()> {
+    let (mut files, mut bytes) = (0_u64, 0_u64);
+    let of_services = local
+        .services()
+        .flat_map(|service| [&service.data, &service.log, &service.config]);
+    for place in of_services.map(PathBuf::as_path).chain([backup]) {
+        search::walk(place, &mut |path| {
+            files += 1;
+            let (read, found) = in_file(path, needles)?;
+            bytes += read;
+            match found {
+                Some(what) => bail!("{what} is in {}", path.display()),
+                None => Ok(()),
+            }
+        })?;
     }
     ensure!(
         files > 20 && bytes > 1_000_000,
         "the search saw only {files} files with {bytes} bytes"
     );
-    ensure!(hits.is_empty(), "the canary is in {}", hits[0].display());
     table.row(
-        "canary on disks",
-        format!("0 hits in {files} files, {} MB", bytes / 1_000_000),
+        "canaries on disks",
+        format!(
+            "0 hits of {} needles in {files} files, a backup of the KMS among them, {} MB",
+            needles.len(),
+            bytes / 1_000_000
+        ),
     );
 
     let (mut scanned, mut nodes) = (0, 0);
@@ -41,8 +64,10 @@ pub(crate) fn run(local: &Local, canary: &str, table: &mut Table) -> Result<()> 
         .services()
         .filter(|service| service.kind == Kind::Node)
     {
-        let (read, found) = in_memory(service.pid, needle)?;
-        ensure!(!found, "the canary is in the memory of {}", service.name);
+        let (read, found) = in_memory(service.pid, needles)?;
+        if let Some(what) = found {
+            bail!("{what} is in the memory of {}", service.name);
+        }
         ensure!(
             read > 1_000_000,
             "only {read} bytes of {}'s memory could be read",
@@ -52,63 +77,78 @@ pub(crate) fn run(local: &Local, canary: &str, table: &mut Table) -> Result<()> 
         nodes += 1;
     }
     table.row(
-        "canary in node memory",
+        "canaries in node memory",
         format!(
             "0 hits in {nodes} storage nodes, {} MB",
             scanned / 1_000_000
         ),
     );
-    controls(local, needle, table)
+    controls(local, needles, table)
 }
 
-/// The search finds what is there: in data, in a log, across a window's edge, and in a living process's memory.
-fn controls(local: &Local, needle: &[u8], table: &mut Table) -> Result<()> {
+/// The search finds what is there: in data, in a log, across a window's edge, and in the memory of a living process.
+fn controls(local: &Local, needles: &[Needle], table: &mut Table) -> Result<()> {
     let service = local.services().next().context("a service")?;
-    let mut edge = vec![b'.'; WINDOW - needle.len() / 2];
-    edge.extend_from_slice(needle);
-    let planted: [(PathBuf, &[u8]); 3] = [
-        (service.data.join("planted.bin"), needle),
-        (service.data.join("planted-at-an-edge.bin"), &edge),
-        (service.log.with_extension("planted.log"), needle),
-    ];
-    for (path, content) in &planted {
-        std::fs::write(path, content)?;
-        let found = in_file(path, needle)?.1;
-        std::fs::remove_file(path)?;
-        ensure!(
-            found,
-            "the search does not find what was planted in {}",
-            path.display()
-        );
+    let data = service.data.join("planted.bin");
+    let log = service.log.with_extension("planted.log");
+    for needle in needles {
+        let bytes = needle.finder.needle();
+        let mut edge = vec![b'.'; WINDOW - bytes.len() / 2];
+        edge.extend_from_slice(bytes);
+        for (path, content) in [(&data, bytes), (&data, &edge), (&log, bytes)] {
+            std::fs::write(path, content)?;
+            let found = in_file(path, needles)?.1;
+            std::fs::remove_file(path)?;
+            ensure!(
+                found == Some(needle.what),
+                "the search does not find {} planted in {}",
+                needle.what,
+                path.display()
+            );
+        }
     }
-    // This process holds the canary: it made it.
+    let gateway = local
+        .services()
+        .find(|service| service.kind == Kind::Gateway)
+        .context("a gateway")?;
     ensure!(
-        in_memory(std::process::id(), needle)?.1,
-        "the search does not find the canary in its own memory"
+        in_memory(gateway.pid, needles)?.1.is_some(),
+        "the search does not find what the gateway reads in its memory"
     );
     table.row(
         "positive controls",
-        "planted in data, log and memory: found in each".to_owned(),
+        "planted in data and log: found in each; what is read, found in the gateway's memory"
+            .to_owned(),
     );
     Ok(())
 }
 
-/// Looks for a text in a file: bytes read, and whether it is there.
-fn in_file(path: &Path, needle: &[u8]) -> Result<(u64, bool)> {
-    let (finder, mut found) = (memchr::memmem::Finder::new(needle), false);
-    let read = search::file(path, needle.len(), &mut |window| {
-        found = found || finder.find(window).is_some();
+/// Looks in a file: bytes read, and what is there.
+fn in_file(path: &Path, needles: &[Needle]) -> Result<(u64, Option<&'static str>)> {
+    let mut found = None;
+    let read = search::file(path, overlap(needles), &mut |window| {
+        found = found.or_else(|| first(needles, window));
     })?;
     Ok((read, found))
 }
 
-/// Looks for a text in the writable memory of a process of ours: bytes read, and whether it is there.
-fn in_memory(pid: u32, needle: &[u8]) -> Result<(u64, bool)> {
-    let finder = memchr::memmem::Finder::new(needle);
-    let (mut total, mut found) = (0, false);
-    search::memory(pid, needle.len(), &mut |window| {
+/// Looks in the writable memory of a process of ours: bytes read, and what is there.
+fn in_memory(pid: u32, needles: &[Needle]) -> Result<(u64, Option<&'static str>)> {
+    let (mut total, mut found) = (0, None);
+    search::memory(pid, overlap(needles), &mut |window| {
         total += window.len() as u64;
-        found = found || finder.find(window).is_some();
+        found = found.or_else(|| first(needles, window));
     })?;
     Ok((total, found))
+}
+
+fn first(needles: &[Needle], window: &[u8]) -> Option<&'static str> {
+    let found = |needle: &&Needle| needle.finder.find(window).is_some();
+    needles.iter().find(found).map(|needle| needle.what)
+}
+
+/// What windows have to overlap by.
+fn overlap(needles: &[Needle]) -> usize {
+    let bytes = needles.iter().map(|needle| needle.finder.needle().len());
+    bytes.max().unwrap_or(0)
 }
