@@ -197,7 +197,11 @@ impl Core {
     }
 
     /// Whether this operator may ask this replica now for what takes a feature level.
-    fn may_change(&self, peer: &Peer, needed: FeatureLevel) -> Result<(), AuthorityError> {
+    pub(crate) fn may_change(
+        &self,
+        peer: &Peer,
+        needed: FeatureLevel,
+    ) -> Result<(), AuthorityError> {
         self.serving()?;
         self.ledger.leading()?;
         if peer.identity.role() != Role::Operator {
@@ -297,14 +301,14 @@ impl Core {
         Ok(v1::KmsDone::default())
     }
 
-    fn stated(&self, peer: &Peer, claim: Option<v1::Claim>) -> v1::Claim {
+    pub(crate) fn stated(&self, peer: &Peer, claim: Option<v1::Claim>) -> v1::Claim {
         v1::Claim {
             actor: peer.identity.to_string(),
             ..claim.unwrap_or_default()
         }
     }
 
-    async fn dual_control(
+    pub(crate) async fn dual_control(
         &self,
         peer: &Peer,
         hash: &[u8; 32],

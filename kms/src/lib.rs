@@ -54,6 +54,7 @@ mod slots;
 mod token;
 mod token_seals;
 mod unseal;
+mod warrants;
 mod witness_client;
 mod word_of_shard;
 

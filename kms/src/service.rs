@@ -511,6 +511,17 @@ impl KmsOperate for Services {
         )
     }
 
+    async fn approve_restore(
+        &self,
+        request: Request<v1::ApproveRestoreRequest>,
+    ) -> Answer<v1::ApproveRestoreReply> {
+        let peer = peer(&request)?;
+        answer(
+            "ApproveRestore",
+            self.0.approve_restore(&peer, request.into_inner()).await,
+        )
+    }
+
     async fn change_witnesses(
         &self,
         request: Request<v1::ChangeWitnessesRequest>,

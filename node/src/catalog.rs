@@ -12,6 +12,7 @@ use proto::v1;
 use proto::v1::Action;
 use proto::v1::catalog_command::Command;
 use proto::v1::catalog_server::CatalogServer;
+use proto::v1::restores_client::RestoresClient;
 use proto::v1::shard_client::ShardClient;
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -55,7 +56,9 @@ impl Core {
         let name: DatasetName = request.name.parse()?;
         let id = DatasetId::try_from(request.dataset_id.as_ref())?;
         KekId::try_from(request.kek_id.as_ref())?;
-        let shard = self.place_dataset(peer, &name, &id).await?;
+        let shard = self
+            .place_dataset(peer, &name, &id, &[Action::Create])
+            .await?;
         let record = v1::DatasetRecord {
             format: 1,
             dataset_id: request.dataset_id.clone(),
@@ -109,16 +112,18 @@ impl Core {
         self.dataset_info(&id, shard, Some(done.log_index)).await
     }
 
-    async fn place_dataset(
+    /// The dataset's shard, chosen once for ever; its name is free, or its own.
+    pub(crate) async fn place_dataset(
         &self,
         peer: &Peer,
         name: &DatasetName,
         id: &DatasetId,
+        may: &[Action],
     ) -> Result<GroupId, CallError> {
         let emptiest = self.emptiest_shard();
         let placed = self
             .decide_catalog(|table, state| {
-                self.check(table, peer, Some(id), &[Action::Create])?;
+                self.check(table, peer, Some(id), may)?;
                 let held = catalog::find(state, name.as_str());
                 if held.is_some_and(|held| held.dataset_id != id.as_bytes()[..]) {
                     return Err(CallError::refused(v1::Refusal::NameTaken));
@@ -251,7 +256,7 @@ impl Core {
 
     /// Calls the leader of a shard, here or elsewhere, for as long as [`LEADER_WAIT`]. Only for calls that may be
     /// repeated.
-    async fn at_shard_leader(
+    pub(crate) async fn at_shard_leader(
         &self,
         shard: GroupId,
         call: ShardCall,
@@ -262,7 +267,7 @@ impl Core {
             let answer = match replica.group.leader() {
                 Some(leader) if leader == self.node_id => call.here(self).await,
                 Some(leader) => match self.peers.channel(leader) {
-                    Ok(channel) => call.there(ShardClient::new(channel)).await,
+                    Ok(channel) => call.there(channel).await,
                     Err(error) => Err(error),
                 },
                 None => Err(self.not_leader(shard, None)),
@@ -299,9 +304,10 @@ fn drop_done(_: v1::CatalogDone) {}
 
 /// What the catalog's leader asks of a shard's.
 #[derive(Clone)]
-enum ShardCall {
+pub(crate) enum ShardCall {
     Admit(Box<v1::AdmitDatasetRequest>),
     Drop(v1::DropDatasetRequest),
+    Restore(Box<v1::RestoreStepRequest>),
 }
 
 impl ShardCall {
@@ -309,14 +315,16 @@ impl ShardCall {
         match self.clone() {
             Self::Admit(request) => core.admit_dataset(*request).await,
             Self::Drop(request) => core.drop_dataset(request).await,
+            Self::Restore(request) => core.restore_step(None, *request).await,
         }
     }
 
-    async fn there(&self, mut shard: ShardClient<Channel>) -> Result<v1::Done, CallError> {
+    async fn there(&self, channel: Channel) -> Result<v1::Done, CallError> {
         let call = async {
             match self.clone() {
-                Self::Admit(request) => shard.admit_dataset(*request).await,
-                Self::Drop(request) => shard.drop_dataset(request).await,
+                Self::Admit(request) => ShardClient::new(channel).admit_dataset(*request).await,
+                Self::Drop(request) => ShardClient::new(channel).drop_dataset(request).await,
+                Self::Restore(request) => RestoresClient::new(channel).step(*request).await,
             }
         };
         let answer = tokio::time::timeout(LEADER_WAIT, call).await;

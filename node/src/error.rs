@@ -15,6 +15,7 @@ use transport::{Fault, Faulty, LeaderHint};
 use crate::approvals::ApprovalError;
 use crate::shard::receipts::ReceiptError;
 use crate::shard::tokens::TokenError;
+use crate::warrants::WarrantError;
 
 /// Metadata of a failed precondition: the current version's id, hexadecimal; absent when there is none.
 const CURRENT_VERSION: &str = "reduit-current-version";
@@ -59,6 +60,9 @@ pub enum CallError {
     /// A lease token that does not hold.
     #[error("lease token is not accepted")]
     Token(#[from] TokenError),
+    /// A warrant for a restore that does not hold.
+    #[error("the warrant is not accepted")]
+    Warrant(#[from] WarrantError),
     /// Approvals that do not hold.
     #[error("the approvals do not carry it")]
     Approval(#[from] ApprovalError),
@@ -200,6 +204,7 @@ impl Faulty for CallError {
             Self::Refused { refused } => refusal(refused.reason()).0,
             Self::Token(error) => error.fault(),
             Self::Receipt(error) => error.fault(),
+            Self::Warrant(error) => error.fault(),
             Self::Approval(_) => Fault::Denied,
             Self::Level { .. } => Fault::Precondition,
             Self::NoSuchObject | Self::NoSuchDataset | Self::NotEnrolled(_) => Fault::Missing,
@@ -225,6 +230,7 @@ impl Faulty for CallError {
             Self::Refused { refused } => refusal(refused.reason()).1,
             Self::Token(error) => error.reason(),
             Self::Receipt(error) => error.reason(),
+            Self::Warrant(error) => error.reason(),
             Self::Approval(error) => error.reason(),
             Self::Level { .. } => "level-too-low",
             Self::NoSuchObject => "no-such-object",
@@ -322,6 +328,9 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::FoundEqual => (Fault::Precondition, "found-equal"),
         Refusal::NotResealed => (Fault::Caller, "not-resealed"),
         Refusal::MetadataMoved => (Fault::Precondition, "metadata-moved"),
+        Refusal::RestoreGap => (Fault::Precondition, "restore-gap"),
+        Refusal::NotRestoring => (Fault::Precondition, "not-restoring"),
+        Refusal::RestoreIncomplete => (Fault::Precondition, "restore-incomplete"),
     }
 }
 
@@ -392,13 +401,14 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::TooFewApprovals => "this takes the approvals of two operators besides who asks",
         Refusal::DatasetMoved => "the dataset is in another region now: ask there",
         Refusal::DatasetArriving => {
-            "the dataset is being filled from another region and serves nothing yet"
+            "the dataset is being filled, from another region or from a backup, and serves nothing yet"
         }
         Refusal::DatasetEpochMoved => {
             "the dataset was relocated meanwhile: nothing was done, take a new lease and try again"
         }
         Refusal::DatasetUnconfirmed => {
-            "the dataset was restored from a backup, and nobody has confirmed that it is still here"
+            "the dataset was restored from a backup: it is read, and takes no changes until two operators confirm that it \
+             is still this region's (`reduit backup ask-confirm`)"
         }
         Refusal::DatasetDeparting => "the dataset is being relocated: abort that first",
         Refusal::NotUnderWay => "no relocation of this id is under way for the dataset",
@@ -427,6 +437,15 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::NotResealed => "the object is not sealed under this region's key",
         Refusal::MetadataMoved => {
             "the object's metadata was changed meanwhile: read it again, then decide"
+        }
+        Refusal::RestoreGap => {
+            "the batch does not go on where the last one ended: run the restore again"
+        }
+        Refusal::NotRestoring => {
+            "no restore of this warrant is at this step for the dataset: `reduit backup standing` says where it is"
+        }
+        Refusal::RestoreIncomplete => {
+            "not everything that the backup counts is here: run the restore again"
         }
     }
 }
@@ -528,15 +547,10 @@ mod tests {
 
     #[test]
     fn no_two_refusals_share_a_reason() {
-        let reasons: Vec<_> = (0..=61)
-            .map(|number| Refusal::try_from(number).expect("numbered without gaps"))
-            .map(|of| refusal(of).1)
-            .collect();
+        let numbered = (0..1000).filter_map(|number| Refusal::try_from(number).ok());
+        let reasons: Vec<_> = numbered.map(|of| refusal(of).1).collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
-        assert!(
-            Refusal::try_from(62).is_err(),
-            "a new refusal belongs in this test"
-        );
+        assert_eq!(reasons.len(), 65, "a new refusal belongs in this test");
     }
 }

@@ -22,10 +22,12 @@ mod metered;
 mod operate;
 mod peers;
 pub mod repair;
+mod restore;
 pub mod server;
 mod shard;
 mod time;
 pub mod upload;
+mod warrants;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};
 pub use error::CallError;

@@ -40,6 +40,7 @@ use crate::machine::RepairSlot;
 use crate::operate::OperateService;
 use crate::peers::NodePeers;
 use crate::repair::{RegionPeers, Repair, RepairOptions, Rest};
+use crate::restore::RestoreService;
 use crate::shard::ShardService;
 use crate::shard::stored::AUDITS_MAX;
 use crate::time::GroupClocks;
@@ -290,6 +291,7 @@ impl Node {
             .add_service(CatalogService(core.clone()).into_server())
             .add_service(ShardService(core.clone()).into_server())
             .add_service(BackupService(core.clone()).into_server())
+            .add_service(RestoreService(core.clone()).into_server())
             .add_service(OperateService(core.clone()).into_server())
             .add_service(blocks.into_server());
         let cut = self.cut.clone();

@@ -39,7 +39,7 @@ use self::tokens::holder_of;
 const TOKENS_MAX: usize = 256;
 
 /// Refuses what replicas at the group's feature level do not know.
-fn at_level(group: &Group, needed: FeatureLevel) -> Result<(), CallError> {
+pub(crate) fn at_level(group: &Group, needed: FeatureLevel) -> Result<(), CallError> {
     let level = group.level();
     if level >= needed {
         return Ok(());

@@ -38,6 +38,9 @@ pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
 /// Label of the proof that a holder of a root key made a backup, over [`backup_made`].
 pub const LABEL_BACKUP_MADE: &str = "reduit/v1/backup-made";
 
+/// Ed25519 label of a warrant for a restore of datasets, over the encoded body.
+pub const LABEL_RESTORE_WARRANT: &str = "reduit/v1/restore-warrant";
+
 /// First parts of `SessionInfo::of` between a caller and a KMS replica.
 pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
 /// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.

@@ -97,6 +97,10 @@ pub enum Kind {
     BackupConfirmed,
     /// The region goes on from a backup, on replicas that are new.
     Restored,
+    /// A dataset may be restored from a backup.
+    RestoreApproved,
+    /// A dataset that was restored is still this region's, and may take changes again.
+    RestoreConfirmed,
     /// A root key was sealed under a token and a person's half.
     SealProvisioned,
     /// A token's seal of a root key was given up.

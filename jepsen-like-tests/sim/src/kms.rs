@@ -285,6 +285,7 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::FinishRestore(_)) => "FinishRestore",
         Some(Command::ProvisionSeal(_)) => "ProvisionSeal",
         Some(Command::DropSeal(_)) => "DropSeal",
+        Some(Command::ApproveRestore(_)) => "ApproveRestore",
         Some(Command::CreateAccessKey(_)) => "CreateAccessKey",
         Some(Command::SetAccessKeyState(_)) => "SetAccessKeyState",
         Some(Command::DeleteAccessKey(_)) => "DeleteAccessKey",

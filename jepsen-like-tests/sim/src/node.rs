@@ -45,7 +45,7 @@ const ENDED: &str = "shard endings";
 /// Seeds of a turn of the mix ([`crate::kinds`]).
 const TURN: u64 = 5;
 /// The newest level of a shard, and that of each turn of seeds from its first command.
-const LEVEL_MAX: u32 = 6;
+const LEVEL_MAX: u32 = 7;
 const LEVELS: [u32; 4] = [LEVEL_MAX, 0, LEVEL_MAX, 2];
 /// Steps that a round of lifecycles over so little may take.
 const ROUND_STEPS_MAX: u32 = 4000;
@@ -390,6 +390,7 @@ impl Run<'_> {
             (6, Command::Arrive(v1::Arrive::default())),
             (6, Command::Import(v1::Import::default())),
             (6, Command::SetMetadata(v1::SetMetadata::default())),
+            (7, Command::Restore(v1::RestoreDataset::default())),
         ];
         let later = later
             .into_iter()
@@ -600,6 +601,7 @@ fn kind(command: &v1::ShardCommand) -> &'static str {
         Some(Command::Arrive(_)) => "Arrive",
         Some(Command::Import(_)) => "Import",
         Some(Command::SetMetadata(_)) => "SetMetadata",
+        Some(Command::Restore(_)) => "Restore",
         Some(Command::Sweep(_)) => "Sweep",
         Some(Command::AdvanceTime(_)) => "AdvanceTime",
         None => "none",

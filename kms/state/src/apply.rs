@@ -15,11 +15,11 @@ use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
     access_keys, backup, custody, destroy, erase, keys, labels, members, policy, read, records,
-    restore, rotation, time, witnesses,
+    restore, restores, rotation, time, witnesses,
 };
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 9 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 10 });
 /// From this level on a leader may propose [`Command::ChangeWitnesses`]: builds below stop at it.
 pub const LEVEL_WITNESSES: FeatureLevel = FeatureLevel(2);
 
@@ -62,6 +62,9 @@ pub const LEVEL_KEPT_OPENINGS: FeatureLevel = FeatureLevel(8);
 /// From this level on a leader may propose what makes, changes, uses and ends access keys, and grants and policy texts may
 /// speak of service principals: builds below stop at the one and cannot read the other.
 pub const LEVEL_ACCESS_KEYS: FeatureLevel = FeatureLevel(9);
+
+/// From this level on a leader may propose [`Command::ApproveRestore`]: builds below stop at it.
+pub const LEVEL_DATASET_RESTORES: FeatureLevel = FeatureLevel(10);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -205,6 +208,7 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::CreateAccessKey(create) => access_keys::create(applying, create)?,
         Command::SetAccessKeyState(set) => access_keys::set_state(applying, set)?,
         Command::DeleteAccessKey(delete) => access_keys::delete(applying, delete)?,
+        Command::ApproveRestore(approve) => restores::approve(applying, approve)?,
         Command::BeginBackup(begin) => backup::begin(applying, begin)?,
         Command::ConfirmBackup(confirm) => backup::confirm(applying, confirm)?,
         Command::Init(_)

@@ -3,6 +3,7 @@
 //! Owns the checks; they read everything and are slow. Refuses: to repair.
 
 mod access_keys;
+mod restores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -16,6 +17,7 @@ use proto::v1::{
 use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 pub use access_keys::invariant_access_keys_are_in_order;
+pub use restores::invariant_restores_are_on_record;
 
 use crate::authority::Authority;
 use crate::keys::WRAPPED_BYTES;
@@ -72,6 +74,7 @@ pub fn all(state: &dyn Reader) -> Checked {
     invariant_keys_are_in_order(state)?;
     invariant_authority_parses(state)?;
     invariant_access_keys_are_in_order(state)?;
+    invariant_restores_are_on_record(state)?;
     invariant_witness_policy_parses(state)?;
     invariant_custody_is_whole(state)?;
     invariant_queues_match_their_tables(state)
@@ -486,6 +489,10 @@ pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked 
     for (boot, record) in table(before, &[layout::BOOTS]) {
         let same = after.value(&boot).is_some_and(|value| value == record);
         hold(same, NAME, || "a boot was forgotten".into())?;
+    }
+    for (restore, record) in table(before, &[layout::APPROVED_RESTORES]) {
+        let same = after.value(&restore).is_some_and(|value| value == record);
+        hold(same, NAME, || "an approved restore was forgotten".into())?;
     }
     for (used, _) in table(before, &[layout::USED_APPROVALS]) {
         hold(after.value(&used).is_some(), NAME, || {

@@ -76,6 +76,9 @@ pub const ACCESS_SECRETS: u8 = b'd';
 /// Table of secrets wrapped under the root key under way, by access key.
 pub const REWRAPPED_SECRETS: u8 = b'n';
 
+/// Table of restores of datasets that were approved, by request id ([`proto::v1::ApprovedRestore`]).
+pub const APPROVED_RESTORES: u8 = b'j';
+
 fn joined(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![table];
     for part in parts {
@@ -170,6 +173,11 @@ pub fn request_queue_of_leaf(at: UnixMs, leaf: u64) -> Vec<u8> {
 /// Key of a used single-use id.
 pub fn used_approval(single_use_id: &[u8; 16]) -> Vec<u8> {
     joined(USED_APPROVALS, &[single_use_id])
+}
+
+/// Key of a restore that was approved.
+pub fn approved_restore(request_id: &[u8; 16]) -> Vec<u8> {
+    joined(APPROVED_RESTORES, &[request_id])
 }
 
 /// Key of one life of a replica.

@@ -32,6 +32,7 @@ mod refusal;
 pub mod relocation;
 mod requests;
 mod restore;
+mod restores;
 mod rotation;
 mod time;
 mod witnesses;
@@ -41,9 +42,10 @@ pub use access_keys::{
     secrets_not_rewrapped,
 };
 pub use apply::{
-    At, LEVEL_ACCESS_KEYS, LEVEL_CUSTODY, LEVEL_DESTRUCTION, LEVEL_ERASE, LEVEL_KEPT_OPENINGS,
-    LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_RESEAL, LEVEL_RESTORE,
-    LEVEL_ROTATION, LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES, UnknownCommand, apply,
+    At, LEVEL_ACCESS_KEYS, LEVEL_CUSTODY, LEVEL_DATASET_RESTORES, LEVEL_DESTRUCTION, LEVEL_ERASE,
+    LEVEL_KEPT_OPENINGS, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_RESEAL,
+    LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES,
+    UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -72,6 +74,7 @@ pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, RES
 pub use refusal::Refusal;
 pub use requests::CHANGE_REMEMBERED_MS;
 pub use restore::{AUTHORITY_STEP, next_origin, restoring};
+pub use restores::{RESTORE_DATASETS_MAX, approved_restore};
 pub use rotation::{
     ROTATION_AGE_MS, ROTATION_USES, RotationDue, metadata_below, metadata_under, oldest_living,
     rotation_due,

@@ -10,7 +10,7 @@ use prost::Message;
 use proto::ids::{FIRST_ALLOCATED_NODE_ID, Identity, NodeId, Role};
 use proto::v1::{
     AllocateKmsId, ChangeEnrolment, ChangeGrants, Claim, Enrolment, EnrolmentSet, Grant, InitKms,
-    KmsDone, KmsRegion, RecordUnseal, UnsealHow, UnsealRecord,
+    KekRecord, KmsDone, KmsRegion, RecordUnseal, UnsealHow, UnsealRecord,
 };
 use serde::Serialize;
 use tlog::{Kind, Origin, Purpose};
@@ -371,6 +371,29 @@ impl DualControlled {
         let leaf = applying.append(kind, self.purpose, None, self.private);
         KmsDone {
             leaf_index: leaf.index.0,
+            ..applying.answer()
+        }
+    }
+}
+
+impl DualControlled {
+    /// As [`Self::record`], with a leaf in the chain of each key, which the caller stores. Answers with the first.
+    pub(crate) fn record_each<'k, S: Serialize>(
+        mut self,
+        applying: &mut Applying<'_>,
+        kind: Kind,
+        keys: impl IntoIterator<Item = (&'k mut KekRecord, S)>,
+    ) -> KmsDone {
+        applying.use_approvals(&self.approved, &mut self.private);
+        let mut first = None;
+        for (key, shown) in keys {
+            let mut private = self.private.clone();
+            details(&mut private, &shown);
+            let leaf = applying.append(kind, self.purpose.clone(), Some(key), private);
+            first.get_or_insert(leaf.index.0);
+        }
+        KmsDone {
+            leaf_index: first.unwrap_or_default(),
             ..applying.answer()
         }
     }

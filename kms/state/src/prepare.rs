@@ -11,12 +11,12 @@ use proto::store::Reader;
 use proto::v1::kms_command::Command;
 use proto::v1::record::Kind as Use;
 use proto::v1::{
-    Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ChangeEnrolment, ChangeGrants,
-    ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmErased, ConfirmShard, CreateKek,
-    DestroyKek, EndKekVersions, EnrolmentSet, InitKms, KekRecord, KekVersionRecord, KeyState,
-    KmsCommand, KmsRegion, LabelKey, LeaseIssue, OpenedItem, Opens, PlanKeyRotation,
-    RaiseMinVersion, Record, RecordBatch, RecordUnseal, RegisterShard, RewrappedMetadataKey,
-    RotateKek, UnsealHow,
+    Action, AdvanceTime, AllocateKmsId, ApprovalClaim, ApproveRestore, ChangeEnrolment,
+    ChangeGrants, ChangeKeyState, ChangePolicy, ChangeWitnesses, Claim, ConfirmErased,
+    ConfirmShard, CreateKek, DestroyKek, EndKekVersions, EnrolmentSet, InitKms, KekRecord,
+    KekVersionRecord, KeyState, KmsCommand, KmsRegion, LabelKey, LeaseIssue, OpenedItem, Opens,
+    PlanKeyRotation, RaiseMinVersion, Record, RecordBatch, RecordUnseal, RegisterShard,
+    RewrappedMetadataKey, RotateKek, UnsealHow,
 };
 use tlog::Purpose;
 
@@ -402,6 +402,16 @@ pub fn change_grants(authority: &Authority, asked: Asked, mut change: ChangeGran
 pub fn change_policy(authority: &Authority, asked: Asked, mut change: ChangePolicy) -> KmsCommand {
     change.claim = Some(acting(change.claim.unwrap_or_default(), &asked.requester));
     asked.command(authority.version(), Command::ChangePolicy(change))
+}
+
+/// Says that datasets may be restored from a backup, or are confirmed after it; needs the approvals in `asked`.
+pub fn approve_restore(
+    authority: &Authority,
+    asked: Asked,
+    mut approve: ApproveRestore,
+) -> KmsCommand {
+    approve.claim = Some(acting(approve.claim.unwrap_or_default(), &asked.requester));
+    asked.command(authority.version(), Command::ApproveRestore(approve))
 }
 
 /// Destroys a key whose destruction is due. `witnessed_at` is a time that the witnesses' quorum has stated, 0 where the

@@ -10,9 +10,9 @@ use prost::Message as _;
 use proto::ids::{AccessKeyId, DatasetId, Identity, NodeId, Role, UnixMs};
 use proto::store::{Reader, Writer};
 use proto::v1::{
-    AccessKeyRecord, CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore, KekRecord, KmsAnswer,
-    KmsCommand, KmsDone, KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows,
-    StateRow, UnsealRecord, WitnessPolicy,
+    AccessKeyRecord, ApprovedRestore, CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore,
+    KekRecord, KmsAnswer, KmsCommand, KmsDone, KmsRegion, LeaseRecord, RequestMemory,
+    RestoreProgress, RestoreRows, StateRow, UnsealRecord, WitnessPolicy,
 };
 use serde::Serialize;
 use tlog::{Frontier, Kind, Origin};
@@ -127,6 +127,7 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         (_, layout::ACCESS_SECRETS | layout::REWRAPPED_SECRETS, AccessKeyId::BYTES) => {
             AccessKeyId::try_from(rest).is_ok()
         }
+        (_, layout::APPROVED_RESTORES, 16) => ApprovedRestore::decode(value).is_ok(),
         (layout::ERASE, ..) => EraseRecord::decode(value).is_ok(),
         (layout::REGION | layout::RESTORE, ..) | (_, layout::RESTORED, _) => return malformed,
         // A key of another length than its table's.
@@ -150,7 +151,8 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             | layout::WRAPPED
             | layout::ACCESS_KEYS
             | layout::ACCESS_SECRETS
-            | layout::REWRAPPED_SECRETS,
+            | layout::REWRAPPED_SECRETS
+            | layout::APPROVED_RESTORES,
             _,
         ) => return malformed,
         _ => true,

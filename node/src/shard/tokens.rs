@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use node_state::limits::TOKEN_BYTES_MAX;
 use prost::Message as _;
-use proto::ids::{LeaseId, Role};
+use proto::ids::{DatasetId, LeaseId, RegionId, Role};
 use proto::transcript;
 use proto::v1;
 use transport::enrolment::EnrolmentTable;
@@ -94,6 +94,39 @@ pub(crate) fn verify(
         return Err(TokenError::NotHolder);
     }
     Ok((lease, token))
+}
+
+/// Whether a backup's record of a token is what the token says. Its signature is not asked: who signed it may be enrolled no
+/// more, and its lease key opens under the dataset's key or not at all.
+pub(crate) fn agrees(
+    region: &RegionId,
+    dataset: &DatasetId,
+    restored: &v1::RestoredToken,
+) -> Result<(), TokenError> {
+    let record = restored.token.as_ref().ok_or(TokenError::Malformed)?;
+    if record.token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Malformed);
+    }
+    let malformed = |_| TokenError::Malformed;
+    let token = v1::LeaseToken::decode(record.token.clone()).map_err(malformed)?;
+    let header = v1::LeaseHeader::decode(token.header).map_err(malformed)?;
+    if header.region != region.as_str() {
+        return Err(TokenError::OtherRegion);
+    }
+    if header.dataset_id != dataset.as_bytes()[..] {
+        return Err(TokenError::OtherDataset);
+    }
+    let said = v1::TokenRecord {
+        token: record.token.clone(),
+        holder: header.holder,
+        expires_at_ms: header.expires_at_ms,
+        kek_version: header.kek_version,
+        dataset_id: header.dataset_id,
+    };
+    match header.format == FORMAT && header.lease_id == restored.lease_id && said == *record {
+        true => Ok(()),
+        false => Err(TokenError::Malformed),
+    }
 }
 
 /// Checks an encoded `LeaseToken`, whoever holds it.

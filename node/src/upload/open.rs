@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use node_state::limits::EPOCHS_KEPT;
+use node_state::read;
 use parking_lot::Mutex;
 use proto::ids::{DatasetId, GroupId, LeaseId, ObjectVersionId, UnixMs, UploadEpoch};
 use proto::v1;
@@ -109,7 +110,14 @@ pub(super) fn open(
     if frame.part_of.is_empty() {
         // A token that is not there may not have been applied here yet.
         let holder = repair::lease_holder(state, &dataset, &lease);
-        if holder.is_some_and(|holder| holder != holder_of(&peer.public_key)) {
+        let own = holder_of(&peer.public_key);
+        // Who restores the dataset brings blocks of others' leases.
+        let restores = || {
+            read::restore(state, &dataset).is_some_and(|held| {
+                held.phase() == v1::RestorePhase::Filling && held.restorer == own
+            })
+        };
+        if holder.is_some_and(|holder| holder != own) && !restores() {
             return Err(UploadError::NotHolder);
         }
     } else {

@@ -38,6 +38,7 @@ pub fn shard(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     invariant_authority_and_status_agree(state)?;
     invariant_arrivals_serve_once_moved(state)?;
     invariant_imports_are_known(state)?;
+    invariant_restores_stand(state)?;
     invariant_request_index_leads(state)?;
     invariant_due_records_go(state)?;
     invariant_requests_are_in_the_window(state)
@@ -60,6 +61,7 @@ macro_rules! ensure {
 mod datasets;
 mod multipart;
 mod relocation;
+mod restore;
 
 pub use datasets::{
     invariant_locks_are_counted, invariant_null_versions_are_found, invariant_rules_are_of_settings,
@@ -69,6 +71,7 @@ pub use relocation::{
     invariant_arrivals_serve_once_moved, invariant_authority_and_status_agree,
     invariant_due_records_go, invariant_imports_are_known, invariant_request_index_leads,
 };
+pub use restore::invariant_restores_stand;
 
 /// No key stands outside the tables.
 pub fn invariant_tables_are_known(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {

@@ -29,6 +29,8 @@ pub mod table {
     pub const FENCE: u8 = 0x15;
     /// Upload epoch, table and dataset: records that go then, and where their removal goes on.
     pub const DUE: u8 = 0x16;
+    /// Dataset to `RestoreRecord`.
+    pub const RESTORE: u8 = 0x17;
     /// Dataset and object key to the current version's head.
     pub const CURRENT: u8 = 0x20;
     /// Dataset, object key and inverted finished index to an older version's head: newest first.
@@ -66,10 +68,10 @@ pub mod table {
     pub const TOKEN_USE: u8 = 0x61;
 
     /// All of them.
-    pub const ALL: [u8; 27] = [
-        META, SWEEP, INDEXED, DATASET, PURGE, CONFIG, RULES, ARRIVAL, FENCE, DUE, CURRENT, OLDER,
-        VERSION, BODY, UPLOAD, PART, DOOMED, CHANGE, TOMBSTONE, KNOWN, GARBAGE, FREED, REQUEST,
-        REQUEST_AT, CROSSED, TOKEN, TOKEN_USE,
+    pub const ALL: [u8; 28] = [
+        META, SWEEP, INDEXED, DATASET, PURGE, CONFIG, RULES, ARRIVAL, FENCE, DUE, RESTORE, CURRENT,
+        OLDER, VERSION, BODY, UPLOAD, PART, DOOMED, CHANGE, TOMBSTONE, KNOWN, GARBAGE, FREED,
+        REQUEST, REQUEST_AT, CROSSED, TOKEN, TOKEN_USE,
     ];
 }
 
@@ -123,8 +125,8 @@ pub fn config(dataset: &DatasetId, kind: i32) -> Vec<u8> {
     join(table::CONFIG, &[dataset.as_bytes(), &kind.to_be_bytes()])
 }
 
-/// Key of a dataset's record in `table` ([`table::DATASET`], [`table::PURGE`], [`table::RULES`], [`table::ARRIVAL`] or
-/// [`table::FENCE`]).
+/// Key of a dataset's record in `table` ([`table::DATASET`], [`table::PURGE`], [`table::RULES`], [`table::ARRIVAL`],
+/// [`table::FENCE`] or [`table::RESTORE`]).
 pub fn dataset(table: u8, id: &DatasetId) -> Vec<u8> {
     join(table, &[id.as_bytes()])
 }
@@ -339,6 +341,7 @@ mod tests {
         assert_eq!(hex(&dataset(table::DATASET, &DATASET)), format!("10{d}"));
         assert_eq!(hex(&config(&DATASET, 2)), format!("12{d}00000002"));
         assert_eq!(hex(&dataset(table::RULES, &DATASET)), format!("13{d}"));
+        assert_eq!(hex(&dataset(table::RESTORE, &DATASET)), format!("17{d}"));
         assert_eq!(
             hex(&current(&DATASET, "a\0b")),
             format!("20{d}6100ff620001")

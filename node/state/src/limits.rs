@@ -43,6 +43,11 @@ pub const TOMBSTONE_STEPS: u32 = 2;
 pub const FENCE_MS_MAX: u64 = 5_000;
 /// Units or request ids in one batch of imports.
 pub const IMPORTS_MAX: usize = 1000;
+/// Tokens, versions or parts in one batch of a restore.
+pub const RESTORED_MAX: usize = 1000;
+/// By how many epochs a restored dataset's request ids go on after those of the shard that was lost: more than a shard
+/// makes in a hundred years.
+pub const RESTORED_EPOCHS: u64 = 1_000_000;
 /// Replicas of another group that are named in one command, and people who approve it.
 pub const SIGNERS_MAX: usize = 32;
 /// Records that are due and that each command removes besides its own work: more than a put adds, so that the

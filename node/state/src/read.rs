@@ -77,6 +77,11 @@ pub fn null_version(
     }
 }
 
+/// A dataset's restore, ended ones included.
+pub fn restore(state: &(impl Reader + ?Sized), id: &DatasetId) -> Option<v1::RestoreRecord> {
+    record::load(state, &keys::dataset(table::RESTORE, id))
+}
+
 /// A setting of a dataset, removed ones included.
 pub fn config(
     state: &(impl Reader + ?Sized),

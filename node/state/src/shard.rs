@@ -1,5 +1,5 @@
 //! The machine of one shard: datasets and their settings, objects and what locks them, uploads in parts, tokens, request
-//! ids, upload epochs, datasets that leave for another region or come from one.
+//! ids, upload epochs, datasets that leave for another region, come from one, or come back from a backup.
 //!
 //! Owns the order of checks, the same in every command: the leader's clock; size and shape; request id window; verdict;
 //! dataset; key; token; version id; upload epoch and receipts; precondition. Nothing is written before all of them have
@@ -37,6 +37,7 @@ mod put;
 mod refusal;
 mod relocation;
 mod request;
+mod restore;
 mod subject;
 mod sweep;
 mod token;
@@ -52,6 +53,7 @@ use refusal::{Answer, malformed, refuse};
 use relocation::not_admitted;
 pub use relocation::{RELOCATION_LEVEL, unserved};
 use request::Window;
+pub use restore::RESTORE_LEVEL;
 pub use subject::subject;
 
 /// Applies the commands of one shard's log.
@@ -99,6 +101,7 @@ impl ShardMachine {
             }
             Command::Depart(_) | Command::Arrive(_) | Command::Import(_) => RELOCATION_LEVEL,
             Command::SetMetadata(_) => METADATA_LEVEL,
+            Command::Restore(_) => RESTORE_LEVEL,
             _ => FeatureLevel(0),
         };
         if at.level < takes {
@@ -210,6 +213,7 @@ impl Apply<'_> {
             Command::Depart(depart) => self.depart(depart),
             Command::Arrive(arrive) => self.arrive(arrive),
             Command::Import(import) => self.import(verdict, import),
+            Command::Restore(restore) => self.restore(restore),
             Command::AdvanceUploadEpoch(_)
             | Command::SetAuthority(_)
             | Command::Sweep(_)

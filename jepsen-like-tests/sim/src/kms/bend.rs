@@ -219,7 +219,8 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             | Command::RestoreRows(_)
             | Command::FinishRestore(_)
             | Command::ProvisionSeal(_)
-            | Command::DropSeal(_),
+            | Command::DropSeal(_)
+            | Command::ApproveRestore(_),
         ) => {}
         Some(Command::Init(_)) => {}
         None => {}

@@ -241,7 +241,7 @@ impl Judging<'_> {
             Command::RecordUnseal(unseal) => {
                 self.unseal(&unseal.replica, &unseal.boot_id, unseal.how)
             }
-            // No run draws a change of custody: its steps are tables in kms-state and real replicas in kms.
+            // No run draws a change of custody or a restore: those are tables in kms-state and real replicas in kms.
             Command::BeginCustody(_)
             | Command::ConfirmShare(_)
             | Command::RewrapKeks(_)
@@ -256,7 +256,8 @@ impl Judging<'_> {
             | Command::RestoreRows(_)
             | Command::FinishRestore(_)
             | Command::ProvisionSeal(_)
-            | Command::DropSeal(_) => Err(Stop::Unknown),
+            | Command::DropSeal(_)
+            | Command::ApproveRestore(_) => Err(Stop::Unknown),
             Command::Init(_) | Command::AdvanceTime(_) => Err(Stop::Unknown),
         };
         done.map(Outcome::Done)

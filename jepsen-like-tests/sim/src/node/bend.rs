@@ -120,6 +120,7 @@ fn body(draw: &mut Draw, model: &Model, command: &mut v1::ShardCommand) {
         Some(Command::Depart(depart)) => depart.relocation_id = Bytes::new(),
         Some(Command::Arrive(arrive)) => arrive.relocation_id = Bytes::new(),
         Some(Command::Import(import)) => import.relocation_id = Bytes::new(),
+        Some(Command::Restore(restore)) => restore.restore_id = Bytes::new(),
         Some(Command::Sweep(_) | Command::LifecycleStep(_)) | None => {}
     }
 }

@@ -297,7 +297,8 @@ impl Judging<'_> {
             // Drawn elsewhere.
             | Command::Depart(_)
             | Command::Arrive(_)
-            | Command::Import(_) => refuse(Refusal::Malformed),
+            | Command::Import(_)
+            | Command::Restore(_) => refuse(Refusal::Malformed),
         }
     }
 

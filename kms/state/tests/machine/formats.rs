@@ -51,6 +51,10 @@ fn golden_bytes_of_state_keys() {
             layout::used_approval(&[8; 16]),
             format!("73{}", "08".repeat(16)),
         ),
+        (
+            layout::approved_restore(&[8; 16]),
+            format!("6a{}", "08".repeat(16)),
+        ),
         (layout::boot(&[9; 16]), format!("62{}", "09".repeat(16))),
         (
             layout::member(Role::Node, NodeId(5)),

@@ -16,6 +16,7 @@ mod queues;
 mod random;
 mod region_time;
 mod restore;
+mod restores;
 mod retries;
 mod rotation;
 mod token_seals;

@@ -9,6 +9,7 @@ use proto::ids::{LogIndex, ObjectVersionId, RequestId, UploadEpoch};
 use proto::store::Reader;
 use proto::v1;
 
+use super::restore::is_filling;
 use super::{Violation, dataset_of, rows};
 use crate::keys::{self, table};
 use crate::record::{self, ShardMeta};
@@ -61,7 +62,7 @@ pub fn invariant_authority_and_status_agree(
     Ok(())
 }
 
-/// A dataset is arriving exactly as long as its arrival has made it and it has not arrived.
+/// A dataset is arriving exactly as long as its arrival has made it and it has not arrived, or it is being restored.
 pub fn invariant_arrivals_serve_once_moved(
     state: &(impl Reader + ?Sized),
 ) -> Result<(), Violation> {
@@ -72,6 +73,8 @@ pub fn invariant_arrivals_serve_once_moved(
             held.status() == v1::DatasetStatus::Arriving
         })
         .map(|(key, _)| dataset_of(&key))
+        // From a backup, and not from a region.
+        .filter(|id| !is_filling(state, id))
         .collect();
     for (key, value) in rows(state, table::ARRIVAL) {
         let (id, held): (_, v1::ArrivalRecord) = (dataset_of(&key), record::decode(&value));
@@ -96,7 +99,7 @@ pub fn invariant_arrivals_serve_once_moved(
 pub fn invariant_imports_are_known(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     for (key, value) in rows(state, table::DATASET) {
         let (id, held): (_, v1::DatasetRecord) = (dataset_of(&key), record::decode(&value));
-        if held.status() != v1::DatasetStatus::Arriving {
+        if held.status() != v1::DatasetStatus::Arriving || is_filling(state, &id) {
             continue;
         }
         let mut stored = BTreeSet::new();

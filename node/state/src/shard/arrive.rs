@@ -143,8 +143,9 @@ impl Apply<'_> {
         Ok(self.done())
     }
 
-    /// Nothing of the dataset is here; it may have left in an earlier epoch, or an arrival of it may have been aborted.
-    fn vacant(&self, id: &DatasetId, epoch: DatasetEpoch) -> Result<(), v1::Refused> {
+    /// Nothing of the dataset is here; it may have left in an earlier epoch, or an arrival or a restore of it may have been
+    /// given up.
+    pub(super) fn vacant(&self, id: &DatasetId, epoch: DatasetEpoch) -> Result<(), v1::Refused> {
         let Some(held) = self.dataset(id) else {
             return Ok(());
         };

@@ -10,7 +10,7 @@ use super::refusal::{Answer, malformed, of, refuse};
 use super::relocation::not_admitted;
 use super::{Apply, Dataset, hold};
 use crate::keys::{self, table};
-use crate::relocation::{Authority, Change, NotAdmitted};
+use crate::relocation::{Authority, Change, NotAdmitted, Standing};
 
 const FORMAT: u32 = 1;
 const PSEUDONYM_BYTES: usize = 16;
@@ -72,6 +72,9 @@ impl Apply<'_> {
         };
         match record.status() {
             v1::DatasetStatus::Tombstoned => return Ok(self.done()),
+            v1::DatasetStatus::Fenced if is_unconfirmed(&record) => {
+                return refuse(v1::Refusal::DatasetUnconfirmed);
+            }
             v1::DatasetStatus::Fenced => return refuse(v1::Refusal::DatasetFenced),
             v1::DatasetStatus::Arriving => return refuse(v1::Refusal::DatasetArriving),
             v1::DatasetStatus::Moved => return Err(not_admitted(NotAdmitted::Moved, &record)),
@@ -106,10 +109,11 @@ impl Apply<'_> {
     }
 
     /// Takes effect for every commit after this position. Disabling cannot wait: it ends a fence, and a dataset that is
-    /// arriving takes it too.
+    /// arriving, or was restored and is not confirmed, takes it too.
     pub(super) fn set_key_state(&mut self, set: &v1::SetKeyState) -> Answer {
         let mut dataset = match self.held(&set.dataset_id)? {
-            arriving if arriving.record.status() == v1::DatasetStatus::Arriving => arriving,
+            closed if closed.record.status() == v1::DatasetStatus::Arriving => closed,
+            closed if is_unconfirmed(&closed.record) => closed,
             _ => self.writable(&set.dataset_id, Change::KeyState)?,
         };
         if set.state() == v1::KeyState::Unspecified {
@@ -149,6 +153,11 @@ impl Apply<'_> {
         self.save(&dataset);
         Ok(self.done())
     }
+}
+
+/// Whether it was restored from a backup, and nobody has confirmed that it is still here.
+fn is_unconfirmed(record: &v1::DatasetRecord) -> bool {
+    record.authority.is_some() && Authority::stored(record).standing() == Standing::Unconfirmed
 }
 
 /// Id and KEK of a dataset that is asked for, if it can be one.

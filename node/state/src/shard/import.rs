@@ -23,7 +23,7 @@ use crate::relocation::{
     Batch, Content, Effect, Import, ImportRefused, Known, Position, Span, Unit,
 };
 
-mod settings;
+pub(super) mod settings;
 #[cfg(test)]
 mod tests;
 mod version;

@@ -23,6 +23,8 @@ mod part;
 #[cfg(test)]
 mod tests;
 
+pub(super) use part::{layout, part_id};
+
 /// The feature level from which uploads in parts are commands.
 pub const MULTIPART_LEVEL: FeatureLevel = FeatureLevel(3);
 
@@ -67,16 +69,29 @@ impl Apply<'_> {
         self.token_allows(&dataset, &lease, &create.holder, |expiry| now < expiry)?;
         self.unused(&id)?;
         self.lock_allows(&dataset, asked.retention, asked.legal_hold)?;
+        self.begin_upload(&mut dataset, &create.key, &id, asked);
+        self.save(&dataset);
+        Ok(self.done_with(&id))
+    }
+
+    /// Puts everything that refers to a new upload.
+    pub(super) fn begin_upload(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        id: &ObjectVersionId,
+        asked: &v1::UploadRecord,
+    ) -> Upload {
         let at = v1::VersionRecord {
             dataset_id: Bytes::copy_from_slice(dataset.id.as_bytes()),
-            key: create.key.clone(),
+            key: key.to_owned(),
             finished_index: self.index.0,
             kind: v1::VersionKind::Upload.into(),
             ..Default::default()
         };
         let upload = Upload {
-            id,
-            place: keys::upload(&dataset.id, &create.key, self.index),
+            id: *id,
+            place: keys::upload(&dataset.id, key, self.index),
             record: v1::UploadRecord {
                 begun_index: self.index.0,
                 begun_at_ms: self.meta.time.0,
@@ -84,12 +99,11 @@ impl Apply<'_> {
             },
         };
         self.state
-            .put(&keys::version(table::VERSION, &id), &at.encode_to_vec());
+            .put(&keys::version(table::VERSION, id), &at.encode_to_vec());
         self.save_upload(&upload);
         self.use_token(&dataset.id, &upload.record.lease_id);
         dataset.record.uploads += 1;
-        self.save(&dataset);
-        Ok(self.done_with(&id))
+        upload
     }
 
     pub(super) fn abort_upload(&mut self, abort: &v1::AbortUpload) -> Answer {
@@ -153,7 +167,7 @@ impl Apply<'_> {
         Ok(Upload { id, place, record })
     }
 
-    fn save_upload(&mut self, upload: &Upload) {
+    pub(super) fn save_upload(&mut self, upload: &Upload) {
         self.state
             .put(&upload.place, &upload.record.encode_to_vec());
     }

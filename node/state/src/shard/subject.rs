@@ -29,6 +29,7 @@ pub fn subject(command: &Command) -> Option<DatasetId> {
         Command::Depart(depart) => &depart.dataset_id,
         Command::Arrive(arrive) => &arrive.dataset_id,
         Command::Import(import) => &import.dataset_id,
+        Command::Restore(restore) => &restore.dataset_id,
         Command::CreateDataset(_)
         | Command::AdvanceUploadEpoch(_)
         | Command::SetAuthority(_)

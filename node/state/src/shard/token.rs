@@ -88,7 +88,11 @@ impl Apply<'_> {
         recent(dataset, &self.token(dataset, lease)?)
     }
 
-    fn token(&self, dataset: &Dataset, lease: &LeaseId) -> Result<v1::TokenRecord, v1::Refused> {
+    pub(super) fn token(
+        &self,
+        dataset: &Dataset,
+        lease: &LeaseId,
+    ) -> Result<v1::TokenRecord, v1::Refused> {
         let key = keys::token(table::TOKEN, &dataset.id, lease);
         record::load(&*self.state, &key).map_or_else(|| refuse(v1::Refusal::NoSuchToken), Ok)
     }

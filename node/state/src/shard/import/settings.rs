@@ -1,4 +1,4 @@
-//! Settings of a dataset that are imported.
+//! Settings of a dataset that are imported, or restored.
 //!
 //! Owns all of them at once: the source's as of one log index. Refuses what could be no dataset's, and never turns object
 //! lock off: a lock that was imported before it may be what turned it on.
@@ -16,7 +16,11 @@ use crate::shard::{Apply, Dataset};
 const KINDS_MAX: usize = 64;
 
 impl Apply<'_> {
-    pub(super) fn take_settings(&mut self, dataset: &mut Dataset, settings: &v1::ImportedSettings) {
+    pub(in crate::shard) fn take_settings(
+        &mut self,
+        dataset: &mut Dataset,
+        settings: &v1::ImportedSettings,
+    ) {
         let lock = settings.lock.or(dataset.record.lock);
         let record = &mut dataset.record;
         record.lock = lock;
@@ -45,7 +49,7 @@ impl Apply<'_> {
 }
 
 /// Whether a dataset may have these.
-pub(super) fn well_formed(settings: &v1::ImportedSettings) -> Result<(), v1::Refused> {
+pub(in crate::shard) fn well_formed(settings: &v1::ImportedSettings) -> Result<(), v1::Refused> {
     let ascending = settings
         .configs
         .windows(2)

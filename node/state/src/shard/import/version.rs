@@ -63,9 +63,23 @@ impl Apply<'_> {
             now < expiry || self.begun_before(receipts, expiry)
         })?;
         if !version.parts.is_empty() {
-            return self.parts_importable(dataset, key.as_str(), &commit.lease, version);
+            return self.parts_there(
+                dataset,
+                (key.as_str(), &commit.lease),
+                entry,
+                &version.parts,
+            );
         }
         self.unused(&id)?;
+        self.durable(entry, receipts)
+    }
+
+    /// The bytes of one stream ride along, or lie in blocks that are durable on a majority.
+    pub(in crate::shard) fn durable(
+        &self,
+        entry: &v1::ObjectEntry,
+        receipts: &[v1::ReceiptClaim],
+    ) -> Result<(), v1::Refused> {
         if entry.blocks.is_empty() {
             let inline = (1..=INLINE_BYTES_MAX).contains(&entry.inline.len())
                 && entry.sealed_bytes == entry.inline.len() as u64
@@ -81,28 +95,24 @@ impl Apply<'_> {
     }
 
     /// The upload of the version's id is there, under its lease, and has the parts that are named.
-    fn parts_importable(
+    pub(in crate::shard) fn parts_there(
         &self,
         dataset: &Dataset,
-        key: &str,
-        lease: &LeaseId,
-        version: &v1::ImportedVersion,
+        (key, lease): (&str, &LeaseId),
+        entry: &v1::ObjectEntry,
+        parts: &[v1::PartName],
     ) -> Result<(), v1::Refused> {
-        let entry = version.entry.clone().unwrap_or_default();
         let upload = self.upload(dataset, key, &entry.version_id)?;
         let begun = &upload.record;
         let same = begun.lease_id == lease.as_bytes()[..]
             && begun.dek_salt == entry.dek_salt
             && begun.name_salt == entry.name_salt;
         let bare = entry.inline.is_empty() && entry.blocks.is_empty();
-        let ascending = version
-            .parts
-            .windows(2)
-            .all(|pair| pair[0].number < pair[1].number);
+        let ascending = parts.windows(2).all(|pair| pair[0].number < pair[1].number);
         if !same || !bare || !ascending || entry.sealed_manifest.is_empty() {
             return malformed();
         }
-        self.unnamed(&upload.id, &completion(&entry, version))?;
+        self.unnamed(&upload.id, &completion(entry, parts))?;
         Ok(())
     }
 
@@ -116,15 +126,36 @@ impl Apply<'_> {
         let (Some(entry), Some(key)) = (version.entry.clone(), unit.key()) else {
             return;
         };
-        let key = key.as_str();
         self.take_away(dataset, unit);
-        if !version.parts.is_empty() {
-            self.take_parts(dataset, key, &entry, version);
+        if entry.retention.is_some() || entry.legal_hold {
+            locks(dataset);
+        }
+        let versioned = matches!(unit, Unit::Version(..));
+        self.stand(
+            dataset,
+            key.as_str(),
+            entry,
+            &version.parts,
+            (versioned, index.0),
+        );
+    }
+
+    /// Makes it the current version of its key, above what stands there. Of one in parts the upload ends.
+    pub(in crate::shard) fn stand(
+        &mut self,
+        dataset: &mut Dataset,
+        key: &str,
+        entry: v1::ObjectEntry,
+        parts: &[v1::PartName],
+        (versioned, source_index): (bool, u64),
+    ) {
+        if !parts.is_empty() {
+            self.take_parts(dataset, key, &entry, parts);
         }
         let mut null_index = 0;
         if let Some(covered) = self.current(&dataset.id, key) {
             uncount_object(dataset, &covered);
-            if matches!(unit, Unit::Version(..)) {
+            if versioned {
                 null_index = match covered.versioned {
                     true => covered.null_index,
                     false => covered.finished_index,
@@ -145,9 +176,9 @@ impl Apply<'_> {
         };
         let head = v1::ObjectEntry {
             finished_index: self.index.0,
-            source_index: index.0,
-            versioned: matches!(unit, Unit::Version(..)),
-            parts: u32::try_from(version.parts.len()).expect("bounded by the parts there are"),
+            source_index,
+            versioned,
+            parts: u32::try_from(parts.len()).expect("bounded by the parts there are"),
             null_index,
             sealed_manifest: bytes::Bytes::new(),
             inline: bytes::Bytes::new(),
@@ -156,9 +187,6 @@ impl Apply<'_> {
         };
         let id = ObjectVersionId::try_from(head.version_id.as_ref());
         let id = id.expect("checked before the first was stored");
-        if head.retention.is_some() || head.legal_hold {
-            locks(dataset);
-        }
         self.state
             .put(&keys::current(&dataset.id, key), &head.encode_to_vec());
         self.refer(dataset, key, &id, &head, &body);
@@ -169,12 +197,12 @@ impl Apply<'_> {
         dataset: &mut Dataset,
         key: &str,
         entry: &v1::ObjectEntry,
-        version: &v1::ImportedVersion,
+        parts: &[v1::PartName],
     ) {
         let Ok(upload) = self.upload(dataset, key, &entry.version_id) else {
             return;
         };
-        let unnamed = self.unnamed(&upload.id, &completion(entry, version));
+        let unnamed = self.unnamed(&upload.id, &completion(entry, parts));
         for part in unnamed.unwrap_or_default() {
             self.free_part(dataset, &upload.id, &part);
         }
@@ -271,10 +299,10 @@ fn locks(dataset: &mut Dataset) {
 }
 
 /// What completes the upload that the mover put the parts in.
-fn completion(entry: &v1::ObjectEntry, version: &v1::ImportedVersion) -> v1::CompleteUpload {
+fn completion(entry: &v1::ObjectEntry, parts: &[v1::PartName]) -> v1::CompleteUpload {
     v1::CompleteUpload {
         version_id: entry.version_id.clone(),
-        parts: version.parts.clone(),
+        parts: parts.to_vec(),
         plain_bytes: entry.plain_bytes,
         sealed_bytes: entry.sealed_bytes,
         ..Default::default()

@@ -57,25 +57,27 @@ impl Apply<'_> {
         }
         upload.record.parts += u32::from(held.is_none());
         upload.record.sealed_bytes += asked.sealed_bytes;
-        self.store_part(&dataset.id, &upload, finish, blocks, &id);
+        let now = self.meta.time.0;
+        self.store_part(&dataset.id, &upload, (finish, now), blocks, &id);
         self.save_upload(&upload);
         self.count_bytes(&mut dataset, asked.sealed_bytes);
         self.save(&dataset);
         Ok(self.done_with(&id))
     }
 
-    fn store_part(
+    /// Puts everything that refers to a part, finished at a time that a backup may have.
+    pub(in crate::shard) fn store_part(
         &mut self,
         dataset: &DatasetId,
         upload: &Upload,
-        finish: &v1::FinishPart,
+        (finish, finished_at_ms): (&v1::FinishPart, u64),
         blocks: u32,
         id: &ObjectVersionId,
     ) {
         let asked = finish.part.clone().unwrap_or_default();
         let part = v1::PartRecord {
             finished_index: self.index.0,
-            finished_at_ms: self.meta.time.0,
+            finished_at_ms,
             ..asked
         };
         let at = v1::VersionRecord {
@@ -197,7 +199,7 @@ impl Apply<'_> {
 }
 
 /// The part's id, if the part is one.
-fn part_id(part: &v1::PartRecord) -> Result<ObjectVersionId, v1::Refused> {
+pub(in crate::shard) fn part_id(part: &v1::PartRecord) -> Result<ObjectVersionId, v1::Refused> {
     let shape = (1..=PARTS_MAX).contains(&part.number)
         && part.commitment.len() == COMMITMENT_BYTES
         && part.part_id.len() == ObjectVersionId::BYTES
@@ -212,7 +214,10 @@ fn part_id(part: &v1::PartRecord) -> Result<ObjectVersionId, v1::Refused> {
 }
 
 /// How many blocks the part has: none where it is inline, and then no receipts or epoch either.
-fn layout(finish: &v1::FinishPart, part: &v1::PartRecord) -> Result<u32, v1::Refused> {
+pub(in crate::shard) fn layout(
+    finish: &v1::FinishPart,
+    part: &v1::PartRecord,
+) -> Result<u32, v1::Refused> {
     if finish.inline.is_empty() {
         return block_count(&finish.blocks, part.sealed_bytes);
     }
