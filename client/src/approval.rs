@@ -63,6 +63,11 @@ pub enum Approvable {
         /// Without approvals.
         request: v1::SetAccessKeyStateRequest,
     },
+    /// Datasets to be restored from a backup, or confirmed after it.
+    Restore {
+        /// Without approvals.
+        request: v1::ApproveRestoreRequest,
+    },
     /// Unsealing a replica by its token and the requester's half.
     TokenUnseal {
         /// Which replica, in which life, by which seal.
@@ -175,6 +180,25 @@ impl ApprovalRequest {
         })
     }
 
+    /// Asks for a restore of datasets from a backup, or to confirm them after it.
+    pub fn restore(requester: &Identity, terms: v1::DatasetRestore) -> Result<Self, Error> {
+        let claim = v1::Claim {
+            actor: requester.to_string(),
+            ..v1::Claim::default()
+        };
+        let request = v1::ApproveRestoreRequest {
+            terms: Some(terms),
+            single_use_id: random_id()?,
+            claim: Some(claim),
+            approvals: Vec::new(),
+        };
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::Restore { request },
+        })
+    }
+
     /// As a file.
     pub fn to_text(&self) -> String {
         let (method, request, object) = match &self.what {
@@ -196,6 +220,7 @@ impl ApprovalRequest {
             Approvable::EnableAccessKey { request } => {
                 ("SetAccessKeyState", request.encode_to_vec(), None)
             }
+            Approvable::Restore { request } => ("ApproveRestore", request.encode_to_vec(), None),
             Approvable::TokenUnseal { asked } => ("UnsealByToken", asked.encode_to_vec(), None),
         };
         let file = RequestFile {
@@ -252,6 +277,15 @@ impl ApprovalRequest {
                 }
                 Approvable::EnableAccessKey { request }
             }
+            ("ApproveRestore", None) => {
+                let request = v1::ApproveRestoreRequest::decode(bytes);
+                let request = request.map_err(|_| malformed(none))?;
+                let terms = request.terms.clone().unwrap_or_default();
+                if terms.what() == v1::RestoreWhat::Unspecified || terms.datasets.is_empty() {
+                    return Err(malformed("it asks for no restore that this build knows"));
+                }
+                Approvable::Restore { request }
+            }
             ("UnsealByToken", None) => {
                 let asked = v1::TokenUnsealAsked::decode(bytes).map_err(|_| malformed(none))?;
                 Approvable::TokenUnseal { asked }
@@ -296,6 +330,7 @@ impl ApprovalRequest {
             Approvable::Policy { request } => request_hash("ChangePolicy", request),
             Approvable::AccessKey { request } => access_keys::new_hash(&self.requester, request),
             Approvable::EnableAccessKey { request } => request_hash("SetAccessKeyState", request),
+            Approvable::Restore { request } => request_hash("ApproveRestore", request),
             Approvable::TokenUnseal { asked } => sha256(&transcript::approved_token_unseal(
                 &asked.replica,
                 &asked.boot_id,
@@ -310,6 +345,7 @@ impl ApprovalRequest {
             Approvable::Policy { request } => request.single_use_id.clone(),
             Approvable::AccessKey { request } => request.single_use_id.clone(),
             Approvable::EnableAccessKey { request } => request.single_use_id.clone(),
+            Approvable::Restore { request } => request.single_use_id.clone(),
             Approvable::TokenUnseal { asked } => asked.single_use_id.clone(),
         }
     }
@@ -366,6 +402,10 @@ impl ApprovalRequest {
                 ]);
                 shown.extend(stated(request.claim.clone().unwrap_or_default()));
             }
+            Approvable::Restore { request } => {
+                shown.extend(restore_shown(&request.terms.clone().unwrap_or_default()));
+                shown.extend(stated(request.claim.clone().unwrap_or_default()));
+            }
             Approvable::TokenUnseal { asked } => {
                 shown.extend([
                     ("asks to", "unseal a KMS replica by its token".to_owned()),
@@ -403,6 +443,31 @@ fn stated(claim: v1::Claim) -> [(&'static str, String); 4] {
         ("case", claim.case_id),
         ("on behalf of", claim.on_behalf_of),
         ("legal basis", claim.legal_basis),
+    ]
+}
+
+/// Of which backup, and what becomes of which datasets.
+fn restore_shown(terms: &v1::DatasetRestore) -> [(&'static str, String); 4] {
+    let what = match terms.what() {
+        v1::RestoreWhat::Restore => "restore datasets from a backup",
+        v1::RestoreWhat::Confirm => {
+            "let restored datasets take changes: they are still this region's, in these epochs"
+        }
+        v1::RestoreWhat::Unspecified => "",
+    };
+    let one = |target: &v1::RestoreTarget| {
+        let epoch = match target.epoch {
+            0 => String::new(),
+            epoch => format!(", epoch {epoch}"),
+        };
+        let id = hex::encode(&target.dataset_id);
+        format!("\n  {} ({id}{epoch})", target.name)
+    };
+    [
+        ("asks to", what.to_owned()),
+        ("backup", hex::encode(&terms.backup_id)),
+        ("index BLAKE3", hex::encode(&terms.index_digest)),
+        ("datasets", terms.datasets.iter().map(one).collect()),
     ]
 }
 

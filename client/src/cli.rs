@@ -22,6 +22,7 @@ mod operate;
 mod output;
 mod policy;
 mod region;
+mod restore;
 mod seals;
 mod settings;
 mod uploads;
@@ -129,7 +130,7 @@ enum Command {
     /// unseal.
     #[command(subcommand)]
     Kms(kms::Command),
-    /// Backups of datasets: create, ls, verify, drill, prune.
+    /// Backups of datasets: create, ls, verify, drill, prune; restores from them.
     #[command(subcommand, after_help = backup::HELP)]
     Backup(backup::Command),
     /// For operators and custodians: status, unsealing.

@@ -232,6 +232,24 @@ impl Region {
         .await
     }
 
+    /// Has datasets approved to be restored, or confirmed after it, with the approvals that were signed for this very
+    /// request. Sent again it has effect once, and the warrant comes again.
+    pub async fn approve_restore(
+        &self,
+        request: v1::ApproveRestoreRequest,
+        approvals: Vec<v1::Approval>,
+    ) -> Result<v1::ApproveRestoreReply, Error> {
+        let request = v1::ApproveRestoreRequest {
+            approvals,
+            ..request
+        };
+        self.on_kms_leader(move |mut kms| {
+            let request = request.clone();
+            async move { Ok(kms.approve_restore(request).await?.into_inner()) }
+        })
+        .await
+    }
+
     /// Enrolments, and the grants or the policy text in force, as the KMS states them now.
     pub async fn authority(&self) -> Result<v1::EnrolmentSet, Error> {
         let request = v1::FetchEnrolmentsRequest { newer_than: 0 };

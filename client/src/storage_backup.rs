@@ -1,4 +1,4 @@
-//! Backups of datasets in a folder or a bucket: made, listed, verified, opened for a drill, thinned out.
+//! Backups of datasets in a folder or a bucket: made, listed, verified, opened for a drill, restored, thinned out.
 //!
 //! Owns the order in which one is made (catalog, pages, blocks, KMS, index last), and that what is there already is not
 //! copied again. Content stays sealed as it is; names and settings are sealed in pages, each like an object of its
@@ -12,9 +12,12 @@ mod drill;
 mod folder;
 mod pages;
 mod prune;
+mod reading;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod warrant;
 
 use std::io;
 use std::path::PathBuf;
@@ -29,12 +32,16 @@ pub use create::{Copied, Created, Wanted};
 pub use drill::{Drilled, Sample};
 pub use folder::{BucketError, Folder, S3Error, S3Place};
 pub use prune::Pruned;
+pub use restore::{Restored, index_digest};
 pub use verify::{Problem, UNKNOWN, Verified};
+pub use warrant::Warrant;
 
 /// What a lease is taken for, and what nodes are asked for, to make a backup.
 pub const BACKUP: &str = "backup";
 /// What pages and objects of a backup are opened for.
 pub const DRILL: &str = "backup-drill";
+/// What pages are opened for, and nodes are asked for, to restore a dataset.
+pub const RESTORE: &str = "restore";
 
 /// Why a backup was not made, read, or thinned out.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +116,23 @@ pub enum StorageBackupError {
         /// What the last one came to.
         #[source]
         source: Error,
+    },
+    /// A warrant that is for something else.
+    #[error("the warrant does not allow this: {why}")]
+    Warrant {
+        /// What it is of.
+        why: String,
+    },
+    /// The KMS has a key version no more, or not yet.
+    #[error(
+        "the kms has no version {version} of the key of dataset {dataset}: what lies under it would not open. Restore the \
+         kms from the backup that was taken with this one"
+    )]
+    NoKeyVersion {
+        /// Of which dataset.
+        dataset: String,
+        /// Which.
+        version: u32,
     },
     /// A key version ended while the backup was made.
     #[error(

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument as _;
-use transport::Lane;
+use transport::{Lane, Stated};
 
 use crate::acting::ActingChannel;
 use crate::body::Body;
@@ -55,6 +55,8 @@ pub(crate) struct Target {
     pub(crate) upload_epoch: UploadEpoch,
     pub(crate) lease: LeaseId,
     pub(crate) replicas: Vec<NodeId>,
+    /// What for.
+    pub(crate) stated: Stated,
 }
 
 /// What is durable on a majority.
@@ -134,6 +136,21 @@ pub(crate) async fn run(
     })
 }
 
+/// Brings a stream that is sealed and cut already to a majority, each block as `read` gives it.
+pub(crate) async fn resend<E: From<Error>, F: Future<Output = Result<Bytes, E>>>(
+    region: &Region,
+    target: Target,
+    blocks: &[v1::BlockRef],
+    read: impl Fn(v1::BlockRef) -> F,
+) -> Result<Vec<v1::Receipt>, E> {
+    let mut upload = Upload::start(region, &target)?;
+    for block in blocks {
+        let bytes = read(block.clone()).await?;
+        upload.send(bytes).await?;
+    }
+    Ok(upload.finish().await?)
+}
+
 struct Upload {
     replicas: BTreeMap<NodeId, mpsc::Sender<Arc<Block>>>,
     voters: usize,
@@ -167,7 +184,7 @@ impl Upload {
             let served = serve(
                 node,
                 BlocksClient::new(region.1.over(channel)),
-                open,
+                (open, target.stated.clone()),
                 blocks,
                 tell.clone(),
             );
@@ -330,7 +347,7 @@ impl Upload {
 async fn serve(
     node: NodeId,
     mut client: BlocksClient<ActingChannel>,
-    open: v1::OpenUpload,
+    (open, stated): (v1::OpenUpload, Stated),
     blocks: mpsc::Receiver<Arc<Block>>,
     tell: mpsc::Sender<Said>,
 ) {
@@ -338,7 +355,7 @@ async fn serve(
     let sending = tokio::spawn(send_frames(open, blocks, frames));
     let ended = async {
         let mut acks = client
-            .write(ReceiverStream::new(outgoing))
+            .write(stated.of(ReceiverStream::new(outgoing)))
             .await?
             .into_inner();
         while let Some(ack) = acks.message().await? {

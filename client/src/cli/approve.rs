@@ -29,7 +29,9 @@ An approval serves once, for exactly this request, until it expires. What is ope
 before a key is released; in a region with witnesses they have seen the record by then.
 
 A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`. An access key
-is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. And a replica is unsealed by its token: `reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`.";
+is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. A replica is unsealed by its token:
+`reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`. And datasets are restored from a backup: `reduit backup
+ask-restore`, `sign`, then `reduit backup allow`.";
 
 #[derive(Subcommand)]
 #[command(after_help = HELP)]
@@ -297,6 +299,7 @@ fn options(request: &ApprovalRequest) -> GetOptions {
         Approvable::Policy { .. }
         | Approvable::AccessKey { .. }
         | Approvable::EnableAccessKey { .. }
+        | Approvable::Restore { .. }
         | Approvable::TokenUnseal { .. } => v1::Claim::default(),
     };
     GetOptions {

@@ -16,9 +16,9 @@ use proto::storage_backup::IndexFile;
 use serde_json::{Value, json};
 use transport::RegionTrust;
 
-use super::Session;
 use super::failure::Failure;
 use super::output::{line, time};
+use super::{Session, restore};
 
 pub(super) const HELP: &str = "A backup is of one moment of each dataset: every version, delete marker, lock, setting and lease token, and not of
 uploads in parts that are under way. Content is copied as it is sealed; names and settings are sealed in pages, under the
@@ -27,6 +27,10 @@ backup, which `create` takes last and keeps with the rest. Blocks and pages that
 
 `create` takes an identity that holds leases (a client) and may list and write for the purpose `backup`, and an operator
 for the KMS. It need not be allowed to read. `drill` takes one that may read for the purpose `backup-drill`.
+
+A dataset is restored into a region that has its key and not the dataset: `ask-restore`, two operators sign, `allow` gives a
+warrant, `restore` brings it back. It is read then and takes no changes until it is confirmed the same way: `ask-confirm`,
+two sign, `allow`, `confirm`. The identity that restores may read and write for the purpose `restore`.
 
 A place is a folder, or s3://BUCKET/PREFIX of an S3 store, which is found and asked as other clients of S3 do it: by
 AWS_ENDPOINT_URL (without one, AWS's own), AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN. It has to
@@ -40,6 +44,7 @@ Examples:
   reduit backup verify --from /backup/ch-zrh
   reduit --context drill-1 backup drill --from /backup/ch-zrh --objects 100
   reduit backup prune --from /backup/ch-zrh --keep 14
+  reduit --context restore-1 backup ask-restore --from /backup/ch-zrh --operator op-1 -o restore.request
   AWS_ENDPOINT_URL=https://s3.example AWS_REGION=ch reduit --context backup-1 backup create --to s3://backups/ch-zrh --operator op-1";
 
 /// Backups of datasets.
@@ -122,6 +127,8 @@ pub(crate) enum Command {
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
         keep: u32,
     },
+    #[command(flatten)]
+    Restore(restore::Command),
 }
 
 /// One backup of a folder.
@@ -129,10 +136,10 @@ pub(crate) enum Command {
 pub(crate) struct Which {
     /// The folder, or s3://BUCKET/PREFIX.
     #[arg(long, value_parser = place)]
-    from: Place,
+    pub(super) from: Place,
     /// The backup whose id starts so; the newest, unless said.
     #[arg(long = "backup")]
-    id: Option<String>,
+    pub(super) id: Option<String>,
 }
 
 /// Where backups lie.
@@ -143,7 +150,7 @@ pub(crate) enum Place {
 }
 
 /// A place that is written like another kind of store is none: it would become a folder of that name.
-fn place(text: &str) -> Result<Place, String> {
+pub(super) fn place(text: &str) -> Result<Place, String> {
     match text.split_once("://") {
         None => Ok(Place::Folder(text.into())),
         Some(("s3", _)) => Ok(Place::Bucket(text.to_owned())),
@@ -152,7 +159,7 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 impl Place {
-    fn open(&self) -> Result<Folder, Failure> {
+    pub(super) fn open(&self) -> Result<Folder, Failure> {
         match self {
             Self::Folder(path) => Ok(Folder::open(path)?),
             Self::Bucket(text) => bucket(text),
@@ -174,7 +181,7 @@ fn bucket(text: &str) -> Result<Folder, Failure> {
 }
 
 /// What waits for a disk or a store, beside the runtime.
-async fn asked<T: Send + 'static>(
+pub(super) async fn asked<T: Send + 'static>(
     folder: &Folder,
     ask: impl FnOnce(&Folder) -> Result<T, StorageBackupError> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -227,6 +234,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
             said_pruned(session, pruned);
             Ok(())
         }
+        Command::Restore(command) => restore::run(session, command).await,
     }
 }
 
@@ -510,7 +518,7 @@ fn said_pruned(session: &Session, pruned: Pruned) {
 }
 
 /// Tells a person at a terminal how many bytes have gone.
-fn tell(told: &Cell<u64>, bytes: u64, what: &str) {
+pub(super) fn tell(told: &Cell<u64>, bytes: u64, what: &str) {
     const EVERY: u64 = 256 << 20;
     if bytes >= told.get() + EVERY && std::io::stderr().is_terminal() {
         eprintln!("{what} {} MiB", bytes >> 20);

@@ -62,7 +62,9 @@ impl Failure {
             Self::LogDamaged(_) | Self::BadBackup(_) => Fault::Damaged,
             Self::Backup(error) => match **error {
                 StorageBackupError::NoSuchBackup(_) => Fault::Missing,
-                StorageBackupError::InUse => Fault::Precondition,
+                StorageBackupError::InUse
+                | StorageBackupError::Warrant { .. }
+                | StorageBackupError::NoKeyVersion { .. } => Fault::Precondition,
                 StorageBackupError::Store(ref error) => match error.status() {
                     Some(401 | 403) => Fault::Denied,
                     Some(404) => Fault::Missing,

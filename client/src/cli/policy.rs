@@ -236,6 +236,10 @@ fn of_policy(asked: ApprovalRequest) -> Result<v1::ChangePolicyRequest, Failure>
             let why = "that request opens an object: see `reduit approve open`";
             Err(Failure::Usage(why.to_owned()))
         }
+        Approvable::Restore { .. } => {
+            let why = "that request restores datasets: see `reduit backup allow`";
+            Err(Failure::Usage(why.to_owned()))
+        }
         Approvable::TokenUnseal { .. } => {
             let why = "that request unseals a replica: see `reduit kms unseal`";
             Err(Failure::Usage(why.to_owned()))

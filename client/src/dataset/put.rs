@@ -17,6 +17,7 @@ use proto::danger::{Switch, broken};
 use proto::ids::{ObjectKey, ObjectVersionId, UploadEpoch};
 use proto::v1;
 use tokio::time::Instant;
+use transport::Stated;
 
 use super::{Dataset, INLINE_SEALED_MAX, PutOptions, PutOutcome};
 use crate::body::Body;
@@ -208,6 +209,7 @@ impl Dataset {
             upload_epoch: UploadEpoch(self.0.upload_epoch.load(Ordering::Relaxed)),
             lease: sealing.lease.id(),
             replicas: self.replicas().await?,
+            stated: Stated::default(),
         };
         let epoch = target.upload_epoch;
         let sealer = sealing.dek.sealer(PartNumber::FIRST)?;

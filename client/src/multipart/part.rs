@@ -13,6 +13,7 @@ use envelope::{Commitment, PartNumber, SealDek, StreamHeader};
 use proto::ids::{ObjectKey, ObjectVersionId, UnixMs, UploadEpoch};
 use proto::v1;
 use tokio::time::Instant;
+use transport::Stated;
 
 use super::Upload;
 use crate::body::Body;
@@ -236,6 +237,7 @@ impl Dataset {
             upload_epoch,
             lease: upload.0.lease,
             replicas: self.replicas().await?,
+            stated: Stated::default(),
         };
         let uploaded = upload::run(&self.0.region, target, sealer, head, body)
             .await

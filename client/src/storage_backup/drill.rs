@@ -14,17 +14,16 @@ use proto::v1;
 use proto::v1::backup_item::Item;
 use rand::Rng as _;
 
-use super::check::{Checker, Told};
+use super::check::Checker;
 use super::folder::blocking;
-use super::pages::{self, read, read_block};
-use super::{DRILL, Folder, Outcome, StorageBackupError, hex_id};
+use super::pages::read_block;
+use super::reading::Reading;
+use super::{DRILL, Folder, Outcome, StorageBackupError};
 use crate::dataset::agree;
 use crate::error::Error;
 use crate::opens::{self, Ask, Opened};
 use crate::region::Region;
 
-/// Pages opened by one request: each is in memory.
-const PAGES_AT_ONCE: usize = 8;
 /// Objects opened by one request.
 const OBJECTS_AT_ONCE: usize = 32;
 
@@ -89,123 +88,6 @@ impl Region {
             drill.dataset(file, dataset).await?;
         }
         Ok(done)
-    }
-
-    /// Opens the pages of one dataset of a backup and gives each item of it to `take`, in order. Answers how many pages there
-    /// were, and refuses what does not come to what the index states.
-    pub async fn open_pages(
-        &self,
-        folder: &Folder,
-        file: &IndexFile,
-        dataset: &v1::BackupDataset,
-        purpose: &str,
-        mut take: impl FnMut(v1::BackupItem),
-    ) -> Outcome<u64> {
-        let mut reading = Reading::new(self, folder, file, dataset, purpose)?;
-        while let Some(items) = reading.next().await? {
-            items.into_iter().for_each(&mut take);
-        }
-        Ok(reading.finish()?.0)
-    }
-}
-
-/// Pages of one dataset, opened in order.
-struct Reading<'a> {
-    region: &'a Region,
-    folder: &'a Folder,
-    file: &'a IndexFile,
-    dataset: &'a v1::BackupDataset,
-    id: DatasetId,
-    claim: v1::Claim,
-    at: usize,
-    checker: Checker,
-}
-
-impl<'a> Reading<'a> {
-    fn new(
-        region: &'a Region,
-        folder: &'a Folder,
-        file: &'a IndexFile,
-        dataset: &'a v1::BackupDataset,
-        purpose: &str,
-    ) -> Outcome<Self> {
-        let id = DatasetId::try_from(&dataset.dataset_id[..]).map_err(Error::from)?;
-        Ok(Self {
-            region,
-            folder,
-            file,
-            dataset,
-            id,
-            claim: v1::Claim {
-                purpose: purpose.to_owned(),
-                ..v1::Claim::default()
-            },
-            at: 0,
-            checker: Checker::new(id),
-        })
-    }
-
-    /// Items of the next pages; `None` after the last.
-    async fn next(&mut self) -> Outcome<Option<Vec<v1::BackupItem>>> {
-        let named = self.dataset.pages.iter().skip(self.at).take(PAGES_AT_ONCE);
-        let named: Vec<_> = named.cloned().collect();
-        if named.is_empty() {
-            return Ok(None);
-        }
-        self.at += named.len();
-        let folder = self.folder.clone();
-        let region = self.file.index.region.clone();
-        let dataset = self.dataset.dataset_id.clone();
-        let read = move || {
-            let one = |named: &v1::BackupPage| read(&folder, &region, &dataset, named);
-            named.iter().map(one).collect::<Outcome<Vec<_>>>()
-        };
-        let pages = blocking(read).await?;
-        let ask = |page| pages::ask(page, self.region.id(), self.id);
-        let asks: Vec<Ask> = pages.iter().map(ask).collect::<Result<_, _>>()?;
-        let opened = opens::request(&self.region.0, self.id, self.claim.clone(), asks).await?;
-        let mut all = Vec::new();
-        for (page, opened) in pages.iter().zip(opened) {
-            let items = pages::open(page, &opened?.dek).map_err(|what| self.unsound(what))?;
-            for item in &items {
-                let new = self.checker.take(item);
-                new.map_err(|what| self.unsound(what))?;
-                let listed = |block: &v1::BlockRef| {
-                    let same = |listed: &v1::BlockRef| listed.digest.cmp(&block.digest);
-                    page.header.blocks.binary_search_by(same).is_ok()
-                };
-                if !super::cut::blocks(item).iter().all(listed) {
-                    return Err(self.unsound("a page does not list a block that its items name"));
-                }
-            }
-            all.extend(items);
-        }
-        Ok(Some(all))
-    }
-
-    fn finish(self) -> Outcome<(u64, Told)> {
-        let id = hex_id(&self.dataset.dataset_id);
-        let unsound = |what| StorageBackupError::Unsound {
-            dataset: id.clone(),
-            what,
-        };
-        let told = self.checker.finish().map_err(unsound)?;
-        let versions = &self.dataset.kek_versions;
-        let known = told
-            .kek_versions
-            .iter()
-            .all(|version| versions.contains(version));
-        if Some(told.totals) != self.dataset.totals || !known {
-            return Err(unsound("its pages say something else than its index"));
-        }
-        Ok((self.at as u64, told))
-    }
-
-    fn unsound(&self, what: &'static str) -> StorageBackupError {
-        StorageBackupError::Unsound {
-            dataset: hex_id(&self.dataset.dataset_id),
-            what,
-        }
     }
 }
 
