@@ -2,17 +2,20 @@
 //!
 //! Owns their order. The same calls as `reduit operator`: nothing here goes around the product.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use client::backup::{BackupFile, NewReplica, RestoreTerms};
 use client::operator::CustodianShare;
 use client::{OutsideWitness, Region, Tuning};
+use envelope::HpkePrivateKey;
 use prost::Message as _;
-use proto::ids::NodeId;
+use proto::ids::{Identity, NodeId};
 use proto::v1;
 use transport::LocalIdentity;
 
-use crate::federation::{Kind, RegionEntry};
+use crate::federation::{Kind, RegionEntry, Service};
 use crate::files::{OPERATORS, custodian_key, write_private};
 
 /// How long a step of the ceremony may take on a loaded machine.
@@ -92,6 +95,12 @@ pub async fn found(region: &RegionEntry) -> Result<()> {
         write_private(&dir.join(format!("{name}.share")), &share.encode_to_vec())?;
     }
     unseal(region).await?;
+    found_storage(region).await
+}
+
+/// Storage groups on nodes that have none.
+pub async fn found_storage(region: &RegionEntry) -> Result<()> {
+    let operator = connect(region, OPERATORS[0]).await?;
     until("founding the storage groups", async || {
         Ok(operator.found(region.shards).await?)
     })
@@ -174,8 +183,43 @@ pub async fn witnessed_by(
     Ok(())
 }
 
-/// Gives as many custodians' shares as it takes.
-pub async fn by_custodians(region: &RegionEntry, replica: NodeId) -> Result<()> {
+/// Restores the KMS of a region that begins anew: custodians open the backup, two operators approve, peers are unsealed.
+pub async fn restore_kms(region: &RegionEntry, backup: &Path) -> Result<()> {
+    let file = BackupFile::open(backup)?;
+    let replicas: Vec<_> = region.living(Kind::Kms).collect();
+    // The founder that leads takes it, and which one does only they know.
+    let mut tried = replicas.iter().cycle();
+    until("restoring the KMS", async || {
+        let replica = tried.next().context("a region without a kms")?;
+        restore_at(region, replica, &file).await
+    })
+    .await?;
+    unseal(region).await
+}
+
+async fn restore_at(region: &RegionEntry, replica: &Service, file: &BackupFile) -> Result<()> {
+    let identity: Identity = replica.identity.parse()?;
+    let as_who = |name: &str| NewReplica::at(&region.context(name), &identity, &replica.endpoint);
+    let operator = as_who(OPERATORS[0])?;
+    if !operator.prepare_restore(&file.start).await?.unsealed {
+        for (name, share, key) in shares(region)? {
+            let (share, key) = (&share, &key);
+            as_who(&name)?.unseal(CustodianShare { share, key }).await?;
+        }
+    }
+    let genesis = std::fs::read(region.dir.join("genesis.set"))?;
+    let terms = RestoreTerms {
+        genesis: Some(v1::SignedEnrolmentSet::decode(&genesis[..])?),
+        ..RestoreTerms::default()
+    };
+    operator
+        .restore(file, terms, &approvers(region)?, |_| ())
+        .await?;
+    Ok(())
+}
+
+/// As many shares as it takes, each with its custodian's name and key.
+fn shares(region: &RegionEntry) -> Result<Vec<(String, v1::SealedShare, HpkePrivateKey)>> {
     let mut names: Vec<_> = std::fs::read_dir(region.dir.join("shares"))?
         .filter_map(|entry| {
             entry
@@ -187,19 +231,22 @@ pub async fn by_custodians(region: &RegionEntry, replica: NodeId) -> Result<()> 
         })
         .collect();
     names.sort();
-    for name in names.iter().take(region.shares_needed as usize) {
-        let custodian = connect(region, name).await?;
+    names.truncate(region.shares_needed as usize);
+    let read = |name: String| {
         let share = std::fs::read(region.dir.join("shares").join(format!("{name}.share")))?;
-        let share = v1::SealedShare::decode(&share[..])?;
-        let key = custodian_key(region, name)?;
+        let key = custodian_key(region, &name)?;
+        Ok((name, v1::SealedShare::decode(&share[..])?, key))
+    };
+    names.into_iter().map(read).collect()
+}
+
+/// Gives as many custodians' shares as it takes.
+pub async fn by_custodians(region: &RegionEntry, replica: NodeId) -> Result<()> {
+    for (name, share, key) in shares(region)? {
+        let custodian = connect(region, &name).await?;
+        let (share, key) = (&share, &key);
         let reply = custodian
-            .unseal(
-                replica,
-                CustodianShare {
-                    share: &share,
-                    key: &key,
-                },
-            )
+            .unseal(replica, CustodianShare { share, key })
             .await?;
         if !reply.sealed {
             return Ok(());

@@ -140,6 +140,26 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
     Ok(())
 }
 
+/// A region that begins anew after it was lost: the same people and members, by a genesis set signed now. The cluster is
+/// another one, so no member of before can be taken for one of it.
+pub fn renew_genesis(region: &RegionEntry) -> Result<()> {
+    let path = region.dir.join("genesis.set");
+    let signed = v1::SignedEnrolmentSet::decode(&std::fs::read(&path)?[..])?;
+    let set = v1::EnrolmentSet::decode(signed.set)?;
+    let ca = ca_of(region)?;
+    let contents = SetContents {
+        jurisdiction: region.jurisdiction.clone(),
+        version: 1,
+        signed_at: now(),
+        enrolments: set.enrolments,
+        grants: set.grants,
+        approvals_min: set.approvals_min,
+    };
+    let signed = ca.sign_set(&new_set(&ca.trust(), contents))?;
+    std::fs::write(&path, signed.encode_to_vec())?;
+    Ok(())
+}
+
 /// What local regions allow: clients and gateways everything with data, operators keys and nothing with data. Whom
 /// gateways act for, where there is a gateway: a KMS of before access keys would not read that.
 fn grants(gateways: bool) -> Vec<v1::Grant> {
@@ -191,12 +211,12 @@ fn make_service(region: &RegionEntry, ca: &RegionCa, service: &Service) -> Resul
 
 /// Enrols one more member with the CA at hand, as an operator would with a request from the new machine.
 pub fn make_member(region: &RegionEntry, service: &Service) -> Result<v1::Enrolment> {
-    let ca = RegionCa::load(
-        region.region.clone(),
-        &region.dir.join("ca.pem"),
-        &region.dir.join("ca.key"),
-    )?;
-    make_service(region, &ca, service)
+    make_service(region, &ca_of(region)?, service)
+}
+
+fn ca_of(region: &RegionEntry) -> Result<RegionCa> {
+    let (certificate, key) = (region.dir.join("ca.pem"), region.dir.join("ca.key"));
+    Ok(RegionCa::load(region.region.clone(), &certificate, &key)?)
 }
 
 /// How a service may take an empty folder.

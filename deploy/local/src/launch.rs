@@ -406,7 +406,7 @@ impl Local {
         self.federation.save()
     }
 
-    fn wait_ready(&self) -> Result<()> {
+    pub(crate) fn wait_ready(&self) -> Result<()> {
         let end = Instant::now() + READY_MAX;
         loop {
             let waiting: Vec<_> = self

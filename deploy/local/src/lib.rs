@@ -8,6 +8,7 @@ pub mod ceremony;
 pub mod federation;
 pub mod files;
 pub mod launch;
+mod loss;
 pub mod place;
 pub mod plan;
 pub mod process;
