@@ -5,6 +5,7 @@
 
 pub mod backup;
 pub mod danger;
+pub mod descriptor;
 pub mod ids;
 pub mod relocation;
 pub mod storage_backup;

@@ -35,6 +35,11 @@ pub const LABEL_ROOT_OFFER: &str = "reduit/v1/root-offer";
 /// Label of an access key's id, over [`access_key_id`].
 pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
 
+/// Ed25519 label of what a region says of itself, over the encoded descriptor.
+pub const LABEL_REGION_DESCRIPTOR: &str = "reduit/v1/region-descriptor";
+/// Label of a descriptor's fingerprint, over [`region_fingerprint`].
+pub const LABEL_REGION_FINGERPRINT: &str = "reduit/v1/region-fingerprint";
+
 /// Label of the proof that a holder of a root key made a backup, over [`backup_made`].
 pub const LABEL_BACKUP_MADE: &str = "reduit/v1/backup-made";
 
@@ -329,6 +334,12 @@ pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<
         boot_id,
         offer_hash,
     ])
+}
+
+/// What a region's descriptor is known by among people: the SHA-256 of this. Its signature is no part of it, so that two
+/// signatures of one statement are one fingerprint.
+pub fn region_fingerprint(descriptor: &[u8]) -> Vec<u8> {
+    fields(&[LABEL_REGION_FINGERPRINT.as_bytes(), descriptor])
 }
 
 /// What operators approve for an unseal by a token: which replica, in which life, by which seal.
