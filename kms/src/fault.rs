@@ -84,6 +84,12 @@ fn refusal(refusal: KmsRefusal) -> (Fault, &'static str) {
         KmsRefusal::AccessKeyExists => (Fault::Exists, "access-key-exists"),
         KmsRefusal::AccessKeyDisabled => (Fault::Missing, "no-such-access-key"),
         KmsRefusal::TooManyAccessKeys => (Fault::Precondition, "too-many-access-keys"),
+        KmsRefusal::RegionNotTrusted => (Fault::Missing, "region-not-trusted"),
+        KmsRefusal::DescriptorOlder => (Fault::Precondition, "descriptor-older"),
+        KmsRefusal::DescriptorExpired => (Fault::Precondition, "descriptor-expired"),
+        KmsRefusal::DescriptorNotPinned => (Fault::Denied, "descriptor-not-pinned"),
+        KmsRefusal::OtherFingerprint => (Fault::Denied, "other-fingerprint"),
+        KmsRefusal::TooManyRegions => (Fault::Precondition, "too-many-regions"),
     }
 }
 

@@ -235,6 +235,17 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
             "the region has as many access keys, or as large an enrolment set, as it may have: delete access keys that \
              are disabled, or shorten the policy text"
         }
+        R::RegionNotTrusted => "no region of that name is trusted here",
+        R::DescriptorOlder => "a descriptor of that region is held that is as new or newer",
+        R::DescriptorExpired => "the region's descriptor has expired, or is not good yet",
+        R::DescriptorNotPinned => {
+            "the region's descriptor does not follow the one that is held: people have to compare its fingerprint and \
+             trust it (`reduit region trust`)"
+        }
+        R::OtherFingerprint => "the fingerprint is of another descriptor",
+        R::TooManyRegions => {
+            "the region trusts as many regions as it may, or its enrolment set is as large as it may be"
+        }
         R::AliasTaken => {
             "an alias is another key's: take it from that one first (reduit key label --remove-alias)"
         }

@@ -117,6 +117,14 @@ pub enum Kind {
     AccessKeyDeleted,
     /// A gateway was given an access key's secret.
     AccessSecret,
+    /// The region said something new of itself to its peers.
+    RegionPublished,
+    /// People trusted another region, by its descriptor's fingerprint.
+    RegionTrusted,
+    /// A trusted region said something new of itself, signed by a key that people had pinned.
+    RegionUpdated,
+    /// A region is no longer trusted.
+    RegionDistrusted,
 }
 
 /// What a requester says a use is for: 1 to 64 of `a-z`, `0-9` and inner hyphens.

@@ -365,6 +365,8 @@ pub fn new_set(trust: &RegionTrust, contents: SetContents) -> v1::EnrolmentSet {
         approvals_min: contents.approvals_min,
         policy: String::new(),
         service_principals: Vec::new(),
+        trusted_regions: Vec::new(),
+        descriptor: None,
     }
 }
 

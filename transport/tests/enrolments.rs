@@ -462,6 +462,8 @@ fn golden_bytes_of_a_signed_enrolment_set() {
         approvals_min: 2,
         policy: String::new(),
         service_principals: Vec::new(),
+        trusted_regions: Vec::new(),
+        descriptor: None,
     };
     let bytes = set.encode_to_vec();
     let signed = v1::SignedEnrolmentSet {

@@ -289,6 +289,9 @@ fn kind(command: &KmsCommand) -> &'static str {
         Some(Command::CreateAccessKey(_)) => "CreateAccessKey",
         Some(Command::SetAccessKeyState(_)) => "SetAccessKeyState",
         Some(Command::DeleteAccessKey(_)) => "DeleteAccessKey",
+        Some(Command::PublishRegion(_)) => "PublishRegion",
+        Some(Command::TrustRegion(_)) => "TrustRegion",
+        Some(Command::DistrustRegion(_)) => "DistrustRegion",
         None => "none",
     }
 }

@@ -67,6 +67,8 @@ fn enrolments() -> EnrolmentSet {
         approvals_min: 2,
         policy: String::new(),
         service_principals: Vec::new(),
+        trusted_regions: Vec::new(),
+        descriptor: None,
     }
 }
 

@@ -38,7 +38,7 @@ use crate::refusal::Refusal;
 pub const ACCESS_KEYS_MAX: usize = 10_000;
 /// Bytes of the enrolment set with which a principal still comes in: it travels in one message, and a set that did not fit
 /// would reach nobody.
-const SET_BYTES_MAX: usize = 900_000;
+pub(crate) const SET_BYTES_MAX: usize = 900_000;
 const FORMAT: u32 = 1;
 
 /// The id of the access key that a request of this single-use id makes.

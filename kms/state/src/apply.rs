@@ -15,7 +15,7 @@ use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
     access_keys, backup, custody, destroy, erase, keys, labels, members, policy, read, records,
-    restore, restores, rotation, time, witnesses,
+    regions, restore, restores, rotation, time, witnesses,
 };
 
 /// The highest feature level this build understands.
@@ -65,6 +65,9 @@ pub const LEVEL_ACCESS_KEYS: FeatureLevel = FeatureLevel(9);
 
 /// From this level on a leader may propose [`Command::ApproveRestore`]: builds below stop at it.
 pub const LEVEL_DATASET_RESTORES: FeatureLevel = FeatureLevel(10);
+/// From this level on a leader may propose [`Command::PublishRegion`], [`Command::TrustRegion`] and
+/// [`Command::DistrustRegion`]: builds below stop at them.
+pub const LEVEL_REGIONS: FeatureLevel = FeatureLevel(10);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -209,6 +212,9 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::SetAccessKeyState(set) => access_keys::set_state(applying, set)?,
         Command::DeleteAccessKey(delete) => access_keys::delete(applying, delete)?,
         Command::ApproveRestore(approve) => restores::approve(applying, approve)?,
+        Command::PublishRegion(publish) => regions::publish(applying, publish)?,
+        Command::TrustRegion(trust) => regions::trust(applying, trust)?,
+        Command::DistrustRegion(distrust) => regions::distrust(applying, distrust)?,
         Command::BeginBackup(begin) => backup::begin(applying, begin)?,
         Command::ConfirmBackup(confirm) => backup::confirm(applying, confirm)?,
         Command::Init(_)

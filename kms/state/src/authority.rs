@@ -16,6 +16,7 @@ use tlog::Purpose;
 use crate::policy::TEXT_BYTES_MAX;
 use crate::read;
 use crate::refusal::Refusal;
+use crate::regions;
 
 /// Identities a region may enrol.
 pub const ENROLMENTS_MAX: usize = 10_000;
@@ -194,6 +195,7 @@ impl Authority {
             return Err(Refusal::Malformed("grants are not sorted or not distinct"));
         }
         let service_principals = service_principals(&region, &set)?;
+        regions::check_set(&region, &set)?;
         Ok(Self {
             region,
             jurisdiction,

@@ -2,7 +2,7 @@
 //!
 //! Owns the key bytes, which are a disk format. Refuses: reuse of a table's byte for another meaning.
 
-use proto::ids::{AccessKeyId, DatasetId, LeaseId, NodeId, Role, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, LeaseId, NodeId, RegionId, Role, UnixMs};
 use tlog::StoredAt;
 
 /// The region's record ([`proto::v1::KmsRegion`]).
@@ -78,6 +78,8 @@ pub const REWRAPPED_SECRETS: u8 = b'n';
 
 /// Table of restores of datasets that were approved, by request id ([`proto::v1::ApprovedRestore`]).
 pub const APPROVED_RESTORES: u8 = b'j';
+/// Table of regions by id, the own one included ([`proto::v1::RegionRecord`]). Kept for ever: versions never go back.
+pub const REGIONS: u8 = b'r';
 
 fn joined(table: u8, parts: &[&[u8]]) -> Vec<u8> {
     let mut key = vec![table];
@@ -130,6 +132,11 @@ pub fn access_secret(id: &AccessKeyId) -> Vec<u8> {
 /// Key of a secret wrapped under the root key under way.
 pub fn rewrapped_secret(id: &AccessKeyId) -> Vec<u8> {
     joined(REWRAPPED_SECRETS, &[id.as_str().as_bytes()])
+}
+
+/// Key of a region.
+pub fn region(region: &RegionId) -> Vec<u8> {
+    joined(REGIONS, &[region.as_str().as_bytes()])
 }
 
 /// Key of a record that waits for the end of a restore.

@@ -29,6 +29,7 @@ pub mod prepare;
 mod read;
 mod records;
 mod refusal;
+mod regions;
 pub mod relocation;
 mod requests;
 mod restore;
@@ -43,7 +44,8 @@ pub use access_keys::{
 };
 pub use apply::{
     At, LEVEL_ACCESS_KEYS, LEVEL_CUSTODY, LEVEL_DATASET_RESTORES, LEVEL_DESTRUCTION, LEVEL_ERASE,
-    LEVEL_KEPT_OPENINGS, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_RESEAL,
+    LEVEL_KEPT_OPENINGS, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_REGIONS,
+    LEVEL_RESEAL,
     LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES,
     UnknownCommand, apply,
 };
@@ -72,6 +74,10 @@ pub use read::{
 };
 pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, RESEAL, USABLE_MS};
 pub use refusal::Refusal;
+pub use regions::{
+    KnownRegion, REGIONS_MAX, known_region, known_regions, own_region, region_fingerprint,
+    trusted_region,
+};
 pub use requests::CHANGE_REMEMBERED_MS;
 pub use restore::{AUTHORITY_STEP, next_origin, restoring};
 pub use restores::{RESTORE_DATASETS_MAX, approved_restore};

@@ -73,6 +73,9 @@ pub(crate) fn init(applying: &mut Applying<'_>, command: &InitKms) -> Result<Kms
     if !authority.set().service_principals.is_empty() {
         return Err(malformed("the first enrolment set has service principals"));
     }
+    if !authority.set().trusted_regions.is_empty() || authority.set().descriptor.is_some() {
+        return Err(malformed("the first enrolment set speaks of regions"));
+    }
     check_principals(applying, &authority.set().grants)?;
     if authority.version() != 1 {
         return Err(malformed("the first enrolment set has version 1"));

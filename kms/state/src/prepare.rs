@@ -21,8 +21,10 @@ use proto::v1::{
 use tlog::Purpose;
 
 mod access_keys;
+mod regions;
 
 pub use access_keys::{access_secret, create_access_key, delete_access_key, set_access_key_state};
+pub use regions::{distrust_region, publish_region, trust_region, update_region};
 
 use crate::append::purpose_of;
 use crate::authority::{Authority, Question, Verdict};

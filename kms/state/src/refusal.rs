@@ -147,6 +147,29 @@ pub enum Refusal {
     /// An alias leads to one key.
     #[error("an alias is another key's")]
     AliasTaken,
+    /// Nothing may be asked on account of a region that is not trusted.
+    #[error("no region of that name is trusted here")]
+    RegionNotTrusted,
+    /// Versions never go back.
+    #[error("version {held} of the region's descriptor is held, and that one is no newer")]
+    DescriptorOlder {
+        /// Version held.
+        held: u64,
+    },
+    /// By region time.
+    #[error("the region's descriptor has expired, or is not good yet")]
+    DescriptorExpired,
+    /// People have to pin it anew, or never may.
+    #[error("the region's descriptor does not follow the one that is held: {0}")]
+    DescriptorNotPinned(&'static str),
+    /// What people compared is another descriptor.
+    #[error("the fingerprint is of another descriptor")]
+    OtherFingerprint,
+    /// See [`crate::REGIONS_MAX`].
+    #[error(
+        "the region trusts as many regions as it may, or its enrolment set is as large as it may be"
+    )]
+    TooManyRegions,
 }
 
 impl Refusal {
@@ -190,6 +213,12 @@ impl Refusal {
             Self::SealMissing => KmsRefusal::SealMissing,
             Self::SealNotDeleted => KmsRefusal::SealNotDeleted,
             Self::AliasTaken => KmsRefusal::AliasTaken,
+            Self::RegionNotTrusted => KmsRefusal::RegionNotTrusted,
+            Self::DescriptorOlder { .. } => KmsRefusal::DescriptorOlder,
+            Self::DescriptorExpired => KmsRefusal::DescriptorExpired,
+            Self::DescriptorNotPinned(_) => KmsRefusal::DescriptorNotPinned,
+            Self::OtherFingerprint => KmsRefusal::OtherFingerprint,
+            Self::TooManyRegions => KmsRefusal::TooManyRegions,
             Self::NoSuchAccessKey => KmsRefusal::NoSuchAccessKey,
             Self::AccessKeyExists => KmsRefusal::AccessKeyExists,
             Self::AccessKeyDisabled => KmsRefusal::AccessKeyDisabled,
@@ -202,6 +231,7 @@ impl Refusal {
         let moved_to = match self {
             Self::AuthorityMoved { to } | Self::KeyStateMoved { to } => *to,
             Self::ClockJump { now } => *now,
+            Self::DescriptorOlder { held } => *held,
             Self::RootMoved { to } => u64::from(*to),
             _ => 0,
         };

@@ -2,9 +2,9 @@
 //!
 //! Owns the rows on their way in, and the one command that brings the restored region into force. Until then nothing of
 //! it counts: records that have a key of their own wait aside, so that every reader finds a pristine state. Refuses a
-//! cluster that has a region, rows of two backups, approvers who have other keys here than in the backup, access keys in
-//! force, of which some may have been revoked since, and leaves lost without a word: the log then goes on under the next
-//! origin, with the old leaves in it, so that no two trees of one origin are ever signed.
+//! cluster that has a region, rows of two backups, approvers who have other keys here than in the backup, access keys and
+//! trusted regions in force, of which some may have been revoked since, and leaves lost without a word: the log then goes
+//! on under the next origin, with the old leaves in it, so that no two trees of one origin are ever signed.
 
 use prost::Message as _;
 use proto::ids::{AccessKeyId, DatasetId, Identity, NodeId, Role, UnixMs};
@@ -30,6 +30,7 @@ use crate::layout;
 use crate::members::{own_member_id, store_authority};
 use crate::read;
 use crate::refusal::Refusal;
+use crate::regions::{self, KnownRegion};
 use crate::witnesses::WitnessRule;
 
 /// Versions of the enrolment set between the backup's and the restored one: more than a region makes between a backup
@@ -37,6 +38,7 @@ use crate::witnesses::WitnessRule;
 pub const AUTHORITY_STEP: u64 = 1_000_000;
 const FORMAT: u32 = 1;
 const SALTS_BYTES: usize = 32;
+const REGION_ID_BYTES_MAX: usize = 32;
 
 /// How far a restore has come, where one is under way.
 pub fn restoring(state: &dyn Reader) -> Option<RestoreProgress> {
@@ -128,6 +130,8 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             AccessKeyId::try_from(rest).is_ok()
         }
         (_, layout::APPROVED_RESTORES, 16) => ApprovedRestore::decode(value).is_ok(),
+        (_, layout::REGIONS, 1..=REGION_ID_BYTES_MAX) => KnownRegion::decode(value)
+            .is_some_and(|known| known.descriptor.region().as_str().as_bytes() == rest),
         (layout::ERASE, ..) => EraseRecord::decode(value).is_ok(),
         (layout::REGION | layout::RESTORE, ..) | (_, layout::RESTORED, _) => return malformed,
         // A key of another length than its table's.
@@ -152,7 +156,8 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             | layout::ACCESS_KEYS
             | layout::ACCESS_SECRETS
             | layout::REWRAPPED_SECRETS
-            | layout::APPROVED_RESTORES,
+            | layout::APPROVED_RESTORES
+            | layout::REGIONS,
             _,
         ) => return malformed,
         _ => true,
@@ -176,6 +181,8 @@ struct Details {
     policy_sha256: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_keys_disabled: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regions_distrusted: Option<u64>,
 }
 
 /// The name the log goes on under where leaves are lost.
@@ -249,6 +256,7 @@ pub(crate) fn finish(
     }
     let mut applying = Applying::new(at, state, command, now)?;
     let disabled = access_keys::restored(&mut applying);
+    let distrusted = regions::restored(&mut applying);
     store_authority(&mut applying, after.set());
     for (identity, enrolment) in after.of_role(Role::Kms) {
         own_member_id(
@@ -271,6 +279,7 @@ pub(crate) fn finish(
         lost_leaves: lost,
         policy_sha256: policy_sha256.unwrap_or_default(),
         access_keys_disabled: (disabled > 0).then_some(disabled),
+        regions_distrusted: (distrusted > 0).then_some(distrusted),
     };
     details(&mut private, &shown);
     applying.use_approvals(&approved, &mut private);
@@ -358,8 +367,8 @@ fn after_a_gap(
     }
 }
 
-/// The backup's enrolments, with this cluster's replicas in place of the lost one's, and no service principal: see
-/// [`access_keys::restored`].
+/// The backup's enrolments, with this cluster's replicas in place of the lost one's, no service principal and no trusted
+/// region: see [`access_keys::restored`] and [`regions::restored`].
 fn with_replicas_of(
     before: &Authority,
     genesis: &Authority,
@@ -380,6 +389,7 @@ fn with_replicas_of(
     }
     set.enrolments.sort_by(|a, b| a.identity.cmp(&b.identity));
     set.service_principals.clear();
+    set.trusted_regions.clear();
     set.version += AUTHORITY_STEP;
     if genesis.of_role(Role::Kms).next().is_none() {
         return Err(Refusal::LocksOut);

@@ -58,6 +58,8 @@ pub(crate) fn authority(identities: &BTreeSet<Identity>, mut grants: Vec<Grant>)
             .filter(|identity| identity.role() == Role::Service)
             .map(ToString::to_string)
             .collect(),
+        trusted_regions: Vec::new(),
+        descriptor: None,
     })
     .unwrap()
 }

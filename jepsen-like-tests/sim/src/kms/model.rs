@@ -257,7 +257,10 @@ impl Judging<'_> {
             | Command::FinishRestore(_)
             | Command::ProvisionSeal(_)
             | Command::DropSeal(_)
-            | Command::ApproveRestore(_) => Err(Stop::Unknown),
+            | Command::ApproveRestore(_)
+            | Command::PublishRegion(_)
+            | Command::TrustRegion(_)
+            | Command::DistrustRegion(_) => Err(Stop::Unknown),
             Command::Init(_) | Command::AdvanceTime(_) => Err(Stop::Unknown),
         };
         done.map(Outcome::Done)

@@ -111,6 +111,8 @@ pub(crate) fn genesis() -> EnrolmentSet {
         approvals_min: 2,
         policy: String::new(),
         service_principals: Vec::new(),
+        trusted_regions: Vec::new(),
+        descriptor: None,
     }
 }
 

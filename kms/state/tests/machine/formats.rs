@@ -7,7 +7,8 @@ use proto::ids::{AccessKeyId, DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId
 use proto::store::MemoryStore;
 use proto::v1::{
     AccessKeyRecord, AccessKeyState, KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag,
-    KmsCommand, LeaseRecord, RequestMemory, UnsealRecord,
+    KmsCommand, LeaseRecord, RegionRecord, RegionStanding, RequestMemory, SignedRegionDescriptor,
+    UnsealRecord,
 };
 use tlog::StoredAt;
 
@@ -76,6 +77,10 @@ fn golden_bytes_of_state_keys() {
             layout::rewrapped_secret(&AccessKeyId::from_bits(31)),
             format!("6e524454{}37", "41".repeat(16)),
         ),
+        (
+            layout::region(&"de-fra".parse().expect("a region")),
+            "7264652d667261".to_owned(),
+        ),
         (layout::leaf(0x0A0B), "650000000000000a0b".to_owned()),
         (layout::openings(0x0A0B), "6f0000000000000a0b".to_owned()),
         (
@@ -129,6 +134,22 @@ fn golden_bytes_of_records() {
     assert_eq!(
         hex::encode(access_key.encode_to_vec()),
         "0801 120102 1a0170 2002 2805 3006 3807 420108 4a016f 500a 58ac02".replace(' ', "")
+    );
+    let region = RegionRecord {
+        format: 1,
+        standing: RegionStanding::Trusted.into(),
+        descriptor: Some(SignedRegionDescriptor {
+            descriptor: bytes(1, 1),
+            signer: bytes(2, 1),
+            signature: bytes(3, 1),
+        }),
+        changed_leaf: 4,
+        changed_at_ms: 300,
+        pinned_leaf: 6,
+    };
+    assert_eq!(
+        hex::encode(region.encode_to_vec()),
+        "0801 1002 1a090a0101120102 1a0103 2004 28ac02 3006".replace(' ', "")
     );
     let boot = UnsealRecord {
         replica: "r".into(),

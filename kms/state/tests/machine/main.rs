@@ -15,6 +15,7 @@ mod policy;
 mod queues;
 mod random;
 mod region_time;
+mod regions;
 mod restore;
 mod restores;
 mod retries;

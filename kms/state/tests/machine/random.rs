@@ -12,6 +12,7 @@ use proto::v1::{
 
 use crate::access_keys;
 use crate::lab::{DATASET, Lab, OTHER, enrolment, grant, id, item};
+use crate::regions;
 
 /// A command, chosen by small numbers so that ids collide, versions go stale and retries happen.
 #[derive(Debug, Clone)]
@@ -66,6 +67,18 @@ enum Step {
     AccessKeyEnd {
         name: u8,
     },
+    Publish {
+        version: u8,
+    },
+    Trust {
+        region: u8,
+        version: u8,
+        signer: u8,
+        approvals: Option<u8>,
+    },
+    Distrust {
+        region: u8,
+    },
     Time {
         minutes: u16,
         clocks: u8,
@@ -102,6 +115,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (ACCESS_KEYS, any::<bool>(), 0_u8..30)
             .prop_map(|(name, enable, approvals)| Step::AccessKeyState { name, enable, approvals }),
         1 => ACCESS_KEYS.prop_map(|name| Step::AccessKeyEnd { name }),
+        1 => (1_u8..5).prop_map(|version| Step::Publish { version }),
+        3 => (0_u8..2, 1_u8..5, 1_u8..3, proptest::option::of(50_u8..90))
+            .prop_map(|(region, version, signer, approvals)| Step::Trust {
+                region, version, signer, approvals,
+            }),
+        1 => (0_u8..2).prop_map(|region| Step::Distrust { region }),
         2 => (0_u16..12_000, 0_u8..5).prop_map(|(minutes, clocks)| Step::Time { minutes, clocks }),
         2 => (0_u8..4).prop_map(|back| Step::Again { back }),
     ]
@@ -228,6 +247,28 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
             access_keys::set_state(lab, *name, asked, target).ok()?
         }
         Step::AccessKeyEnd { name } => access_keys::delete(lab, *name, "operator/o1").ok()?,
+        Step::Publish { version } => regions::publish(lab, u64::from(*version)),
+        Step::Trust {
+            region,
+            version,
+            signer,
+            approvals,
+        } => {
+            let name = ["de-fra", "fr-par"][usize::from(*region)];
+            let told = regions::Told {
+                version: (*version).into(),
+                signer: *signer,
+                ..regions::Told::at(name, lab.now)
+            };
+            match approvals {
+                Some(id) => regions::trust(lab, *id, &told.signed()),
+                None => regions::update(lab, &told.signed()),
+            }
+        }
+        Step::Distrust { region } => {
+            let name = ["de-fra", "fr-par"][usize::from(*region)];
+            regions::distrust(lab, "operator/o1", name)
+        }
         Step::Time { minutes, clocks } => {
             lab.now += u64::from(*minutes) * 60_000;
             let clocks = vec![UnixMs(lab.now); (*clocks).into()];
@@ -333,7 +374,7 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = proptest::collection::vec(step(), 30..40);
     let mut reached = std::collections::BTreeSet::new();
-    for _ in 0..60 {
+    for _ in 0..100 {
         let steps = strategy.new_tree(&mut runner).expect("a tree").current();
         let (mut lab, mut sent) = (Lab::new(), Vec::new());
         for step in &steps {
@@ -371,6 +412,9 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         "AccessKey",
         "AccessKeyState",
         "AccessKeyEnd",
+        "Publish",
+        "Trust",
+        "Distrust",
         "Time",
         "Again",
     ];
@@ -390,6 +434,9 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         "Unseal",
         "AccessKey",
         "AccessKeyEnd",
+        "Publish",
+        "Trust",
+        "Distrust",
         "Time",
         "Again",
     ] {

@@ -14,6 +14,7 @@ use proto::v1::{
 use tlog::{Field, Kind, SignatureType, SignerKey};
 
 use crate::lab::{HOUR, Lab, approval, claim, enrolment, genesis, id, region};
+use crate::regions;
 
 fn record(lab: &Lab, root_epoch: u32, digest: u8) -> BackupRecord {
     let tree = kms_state::frontier(&lab.state);
@@ -303,6 +304,8 @@ fn rows_are_of_one_backup_in_order_each_once_and_decode() {
         row(&[layout::ACCESS_KEYS; 17], b""),
         row(&[layout::ACCESS_SECRETS; 21], b""),
         row(&[layout::MEMBERS; 10], b"nobody"),
+        row(&[layout::REGIONS; 7], b""),
+        row(&[layout::REGIONS; 34], b""),
     ] {
         let refused = Anew::new().rows(9, 0, std::slice::from_ref(&bad));
         assert_eq!(refused, Err(KmsRefusal::Malformed), "{bad:?}");
@@ -461,4 +464,28 @@ fn lost_leaves_move_the_log_to_its_next_origin_with_a_policy_of_it() {
     let region = kms_state::region(&same.state).expect("a region");
     assert_eq!(region.log_origin, "ch-zrh/main/1");
     assert_eq!(Refusal::Gap.reason(), KmsRefusal::Gap);
+}
+
+/// What was distrusted after the backup was taken is in it trusted: nothing of that comes back by itself. The pins do, so
+/// that no older descriptor is taken.
+#[test]
+fn a_restored_region_trusts_no_other_until_people_say_so_again() {
+    let mut lab = Lab::with_key();
+    let told = regions::Told::at("de-fra", lab.now).signed();
+    for command in [regions::trust(&lab, 1, &told), regions::publish(&lab, 1)] {
+        let command = KmsCommand {
+            authority_version: lab.authority().version(),
+            ..command
+        };
+        lab.done(&command);
+    }
+    let mut anew = Anew::filled(&lab);
+    finished(&mut anew, finish(&lab), lab.now).expect("restored");
+    invariant::all(&anew.state).expect("all hold");
+    let region = "de-fra".parse().expect("a region");
+    let known = kms_state::known_region(&anew.state, &region).expect("its pins are kept");
+    assert!(!known.trusted());
+    let set = kms_state::authority_set(&anew.state).expect("a set");
+    assert!(set.trusted_regions.is_empty());
+    assert!(set.descriptor.is_some(), "what it said of itself it said");
 }
