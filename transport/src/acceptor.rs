@@ -16,11 +16,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use crate::clock::SharedClock;
 use crate::enrolment::Enrolments;
 use crate::fault::Chain;
 use crate::handshake::{HandshakeError, KeyExchange, server_config};
 use crate::identity::LocalIdentity;
-use crate::peer::{Judge, Peer, PeerConnection};
+use crate::peer::{Federated, Judge, Peer, PeerConnection};
 use crate::stream::{PeerStream, wire};
 
 /// Handshakes under way at once; further connections wait in the kernel's backlog.
@@ -33,6 +34,13 @@ pub const CONNECTIONS_MAX: usize = 4096;
 const READY_MAX: usize = 64;
 /// Pause after accept(2) fails, mostly for want of file descriptors: spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bounds of a federation listener: its callers are few, and strangers on it are nobody's own.
+const FEDERATION_LIMITS: AcceptorLimits = AcceptorLimits {
+    handshakes_max: 32,
+    handshake_timeout: HANDSHAKE_TIMEOUT,
+    connections_max: 512,
+};
 
 /// Bounds of an acceptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +63,7 @@ impl Default for AcceptorLimits {
     }
 }
 
-/// Accepts enrolled peers of this process's own region. Cheap to clone.
+/// Accepts peers that may act: of this process's own region, or of regions that it trusts. Cheap to clone.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -70,6 +78,20 @@ impl Acceptor {
         Self::with_limits(local, enrolments, key_exchange, AcceptorLimits::default())
     }
 
+    /// An acceptor of a federation listener: for KMS replicas and gateways of regions that this one trusts, and for
+    /// nobody of its own. The hybrid key exchange is no choice here.
+    pub fn federated(local: &LocalIdentity, enrolments: Enrolments) -> Self {
+        let clock = enrolments.clock().clone();
+        let judge = Federated::callers(enrolments, local.identity().role());
+        Self::judging(
+            local,
+            Judge::Federated(judge),
+            &clock,
+            KeyExchange::HybridOnly,
+            FEDERATION_LIMITS,
+        )
+    }
+
     /// An acceptor with bounds of the caller's.
     pub fn with_limits(
         local: &LocalIdentity,
@@ -79,7 +101,17 @@ impl Acceptor {
     ) -> Self {
         let clock = enrolments.clock().clone();
         let judge = Judge::Enrolled(enrolments, local.identity().role());
-        let config = server_config(local, judge.clone(), &clock, key_exchange);
+        Self::judging(local, judge, &clock, key_exchange, limits)
+    }
+
+    fn judging(
+        local: &LocalIdentity,
+        judge: Judge,
+        clock: &SharedClock,
+        key_exchange: KeyExchange,
+        limits: AcceptorLimits,
+    ) -> Self {
+        let config = server_config(local, judge.clone(), clock, key_exchange);
         let connections = Arc::new(Semaphore::new(limits.connections_max));
         Self {
             tls: TlsAcceptor::from(Arc::new(config)),

@@ -24,7 +24,7 @@ use crate::fault::Chain;
 use crate::handshake::{HandshakeError, KeyExchange, client_config};
 use crate::identity::LocalIdentity;
 use crate::lane::Lane;
-use crate::peer::{Expect, Judge, Peer, PeerConnection};
+use crate::peer::{Expect, Federated, Judge, Peer, PeerConnection};
 use crate::stream::{PeerStream, wire};
 
 /// Makes connections as one identity. Cheap to clone.
@@ -58,6 +58,18 @@ impl Connector {
             judge: Judge::Pinned(trust),
             clock,
             key_exchange,
+        }
+    }
+
+    /// A connector to the federation listeners of regions that this one trusts. Whom to expect is an identity there.
+    pub fn federated(local: LocalIdentity, enrolments: Enrolments) -> Self {
+        let clock = enrolments.clock().clone();
+        let judge = Federated::listeners(enrolments, local.identity().role());
+        Self {
+            local,
+            judge: Judge::Federated(judge),
+            clock,
+            key_exchange: KeyExchange::HybridOnly,
         }
     }
 

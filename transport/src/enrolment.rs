@@ -8,6 +8,7 @@
 mod file;
 mod grant;
 mod table;
+mod trusted;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 pub use grant::{Grant, Principal, SERVICE};
 pub use table::{ENROLMENTS_MAX, Enrolled, EnrolmentTable, GRANTS_MAX, MalformedSet};
+pub use trusted::{TrustedRegion, UntrustedDescriptor, verify_descriptor};
 
 use crate::certificate::RegionTrust;
 use crate::clock::SharedClock;
@@ -290,11 +292,41 @@ impl Enrolments {
         Ok(node_id)
     }
 
+    /// Whether somebody of another region may act on a federation listener of this one right now, seen from a process of
+    /// role `local`: a region that is trusted has to name identity and key, and be within its descriptor's time.
+    pub fn check_federated(
+        &self,
+        local: Role,
+        identity: &Identity,
+        key: &PublicKey,
+    ) -> Result<(), PeerError> {
+        described_as(&self.0.held.borrow(), self.0.clock.now(), identity, key)?;
+        // Who has not heard of a distrust for a day does not go on as if there were none.
+        if local != Role::Kms && self.stale() {
+            return Err(PeerError::Stale {
+                age_s: self.age().as_secs(),
+            });
+        }
+        Ok(())
+    }
+
     /// Waits until this identity and key are no longer enrolled together; says why.
     pub(crate) async fn withdrawn(self, identity: Identity, key: PublicKey) -> PeerError {
+        self.until(|table| enrolled_as(table, &identity, &key).map(drop))
+            .await
+    }
+
+    /// Waits until this identity of another region is no longer trusted with this key; says why.
+    pub(crate) async fn distrusted(self, identity: Identity, key: PublicKey) -> PeerError {
+        let clock = self.0.clock.clone();
+        self.until(|table| described_as(table, clock.now(), &identity, &key))
+            .await
+    }
+
+    async fn until(&self, holds: impl Fn(&EnrolmentTable) -> Result<(), PeerError>) -> PeerError {
         let mut sets = self.watch();
         loop {
-            if let Err(why) = enrolled_as(&sets.borrow_and_update(), &identity, &key) {
+            if let Err(why) = holds(&sets.borrow_and_update()) {
                 return why;
             }
             if sets.changed().await.is_err() {
@@ -385,6 +417,18 @@ fn enrolled_as(
         }),
         Some(enrolled) => Ok(enrolled.node_id),
     }
+}
+
+fn described_as(
+    table: &EnrolmentTable,
+    now: UnixMs,
+    identity: &Identity,
+    key: &PublicKey,
+) -> Result<(), PeerError> {
+    let named = identity.clone();
+    let trusted = table.trusted(identity.region());
+    let trusted = trusted.ok_or(PeerError::NotTrusted { identity: named })?;
+    trusted.names(identity, key, now)
 }
 
 fn parse(

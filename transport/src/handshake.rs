@@ -19,6 +19,7 @@ use rustls::{
     SignatureScheme, version::TLS13,
 };
 
+use crate::certificate::RegionTrust;
 use crate::clock::{SharedClock, TlsTime};
 use crate::identity::LocalIdentity;
 use crate::peer::{Expect, Judge, PeerError};
@@ -205,11 +206,20 @@ pub(crate) fn server_config(
     key_exchange: KeyExchange,
 ) -> ServerConfig {
     let provider = key_exchange.provider();
-    let chain =
-        WebPkiClientVerifier::builder_with_provider(judge.trust().roots(), provider.clone())
-            .build()
-            .expect("a trust holds one CA and no revocation lists");
-    let verifier = Arc::new(ClientVerifier { chain, judge });
+    let verifier: Arc<dyn ClientCertVerifier> = match judge {
+        Judge::Federated(_) => Arc::new(ForeignVerifier {
+            judge,
+            provider: provider.clone(),
+        }),
+        Judge::Enrolled(ref enrolments, _) => {
+            let chain = chain_to(enrolments.trust(), &provider);
+            Arc::new(ClientVerifier { chain, judge })
+        }
+        Judge::Pinned(ref trust) => {
+            let chain = chain_to(trust, &provider);
+            Arc::new(ClientVerifier { chain, judge })
+        }
+    };
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3 suites")
@@ -246,6 +256,12 @@ pub(crate) fn client_config(
     // The server is checked by identity; its name would only tell the network whom we call.
     config.enable_sni = false;
     config
+}
+
+fn chain_to(trust: &RegionTrust, provider: &Arc<CryptoProvider>) -> Arc<dyn ClientCertVerifier> {
+    WebPkiClientVerifier::builder_with_provider(trust.roots(), provider.clone())
+        .build()
+        .expect("a trust holds one CA and no revocation lists")
 }
 
 fn refused(error: PeerError) -> TlsError {
@@ -312,6 +328,62 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
+/// As [`ClientVerifier`], with the one CA that is pinned for the region that the certificate names: never one store of
+/// several, in which each CA could speak for every region.
+#[derive(Debug)]
+struct ForeignVerifier {
+    judge: Judge,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for ForeignVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Which regions are trusted is no stranger's business.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, TlsError> {
+        let trust = self.judge.trust_for(leaf).map_err(refused)?;
+        let verified = chain_to(&trust, &self.provider)
+            .verify_client_cert(leaf, intermediates, now)
+            .map_err(another_ca)?;
+        self.judge.admit(leaf, None).map_err(refused)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Err(TlsError::PeerIncompatible(
+            PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
+        ))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, leaf, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
 /// webpki's chain check (CA, validity, server usage), then ours in place of the DNS name's.
 #[derive(Debug)]
 struct ServerVerifier {
@@ -329,9 +401,10 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
+        let trust = self.judge.trust_for(leaf).map_err(refused)?;
         verify_server_cert_signed_by_trust_anchor(
             &ParsedCertificate::try_from(leaf)?,
-            &self.judge.trust().roots(),
+            &trust.roots(),
             intermediates,
             now,
             self.provider.signature_verification_algorithms.all,

@@ -1,8 +1,10 @@
-//! mTLS between enrolled identities of one region: the one acceptor and connector of all our processes.
+//! mTLS between enrolled identities of one region, and with those of regions that it trusts: the one acceptor and connector
+//! of all our processes.
 //!
 //! **Invariant:** a stream that leaves this crate is TLS 1.3 over X25519MLKEM768 (unless asked otherwise), and at
-//! its other end is a key that the region's enrolment set holds under the identity of its certificate. Imports
-//! `proto` alone of ours. Why it is a crate: `docs/decisions/0001-transport-crate.md`.
+//! its other end is a key that the region's enrolment set holds under the identity of its certificate; on federation
+//! listeners, one that a trusted region's descriptor names, under the one CA pinned for that region. Imports `proto` alone
+//! of ours. Why it is a crate: `docs/decisions/0001-transport-crate.md`.
 
 mod acceptor;
 pub mod ca;

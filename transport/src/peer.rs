@@ -44,6 +44,26 @@ pub enum PeerError {
         /// Whom the key is enrolled as.
         enrolled: Identity,
     },
+    /// Its region is not one that this region trusts.
+    #[error("the region of {identity} is not trusted here")]
+    NotTrusted {
+        /// Whom the certificate states.
+        identity: Identity,
+    },
+    /// Its region's descriptor is past its time.
+    #[error(
+        "the descriptor of the region of {identity} has expired: its newest one has to be taken"
+    )]
+    NotGood {
+        /// Whom the certificate states.
+        identity: Identity,
+    },
+    /// Its region does not name it, or not with this key.
+    #[error("the key of {identity} is not in the descriptor of its region")]
+    NotDescribed {
+        /// Whom the certificate states.
+        identity: Identity,
+    },
     /// The KMS has not confirmed the enrolments for over 24 hours.
     #[error("enrolments were last confirmed {age_s} s ago, more than 24 h")]
     Stale {
@@ -76,6 +96,9 @@ impl Faulty for PeerError {
                 Fault::Unauthenticated
             }
             Self::NotEnrolled { .. } | Self::EnrolledAsOther { .. } => Fault::Unauthenticated,
+            Self::NotTrusted { .. } | Self::NotGood { .. } | Self::NotDescribed { .. } => {
+                Fault::Unauthenticated
+            }
             Self::Unexpected { .. } | Self::Role { .. } => Fault::Denied,
             Self::Stale { .. } => Fault::Unavailable,
         }
@@ -87,6 +110,9 @@ impl Faulty for PeerError {
             Self::OtherRegion { .. } => "peer-other-region",
             Self::NotEnrolled { .. } => "peer-not-enrolled",
             Self::EnrolledAsOther { .. } => "peer-enrolled-as-other",
+            Self::NotTrusted { .. } => "peer-region-not-trusted",
+            Self::NotGood { .. } => "peer-region-expired",
+            Self::NotDescribed { .. } => "peer-not-described",
             Self::Stale { .. } => "enrolments-stale",
             Self::Unexpected { .. } => "peer-unexpected",
             Self::Role { .. } => "peer-role",
@@ -208,13 +234,70 @@ pub(crate) enum Judge {
     Enrolled(Enrolments, Role),
     /// The pinned CA alone: a process that holds no set (the command line) and checks whom it expects.
     Pinned(RegionTrust),
+    /// The descriptors of trusted regions: who is not of this region, in a role that may be met there.
+    Federated(Federated),
+}
+
+/// Who of other regions is admitted.
+#[derive(Debug, Clone)]
+pub(crate) struct Federated {
+    enrolments: Enrolments,
+    local: Role,
+    roles: &'static [Role],
+}
+
+impl Federated {
+    /// As a listener of this process admits them: who asks keys or data of another region.
+    pub(crate) fn callers(enrolments: Enrolments, local: Role) -> Self {
+        let roles = &[Role::Kms, Role::Gateway];
+        Self {
+            enrolments,
+            local,
+            roles,
+        }
+    }
+
+    /// As this process meets them: who listens there.
+    pub(crate) fn listeners(enrolments: Enrolments, local: Role) -> Self {
+        let roles = &[Role::Kms, Role::Node];
+        Self {
+            enrolments,
+            local,
+            roles,
+        }
+    }
+
+    pub(crate) fn enrolments(&self) -> &Enrolments {
+        &self.enrolments
+    }
+
+    fn check(&self, identity: &Identity, key: &PublicKey) -> Result<(), PeerError> {
+        self.enrolments.check_federated(self.local, identity, key)?;
+        match self.roles.contains(&identity.role()) {
+            true => Ok(()),
+            false => Err(PeerError::Role {
+                identity: identity.clone(),
+            }),
+        }
+    }
 }
 
 impl Judge {
-    pub(crate) fn trust(&self) -> &RegionTrust {
+    /// What a certificate's chain is checked against: the one CA that is pinned for the region that it names. Nothing in
+    /// the certificate is believed yet.
+    pub(crate) fn trust_for(&self, leaf: &CertificateDer<'_>) -> Result<RegionTrust, PeerError> {
         match self {
-            Self::Enrolled(enrolments, _) => enrolments.trust(),
-            Self::Pinned(trust) => trust,
+            Self::Enrolled(enrolments, _) => Ok(enrolments.trust().clone()),
+            Self::Pinned(trust) => Ok(trust.clone()),
+            Self::Federated(federated) => {
+                let subject = certificate::subject(leaf).map_err(PeerError::Certificate)?;
+                let identity = subject.identity;
+                let table = federated.enrolments.current();
+                match table.trusted(identity.region()) {
+                    Some(region) => Ok(region.trust().clone()),
+                    None => Err(PeerError::NotTrusted { identity }),
+                }
+            }
         }
     }
 
@@ -226,8 +309,8 @@ impl Judge {
     ) -> Result<(Identity, PublicKey, Option<NodeId>), PeerError> {
         let subject = certificate::subject(leaf).map_err(PeerError::Certificate)?;
         let (identity, key) = (subject.identity, subject.public_key);
-        if identity.region() != self.trust().region() {
-            let expected = self.trust().region().clone();
+        let expected = self.trust_for(leaf)?.region().clone();
+        if *identity.region() != expected {
             return Err(PeerError::OtherRegion { identity, expected });
         }
         let node_id = self.recheck(&identity, &key)?;
@@ -250,6 +333,7 @@ impl Judge {
         match self {
             Self::Enrolled(enrolments, local) => enrolments.check(*local, identity, key),
             Self::Pinned(_) => Ok(None),
+            Self::Federated(federated) => federated.check(identity, key).map(|()| None),
         }
     }
 }

@@ -56,6 +56,11 @@ impl PeerStream {
                     .withdrawn(peer.identity.clone(), peer.public_key);
                 Some(Box::pin(ended) as Pin<Box<_>>)
             }
+            Judge::Federated(federated) => {
+                let enrolments = federated.enrolments().clone();
+                let ended = enrolments.distrusted(peer.identity.clone(), peer.public_key);
+                Some(Box::pin(ended) as Pin<Box<_>>)
+            }
             Judge::Pinned(_) => None,
         };
         let first = BytesMut::new();

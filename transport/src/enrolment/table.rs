@@ -3,7 +3,7 @@
 //! Refuses a set that is not well formed: unsorted, a key or a member id twice, an identity of another region,
 //! a member of another jurisdiction, a grant it cannot read, fewer than two approvers. A table in memory is valid.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -11,6 +11,7 @@ use proto::ids::{DatasetId, Identity, Jurisdiction, NodeId, RegionId, Role, Unix
 use proto::v1;
 
 use super::grant::Grant;
+use super::trusted::TrustedRegion;
 use crate::keys::PublicKey;
 
 /// The format this code reads and writes.
@@ -19,6 +20,8 @@ const FORMAT: u32 = 1;
 pub const ENROLMENTS_MAX: usize = 100_000;
 /// Grants a region may have.
 pub const GRANTS_MAX: usize = 100_000;
+/// Regions that one may trust.
+const REGIONS_MAX: usize = 1_000;
 /// Bytes of a policy text.
 const POLICY_BYTES_MAX: usize = 900_000;
 /// Dual control means two, none of them the requester.
@@ -100,6 +103,9 @@ pub struct EnrolmentTable {
     grants: Vec<Grant>,
     policy: String,
     service_principals: BTreeSet<Identity>,
+    trusted: BTreeMap<RegionId, TrustedRegion>,
+    regions: Vec<v1::TrustedRegion>,
+    descriptor: Option<v1::SignedRegionDescriptor>,
     approvals_min: u32,
     signed_at: UnixMs,
     ca_certificate: Bytes,
@@ -129,6 +135,9 @@ impl EnrolmentTable {
         {
             return Err(MalformedSet::TooMany);
         }
+        if set.trusted_regions.len() > REGIONS_MAX {
+            return Err(MalformedSet::Field("number of regions"));
+        }
         if set.policy.len() > POLICY_BYTES_MAX || !(set.policy.is_empty() || set.grants.is_empty())
         {
             return Err(MalformedSet::Field("policy text"));
@@ -148,6 +157,9 @@ impl EnrolmentTable {
             grants: Vec::with_capacity(set.grants.len()),
             policy: set.policy,
             service_principals: BTreeSet::new(),
+            trusted: TrustedRegion::readable(&set.trusted_regions),
+            regions: set.trusted_regions,
+            descriptor: set.descriptor,
             approvals_min: set.approvals_min,
             signed_at: UnixMs(set.signed_at_ms),
             ca_certificate: set.ca_certificate,
@@ -286,6 +298,21 @@ impl EnrolmentTable {
             .any(|grant| grant.allows(identity, dataset, action, purpose))
     }
 
+    /// A region whose KMS replicas and gateways are admitted on federation listeners.
+    pub fn trusted(&self, region: &RegionId) -> Option<&TrustedRegion> {
+        self.trusted.get(region)
+    }
+
+    /// Every such region, in order.
+    pub fn trusted_regions(&self) -> impl Iterator<Item = &TrustedRegion> {
+        self.trusted.values()
+    }
+
+    /// What this region says of itself to them; `None` before its first publication.
+    pub fn descriptor(&self) -> Option<&v1::SignedRegionDescriptor> {
+        self.descriptor.as_ref()
+    }
+
     /// Distinct approvers that a dual-controlled request takes besides its requester; at least 2.
     pub fn approvals_min(&self) -> u32 {
         self.approvals_min
@@ -344,6 +371,8 @@ impl EnrolmentTable {
             && self.grants == other.grants
             && self.policy == other.policy
             && self.service_principals == other.service_principals
+            && self.regions == other.regions
+            && self.descriptor == other.descriptor
             && self.approvals_min == other.approvals_min
     }
 }

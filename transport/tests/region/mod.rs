@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use proto::ids::{Identity, Jurisdiction, RegionId, Role, UnixMs};
+use proto::ids::{Identity, RegionId, Role, UnixMs};
 use proto::v1;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -31,6 +31,8 @@ pub const HYBRID: KeyExchange = KeyExchange::HybridOnly;
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Region {
+    name: &'static str,
+    jurisdiction: &'static str,
     pub ca: RegionCa,
     pub clock: Arc<ManualClock>,
     pub enrolled: Vec<v1::Enrolment>,
@@ -40,15 +42,17 @@ pub fn id(region: &str, role: Role, name: &str) -> Identity {
     Identity::new(region.parse().expect("a region"), role, name).expect("an identity")
 }
 
-pub fn ch() -> Jurisdiction {
-    "CH".parse().expect("a jurisdiction")
-}
-
 impl Region {
     pub fn new() -> Self {
-        let region: RegionId = "ch-zrh".parse().expect("a region");
+        Self::called("ch-zrh", "CH")
+    }
+
+    pub fn called(name: &'static str, jurisdiction: &'static str) -> Self {
+        let region: RegionId = name.parse().expect("a region");
         let ca = RegionCa::create(region, NOW, 10 * YEAR).expect("a CA");
         Self {
+            name,
+            jurisdiction,
             ca,
             clock: Arc::new(ManualClock::at(NOW)),
             enrolled: Vec::new(),
@@ -59,7 +63,7 @@ impl Region {
     pub fn stranger(&self, role: Role, name: &str) -> LocalIdentity {
         certified(
             &self.ca,
-            &id("ch-zrh", role, name),
+            &id(self.name, role, name),
             KeyPair::generate(),
             YEAR,
         )
@@ -77,7 +81,7 @@ impl Region {
             identity: local.identity().to_string(),
             public_key: local.public_key().as_spki().to_vec().into(),
             node_id,
-            jurisdiction: "CH".to_owned(),
+            jurisdiction: self.jurisdiction.to_owned(),
             ..Default::default()
         });
     }
@@ -89,7 +93,7 @@ impl Region {
 
     pub fn set(&self, version: u64, signed_at: UnixMs) -> v1::EnrolmentSet {
         let contents = SetContents {
-            jurisdiction: ch(),
+            jurisdiction: self.jurisdiction.parse().expect("a jurisdiction"),
             version,
             signed_at,
             enrolments: self.enrolled.clone(),
@@ -145,9 +149,13 @@ impl Drop for Served {
 }
 
 pub async fn serve(local: &LocalIdentity, enrolments: &Enrolments) -> Served {
+    serve_with(Acceptor::new(local, enrolments.clone(), HYBRID)).await
+}
+
+pub async fn serve_with(acceptor: Acceptor) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
-    let incoming = Acceptor::new(local, enrolments.clone(), HYBRID).incoming(listener);
+    let incoming = acceptor.incoming(listener);
     let task = tokio::spawn(async move {
         let served = transport::server()
             .add_service(Whoami)
