@@ -50,6 +50,13 @@ pub struct Config {
     /// Where checkpoints and hash tiles of the log are served over HTTP, to everyone. Absent: nowhere.
     #[serde(default)]
     pub log_listen: Option<SocketAddr>,
+    /// Where to listen for mTLS of KMS replicas and gateways of other regions that this one trusts. Absent: nowhere, and
+    /// while this replica leads, nothing is said to them.
+    #[serde(default)]
+    pub federation_listen: Option<SocketAddr>,
+    /// `host:port` at which other regions reach `federation_listen`; empty means `federation_listen` itself.
+    #[serde(default)]
+    pub federation_advertise: String,
     /// Whether this is a new member of a living cluster: an empty folder under an enrolled id starts only so.
     #[serde(default)]
     pub join: bool,
@@ -217,6 +224,8 @@ pub const EXAMPLE: &str = r#"Example configuration:
   genesis = "/etc/reduit/genesis.set"  # the first enrolment set, signed by the CA
   health_listen = "127.0.0.1:7101"
   log_listen = "10.0.0.11:7102"        # the log's checkpoints and hash tiles, open to everyone
+  # federation_listen = "10.0.0.11:7200" # for KMS replicas and gateways of regions that this one trusts
+  # federation_advertise = "kms-1.ch-zrh.example:7200"
   # found = true                       # only for the very first start of a region
   # join = true                        # only for a new member of a living cluster
   # nodes = ["node-1:7000"]            # default: those of the enrolment set

@@ -22,6 +22,7 @@ use crate::custody::Custody;
 use crate::ledger::Ledger;
 use crate::machine::Changes;
 use crate::peers::Peers;
+use crate::regions::Heard;
 use crate::seal::{Posture, Seal, Sealed};
 use crate::sessions::Sessions;
 use crate::token::Token;
@@ -66,6 +67,10 @@ pub(crate) struct Core {
     /// The witness policy in force.
     pub(crate) rules: Arc<Rules>,
     pub(crate) witnesses: Witnesses,
+    /// Where other regions reach this replica; empty where they do not.
+    pub(crate) federation: String,
+    /// What was heard of other regions.
+    pub(crate) heard: Heard,
     /// One ceremony at a time; what it made stays until its outcome is known.
     pub(crate) ceremony: tokio::sync::Mutex<Option<crate::ceremony::Made>>,
     /// One change of membership at a time.
@@ -263,6 +268,7 @@ impl Core {
             clock_ms: self.now().0,
             held_epoch: self.seal.held_epoch().map_or(0, |epoch| epoch.0),
             next_epoch: self.seal.next().map_or(0, |root| root.epoch().0),
+            federation: self.federation.clone(),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::opens::OpenError;
 use crate::peer_unseal::{AskError, ReleaseError};
 use crate::policy::Denied;
 use crate::publish::CosignAnswerError;
+use crate::regions::RegionError;
 use crate::reshare::ReshareError;
 use crate::restore::RestoreError;
 use crate::rotation::SendRootError;
@@ -309,6 +310,17 @@ faulty!(AuthorityError {
     Self::IncomingSilent(_) => (Precondition, "new-witnesses-silent"),
     Self::OutgoingSilent(_) => (Precondition, "outgoing-witnesses-behind"),
 } inner { Sealed, Stale, Approval, Commit });
+
+faulty!(RegionError {
+    Self::Descriptor(_) | Self::LogKey => (Caller, "bad-descriptor"),
+    Self::Own(_) => (Caller, "own-region"),
+    Self::Malformed(_) => (Caller, "malformed"),
+    Self::OtherFingerprint { .. } => (Denied, "other-fingerprint"),
+    Self::Older { .. } => (Precondition, "descriptor-older"),
+    Self::NotPinned(_) => (Denied, "descriptor-not-pinned"),
+    Self::Expired(_) => (Precondition, "descriptor-expired"),
+    Self::NotTrusted(_) => (Missing, "region-not-trusted"),
+} inner { Authority, Stale, Commit });
 
 faulty!(UnsealError {
     Self::NotSealed => (Precondition, "not-sealed"),

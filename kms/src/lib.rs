@@ -22,6 +22,7 @@ mod custody;
 mod destruction;
 mod erase;
 mod fault;
+mod federation;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -43,6 +44,7 @@ mod peer_unseal;
 mod peers;
 mod policy;
 mod publish;
+mod regions;
 mod reshare;
 mod restore;
 mod rotation;

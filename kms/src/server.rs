@@ -36,6 +36,7 @@ use crate::config::{Config, ConfigError};
 use crate::core::{Core, SWEEP_EVERY};
 use crate::cosigner::{Cosigner, CosignerError};
 use crate::custody::Custody;
+use crate::federation::FederationService;
 use crate::gate::Gate;
 use crate::health;
 use crate::ledger::Ledger;
@@ -43,6 +44,7 @@ use crate::log_http;
 use crate::machine::KmsMachine;
 use crate::peers::Peers;
 use crate::publish::cosigner_name;
+use crate::regions::Heard;
 use crate::seal::Seal;
 use crate::service::Services;
 use crate::sessions::Sessions;
@@ -199,6 +201,19 @@ impl Replica {
         let log_listener = log_http::bind(config.log_listen)
             .await
             .map_err(io("listening for readers of the log"))?;
+        let federation_listener = match config.federation_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(io("listening for other regions"))?,
+            ),
+            None => None,
+        };
+        let federation = federation_listener
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()
+            .map_err(io("listening for other regions"))?;
         let origin = format!("{}/{FIRST_STREAM}", config.region);
         let cosigner = Cosigner::open(
             &config.data_dir,
@@ -255,6 +270,13 @@ impl Replica {
             checkpoints,
             rules,
             witnesses: Witnesses::default(),
+            federation: federation.map_or_else(String::new, |bound| {
+                match config.federation_advertise.as_str() {
+                    "" => bound.to_string(),
+                    advertised => advertised.to_owned(),
+                }
+            }),
+            heard: Heard::default(),
             sessions: Sessions::new(),
             ceremony: tokio::sync::Mutex::new(None),
             membership: tokio::sync::Mutex::new(()),
@@ -296,6 +318,10 @@ impl Replica {
             servers: JoinSet::new(),
             drivers: JoinSet::new(),
         };
+        if let Some(listener) = federation_listener {
+            let acceptor = Acceptor::federated(&local, enrolments.clone());
+            replica.serve_regions(acceptor, listener, stopped.clone());
+        }
         let acceptor = Acceptor::new(&local, enrolments, KeyExchange::HybridOnly);
         replica.serve(acceptor, listener, stopped.clone());
         if let Some(listener) = log_listener {
@@ -346,6 +372,27 @@ impl Replica {
         });
     }
 
+    /// For peers of other regions: a listener and a router of its own, so that nothing else can be asked there.
+    fn serve_regions(
+        &mut self,
+        acceptor: Acceptor,
+        listener: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let service = FederationService(self.core.enrolments.clone());
+        let router = transport::server().add_service(service.into_server());
+        let cut = self.cut.clone();
+        let incoming = acceptor
+            .incoming(listener)
+            .map_ok(move |stream| Cut::new(stream, &cut));
+        self.servers.spawn(async move {
+            let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the listener for other regions failed");
+            }
+        });
+    }
+
     fn drive(&mut self) {
         let core = &self.core;
         self.drivers.spawn(core.clone().follow_authority());
@@ -358,6 +405,8 @@ impl Replica {
         self.drivers.spawn(core.clone().erase_ended_keys());
         self.drivers.spawn(core.clone().rotate_due_keys());
         self.drivers.spawn(core.clone().publish_checkpoints());
+        self.drivers.spawn(core.clone().describe_region());
+        self.drivers.spawn(core.clone().follow_regions());
         self.drivers.spawn(sweep(core.clone()));
         let (failing, host) = (core.clone(), self.host.clone());
         self.drivers.spawn(async move {

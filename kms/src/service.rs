@@ -644,6 +644,30 @@ impl KmsOperate for Services {
         answer("FindSeals", self.0.find_seals().await)
     }
 
+    async fn list_regions(
+        &self,
+        request: Request<v1::ListRegionsRequest>,
+    ) -> Answer<v1::ListRegionsReply> {
+        let peer = peer(&request)?;
+        require_role(&peer, &[Role::Operator, Role::Auditor])?;
+        answer("ListRegions", self.0.list_regions().await)
+    }
+
+    async fn trust_region(&self, request: Request<v1::TrustRegionRequest>) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let trusted = self.0.trust_region(&peer, request.into_inner()).await;
+        answer("TrustRegion", trusted)
+    }
+
+    async fn distrust_region(
+        &self,
+        request: Request<v1::DistrustRegionRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let distrusted = self.0.distrust_region(&peer, request.into_inner()).await;
+        answer("DistrustRegion", distrusted)
+    }
+
     async fn retire_epoch(&self, request: Request<v1::RetireEpochRequest>) -> Answer<v1::KmsDone> {
         let peer = peer(&request)?;
         let retired = self.0.retire_epoch(&peer, request.into_inner()).await;

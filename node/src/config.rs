@@ -48,6 +48,12 @@ pub struct Config {
     /// Where `/healthz`, `/readyz` and `/metrics` are served in clear; keep it inside. Absent: nowhere.
     #[serde(default)]
     pub health_listen: Option<SocketAddr>,
+    /// Where to listen for mTLS of KMS replicas and gateways of other regions that this one trusts. Absent: nowhere.
+    #[serde(default)]
+    pub federation_listen: Option<SocketAddr>,
+    /// `host:port` at which other regions reach `federation_listen`; empty means `federation_listen` itself.
+    #[serde(default)]
+    pub federation_advertise: String,
     /// Whether this is a new member of a living region: an empty folder under an enrolled id starts only so.
     #[serde(default)]
     pub join: bool,
@@ -144,6 +150,8 @@ pub const EXAMPLE: &str = r#"Example configuration:
   genesis = "/etc/reduit/genesis.set"   # the first enrolment set, signed by the CA
   kms = ["kms-1.ch-zrh.example:7100"]   # besides those in the enrolment set
   health_listen = "127.0.0.1:7001"
+  # federation_listen = "10.0.0.21:7200" # for KMS replicas and gateways of regions that this one trusts
+  # federation_advertise = "node-1.ch-zrh.example:7200"
   # join = true                         # only for a new member of a living region
   # full_percent = 90                   # puts are refused from here on
   # reserve_bytes = 536870912

@@ -38,6 +38,8 @@ pub(crate) const LEADER_WAIT: Duration = Duration::from_secs(10);
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) node_id: NodeId,
+    /// Where other regions reach this node; empty where they do not.
+    pub(crate) federation: String,
     pub(crate) local: LocalIdentity,
     pub(crate) enrolments: Enrolments,
     pub(crate) refresher: Arc<Refresher>,

@@ -12,6 +12,7 @@ mod core;
 mod disk;
 mod drivers;
 pub mod error;
+mod federation;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -110,6 +110,7 @@ impl Core {
             level_max: LEVEL_MAX.0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             full: self.disk.check().is_err(),
+            federation: self.federation.clone(),
         }
     }
 

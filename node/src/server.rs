@@ -35,6 +35,7 @@ use crate::catalog::CatalogService;
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
 use crate::disk::DiskGauge;
+use crate::federation::FederationService;
 use crate::groups::{Groups, OpenShardsError};
 use crate::machine::RepairSlot;
 use crate::operate::OperateService;
@@ -183,6 +184,19 @@ impl Node {
         let health_listener = health::bind(config.health_listen)
             .await
             .map_err(io("listening for health checks"))?;
+        let federation_listener = match config.federation_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(io("listening for other regions"))?,
+            ),
+            None => None,
+        };
+        let federation = federation_listener
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()
+            .map_err(io("listening for other regions"))?;
         if !config.join && !config.found {
             check_resumes(&RealDisk, &raft_dir(&config), config.node_id())
                 .map_err(|lost| StartError::Host(OpenError::Folder(lost).into()))?;
@@ -233,6 +247,12 @@ impl Node {
             audits: Arc::new(Semaphore::new(AUDITS_MAX)),
             walks: Arc::new(Semaphore::new(WALKS_MAX)),
             node_id,
+            federation: federation.map_or_else(String::new, |bound| {
+                match config.federation_advertise.as_str() {
+                    "" => bound.to_string(),
+                    advertised => advertised.to_owned(),
+                }
+            }),
             config,
             local: local.clone(),
             enrolments: enrolments.clone(),
@@ -259,6 +279,10 @@ impl Node {
             servers: JoinSet::new(),
             drivers: JoinSet::new(),
         };
+        if let Some(listener) = federation_listener {
+            let acceptor = Acceptor::federated(&local, enrolments.clone());
+            node.serve_regions(acceptor, listener, stopped.clone());
+        }
         let acceptor = Acceptor::new(&local, enrolments, KeyExchange::HybridOnly);
         node.serve(acceptor, listener, stopped.clone());
         if let Some(listener) = health_listener {
@@ -302,6 +326,27 @@ impl Node {
             let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
             if let Err(error) = served.await {
                 tracing::error!(%error, "server failed");
+            }
+        });
+    }
+
+    /// For peers of other regions: a listener and a router of its own, so that nothing else can be asked there.
+    fn serve_regions(
+        &mut self,
+        acceptor: Acceptor,
+        listener: TcpListener,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let service = FederationService(self.core.enrolments.clone());
+        let router = transport::server().add_service(service.into_server());
+        let cut = self.cut.clone();
+        let incoming = acceptor
+            .incoming(listener)
+            .map_ok(move |stream| Cut::new(stream, &cut));
+        self.servers.spawn(async move {
+            let served = router.serve_with_incoming_shutdown(incoming, until_stopped(stopped));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the listener for other regions failed");
             }
         });
     }

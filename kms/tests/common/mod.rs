@@ -575,6 +575,8 @@ fn config(
         genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
         health_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         log_listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
+        federation_listen: None,
+        federation_advertise: String::new(),
         join: false,
         found: true,
         nodes: Vec::new(),

@@ -234,6 +234,8 @@ fn config(
         genesis: file("genesis.set", &prost::Message::encode_to_vec(genesis)),
         kms: kms.collect(),
         health_listen: None,
+        federation_listen: None,
+        federation_advertise: String::new(),
         join: false,
         found: true,
         full_percent: 98,

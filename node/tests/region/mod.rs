@@ -271,6 +271,8 @@ impl Region {
             genesis,
             kms: vec![self.kms.to_string()],
             health_listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
+            federation_listen: None,
+            federation_advertise: String::new(),
             join,
             found: !join,
             full_percent: self.full_percent,
