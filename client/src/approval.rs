@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use envelope::{NameCommitment, NameSalt};
 use prost::Message as _;
-use proto::ids::{AccessKeyId, DatasetName, Identity, ObjectKey, ObjectVersionId, RegionId};
+use proto::descriptor::Descriptor;
+use proto::ids::{AccessKeyId, DatasetName, Identity, ObjectKey, ObjectVersionId, RegionId, Role};
 use proto::transcript;
 use proto::v1;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use transport::LocalIdentity;
 use crate::access_keys;
 use crate::error::Error;
 use crate::operator::{approve_until, request_hash, sha256};
+use crate::peering;
 use crate::region::random_id;
 
 const FORMAT: u32 = 1;
@@ -67,6 +69,11 @@ pub enum Approvable {
     Restore {
         /// Without approvals.
         request: v1::ApproveRestoreRequest,
+        },
+    /// Another region to be trusted by its descriptor's fingerprint.
+    TrustRegion {
+        /// Without approvals.
+        request: v1::TrustRegionRequest,
     },
     /// Unsealing a replica by its token and the requester's half.
     TokenUnseal {
@@ -133,6 +140,21 @@ impl ApprovalRequest {
             region: requester.region().clone(),
             requester: requester.clone(),
             what: Approvable::Policy { request },
+        })
+    }
+
+    /// Asks to trust a region by its descriptor, with the fingerprint that was given apart from it.
+    pub fn trust_region(
+        requester: &Identity,
+        descriptor: &Descriptor,
+        fingerprint: [u8; 32],
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::TrustRegion {
+                request: peering::trust_request(requester, descriptor.signed(), fingerprint)?,
+            },
         })
     }
 
@@ -221,6 +243,7 @@ impl ApprovalRequest {
                 ("SetAccessKeyState", request.encode_to_vec(), None)
             }
             Approvable::Restore { request } => ("ApproveRestore", request.encode_to_vec(), None),
+            Approvable::TrustRegion { request } => ("TrustRegion", request.encode_to_vec(), None),
             Approvable::TokenUnseal { asked } => ("UnsealByToken", asked.encode_to_vec(), None),
         };
         let file = RequestFile {
@@ -286,6 +309,16 @@ impl ApprovalRequest {
                 }
                 Approvable::Restore { request }
             }
+            ("TrustRegion", None) => {
+                let request = v1::TrustRegionRequest::decode(bytes).map_err(|_| malformed(none))?;
+                let descriptor = described(&request)?;
+                if request.fingerprint[..] != fingerprint_of(&descriptor) {
+                    return Err(malformed(
+                        "the fingerprint in the file is of another descriptor",
+                    ));
+                }
+                Approvable::TrustRegion { request }
+            }
             ("UnsealByToken", None) => {
                 let asked = v1::TokenUnsealAsked::decode(bytes).map_err(|_| malformed(none))?;
                 Approvable::TokenUnseal { asked }
@@ -331,6 +364,7 @@ impl ApprovalRequest {
             Approvable::AccessKey { request } => access_keys::new_hash(&self.requester, request),
             Approvable::EnableAccessKey { request } => request_hash("SetAccessKeyState", request),
             Approvable::Restore { request } => request_hash("ApproveRestore", request),
+            Approvable::TrustRegion { request } => request_hash("TrustRegion", request),
             Approvable::TokenUnseal { asked } => sha256(&transcript::approved_token_unseal(
                 &asked.replica,
                 &asked.boot_id,
@@ -346,6 +380,7 @@ impl ApprovalRequest {
             Approvable::AccessKey { request } => request.single_use_id.clone(),
             Approvable::EnableAccessKey { request } => request.single_use_id.clone(),
             Approvable::Restore { request } => request.single_use_id.clone(),
+            Approvable::TrustRegion { request } => request.single_use_id.clone(),
             Approvable::TokenUnseal { asked } => asked.single_use_id.clone(),
         }
     }
@@ -406,6 +441,10 @@ impl ApprovalRequest {
                 shown.extend(restore_shown(&request.terms.clone().unwrap_or_default()));
                 shown.extend(stated(request.claim.clone().unwrap_or_default()));
             }
+            Approvable::TrustRegion { request } => {
+                shown.push(("asks to", "trust another region".to_owned()));
+                shown.extend(described(request).map_or_else(|_| Vec::new(), |told| about(&told)));
+            }
             Approvable::TokenUnseal { asked } => {
                 shown.extend([
                     ("asks to", "unseal a KMS replica by its token".to_owned()),
@@ -434,6 +473,39 @@ impl ApprovalRequest {
         let (hash, id) = (self.hash(), self.single_use_id());
         Ok(approve_until(approver, hash, id, minutes * 60_000))
     }
+}
+
+fn described(request: &v1::TrustRegionRequest) -> Result<Descriptor, Error> {
+    let signed = request.descriptor.as_ref();
+    let descriptor = signed.and_then(|signed| Descriptor::parse(signed).ok());
+    descriptor.ok_or_else(|| malformed("the request holds no region descriptor"))
+}
+
+fn fingerprint_of(descriptor: &Descriptor) -> [u8; 32] {
+    peering::region_fingerprint(&descriptor.signed().descriptor)
+}
+
+/// What an approver compares with what the other region's people say.
+fn about(told: &Descriptor) -> Vec<(&'static str, String)> {
+    let sha256_of = |bytes: &[u8]| hex::encode(sha256(bytes));
+    let of_role = |role| told.of_role(role).count();
+    vec![
+        ("other region", told.region().to_string()),
+        ("jurisdiction", told.jurisdiction().to_string()),
+        ("version", told.version().to_string()),
+        ("fingerprint", hex::encode(fingerprint_of(told))),
+        ("CA SHA-256", sha256_of(told.ca_certificate())),
+        ("log", told.log_key().to_owned()),
+        (
+            "names",
+            format!(
+                "{} KMS replicas, {} nodes, {} gateways",
+                of_role(Role::Kms),
+                of_role(Role::Node),
+                of_role(Role::Gateway)
+            ),
+        ),
+    ]
 }
 
 /// What a claim states besides who asks.

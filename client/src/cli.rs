@@ -22,6 +22,7 @@ mod operate;
 mod output;
 mod policy;
 mod region;
+mod regions;
 mod restore;
 mod seals;
 mod settings;
@@ -60,6 +61,7 @@ Examples:
   reduit approve ask cti/reports/7.json --purpose investigation --case 2026-17 -o 7.request
   reduit verify evidence/ --policy trust.policy
   reduit region scrub --node 2 --wait
+  reduit region peers
   reduit --context backup-1 backup create --to /backup/ch-zrh --operator op-1
   reduit doctor";
 
@@ -136,7 +138,8 @@ enum Command {
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
-    /// For operators: how whole the nodes' files are, and what makes them whole: status, scrub, repair.
+    /// For operators: how whole the nodes' files are, and what makes them whole: status, scrub, repair; and other regions:
+    /// show, trust, peers, distrust.
     #[command(subcommand)]
     Region(region::Command),
     /// Says in words what is wrong with a region.

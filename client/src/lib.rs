@@ -35,6 +35,7 @@ mod log;
 mod multipart;
 mod opens;
 pub mod operator;
+mod peering;
 mod prepared;
 mod region;
 mod reseal;
@@ -70,6 +71,7 @@ pub use multipart::{
     CompleteOptions, Part, PartId, PartOptions, PartsPage, Upload, UploadInfo, UploadsPage,
     UploadsQuery,
 };
+pub use peering::region_fingerprint;
 pub use prepared::Prepared;
 pub use region::{CreateOptions, DatasetListed, DatasetsPage, Region, RegionStatus};
 pub use reseal::{RESEAL, RESEALED_FINISHED_AT, RESEALED_FROM, Resealed};

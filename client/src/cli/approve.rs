@@ -29,8 +29,9 @@ An approval serves once, for exactly this request, until it expires. What is ope
 before a key is released; in a region with witnesses they have seen the record by then.
 
 A policy text is changed the same way: `reduit approve policy`, `sign`, then `reduit policy set --request`. An access key
-is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. A replica is unsealed by its token:
-`reduit kms ask-unseal`, `sign`, then `reduit kms unseal --request`. And datasets are restored from a backup: `reduit backup
+is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. Another region is trusted:
+`reduit approve region`, `sign`, then `reduit region trust --request`. A replica is unsealed by its token: `reduit kms
+ask-unseal`, `sign`, then `reduit kms unseal --request`. And datasets are restored from a backup: `reduit backup
 ask-restore`, `sign`, then `reduit backup allow`.";
 
 #[derive(Subcommand)]
@@ -58,6 +59,20 @@ pub(crate) enum Command {
         /// A disabled access key to be enabled again.
         #[arg(long)]
         enable: Option<AccessKeyId>,
+        /// Where to write the request.
+        #[arg(short, long)]
+        output: PathBuf,
+    },
+    /// As an operator: asks for approvals to trust another region. Trusts none.
+    #[command(
+        after_help = "Examples:\n  reduit approve region de-fra.region --fingerprint 3f0c... -o de-fra.request"
+    )]
+    Region {
+        /// What the region says of itself, as `reduit region show` wrote it there.
+        descriptor: PathBuf,
+        /// Its fingerprint, as the region's operators told it you on another way than the file came.
+        #[arg(long, value_parser = super::regions::parse_fingerprint)]
+        fingerprint: super::regions::Fingerprint,
         /// Where to write the request.
         #[arg(short, long)]
         output: PathBuf,
@@ -154,6 +169,17 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
                     ApprovalRequest::access_key(own, &principal)?
                 }
             };
+            asked(session, &request, &output)
+        }
+        Command::Region {
+            descriptor,
+            fingerprint,
+            output,
+        } => {
+            let descriptor = super::regions::compared(&descriptor, fingerprint)?;
+            let identity = identity(session)?;
+            let own = identity.identity();
+            let request = ApprovalRequest::trust_region(own, &descriptor, fingerprint.0)?;
             asked(session, &request, &output)
         }
         Command::Show { request } => {
@@ -300,6 +326,7 @@ fn options(request: &ApprovalRequest) -> GetOptions {
         | Approvable::AccessKey { .. }
         | Approvable::EnableAccessKey { .. }
         | Approvable::Restore { .. }
+        | Approvable::TrustRegion { .. }
         | Approvable::TokenUnseal { .. } => v1::Claim::default(),
     };
     GetOptions {

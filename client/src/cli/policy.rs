@@ -240,6 +240,10 @@ fn of_policy(asked: ApprovalRequest) -> Result<v1::ChangePolicyRequest, Failure>
             let why = "that request restores datasets: see `reduit backup allow`";
             Err(Failure::Usage(why.to_owned()))
         }
+        Approvable::TrustRegion { .. } => {
+            let why = "that request trusts a region: see `reduit region trust --request`";
+            Err(Failure::Usage(why.to_owned()))
+        }
         Approvable::TokenUnseal { .. } => {
             let why = "that request unseals a replica: see `reduit kms unseal`";
             Err(Failure::Usage(why.to_owned()))

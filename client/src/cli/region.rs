@@ -1,4 +1,5 @@
-//! `reduit region`: how whole the files of a region's nodes are, and what makes them whole.
+//! `reduit region`: how whole the files of a region's nodes are, and what makes them whole. Other regions: see
+//! [`super::regions`].
 //!
 //! Owns the words, the bars and the estimates: nodes give counts, and here they are divided. Refuses to call a region
 //! repaired while a node does not answer.
@@ -7,15 +8,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use client::ids::NodeId;
+use client::ids::{NodeId, RegionId};
 use client::{Error, NodeUpkeep, Region};
 use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use proto::v1::{GroupRepair, MemberRole, Refill, RepairStatusReply, ScrubPass};
 use serde_json::{Value, json};
 
-use super::Session;
 use super::failure::Failure;
 use super::output::{line, time};
+use super::{Session, regions};
 
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -60,6 +61,21 @@ pub(crate) enum Command {
     /// Has missing blocks fetched from peers now.
     #[command(after_help = REPAIR_HELP)]
     Repair(Repair),
+    /// What this region says of itself to others, or what a file of another one says.
+    #[command(after_help = regions::SHOW_HELP)]
+    Show(regions::Show),
+    /// Trusts another region by its descriptor's fingerprint, approved by two other operators.
+    #[command(after_help = regions::TRUST_HELP)]
+    Trust(regions::Trust),
+    /// Regions that this one knows: version, expiry, whether they are trusted, what waits.
+    #[command(after_help = regions::PEERS_HELP)]
+    Peers,
+    /// Ends the trust in a region at once. Takes one operator.
+    #[command(after_help = regions::DISTRUST_HELP)]
+    Distrust {
+        /// Which.
+        region: RegionId,
+    },
 }
 
 #[derive(Args)]
@@ -86,11 +102,21 @@ pub(crate) struct Repair {
 }
 
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
+    // A file is shown offline.
+    if let Command::Show(show) = &command
+        && let Some(path) = &show.descriptor
+    {
+        return show.file(session, path);
+    }
     let region = session.region().await?;
     match command {
         Command::Status => status(session, &region).await,
         Command::Scrub(scrub) => scrub.run(session, &region).await,
         Command::Repair(repair) => repair.run(session, &region).await,
+        Command::Show(show) => show.own(session, &region).await,
+        Command::Trust(trust) => trust.run(session, &region).await,
+        Command::Peers => regions::peers(session, &region).await,
+        Command::Distrust { region: other } => regions::distrust(session, &region, &other).await,
     }
 }
 
