@@ -69,7 +69,7 @@ pub enum Approvable {
     Restore {
         /// Without approvals.
         request: v1::ApproveRestoreRequest,
-        },
+    },
     /// Another region to be trusted by its descriptor's fingerprint.
     TrustRegion {
         /// Without approvals.

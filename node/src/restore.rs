@@ -186,7 +186,9 @@ impl Core {
             ..
         } = request;
         let asked = match step {
-            Some(Asked::Batch(brought)) => Brought::Batch(self.claimed(&shard, &id, brought)?),
+            Some(Asked::Batch(brought)) => {
+                Brought::Batch(Box::new(self.claimed(&shard, &id, brought)?))
+            }
             Some(other) => Brought::Other(Box::new(other)),
             None => return Err(CallError::Malformed("it has no step")),
         };
@@ -202,7 +204,7 @@ impl Core {
                 self.brings(table, state, (peer, &id), &asked)?;
             }
             let step = match &asked {
-                Brought::Batch(batch) => Step::Batch(batch.clone()),
+                Brought::Batch(batch) => Step::Batch((**batch).clone()),
                 Brought::Other(other) => match &**other {
                     Asked::Begin(begin) => Step::Begin(self.begun(table, &id, begin, &restorer)?),
                     Asked::Confirm(warrant) => {
@@ -359,7 +361,7 @@ impl Core {
 
 /// A step that is asked for. A batch has been looked at already.
 enum Brought {
-    Batch(v1::RestoreBatch),
+    Batch(Box<v1::RestoreBatch>),
     Other(Box<Asked>),
 }
 

@@ -220,7 +220,10 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             | Command::FinishRestore(_)
             | Command::ProvisionSeal(_)
             | Command::DropSeal(_)
-            | Command::ApproveRestore(_),
+            | Command::ApproveRestore(_)
+            | Command::PublishRegion(_)
+            | Command::TrustRegion(_)
+            | Command::DistrustRegion(_),
         ) => {}
         Some(Command::Init(_)) => {}
         None => {}
