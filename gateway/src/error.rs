@@ -271,6 +271,9 @@ impl ApiError {
             "lock-keeps-versions" => Some(Self::InvalidBucketState(
                 "an object lock configuration is present, so versioning stays on",
             )),
+            "dataset-unconfirmed" => Some(Self::InvalidBucketState(
+                "the bucket was restored from a backup and takes no changes until operators confirm it",
+            )),
             "quota-exceeded" => Some(Self::QuotaExceeded),
             "metadata-moved" => Some(Self::OperationAborted),
             "metadata-too-large" => Some(Self::MetadataTooLarge),

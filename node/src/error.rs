@@ -307,7 +307,7 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::DatasetMoved => (Fault::Missing, "dataset-moved"),
         Refusal::DatasetArriving => (Fault::Unavailable, "dataset-arriving"),
         Refusal::DatasetEpochMoved => (Fault::Unavailable, "dataset-epoch-moved"),
-        Refusal::DatasetUnconfirmed => (Fault::Unavailable, "dataset-unconfirmed"),
+        Refusal::DatasetUnconfirmed => (Fault::Precondition, "dataset-unconfirmed"),
         Refusal::DatasetDeparting => (Fault::Precondition, "dataset-departing"),
         Refusal::NotUnderWay => (Fault::Precondition, "not-under-way"),
         Refusal::DepartureMoved => (Fault::Precondition, "departure-moved"),

@@ -136,11 +136,12 @@ impl Failure {
 
 /// What is not there, and states that have to change first, where the SDK says no more than that the caller acts next.
 fn by_reason(reason: &str) -> Option<Fault> {
-    const STATES: [&str; 7] = [
+    const STATES: [&str; 8] = [
         "access-key-disabled",
         "access-key-enabled",
         "access-key-moved",
         "dataset-held",
+        "dataset-unconfirmed",
         "level-too-low",
         "metadata-moved",
         "wrong-key-state",
