@@ -203,7 +203,7 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             }
         },
         Some(Command::AdvanceTime(advance)) => advance.clocks_ms.clear(),
-        // No run draws a change of custody.
+        // No run draws a change of custody, or another region.
         Some(
             Command::BeginCustody(_)
             | Command::ConfirmShare(_)

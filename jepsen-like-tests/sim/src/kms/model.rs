@@ -241,7 +241,7 @@ impl Judging<'_> {
             Command::RecordUnseal(unseal) => {
                 self.unseal(&unseal.replica, &unseal.boot_id, unseal.how)
             }
-            // No run draws a change of custody or a restore: those are tables in kms-state and real replicas in kms.
+            // No run draws a change of custody, a restore or another region: those are tables in kms-state and real replicas.
             Command::BeginCustody(_)
             | Command::ConfirmShare(_)
             | Command::RewrapKeks(_)
