@@ -56,6 +56,7 @@ static TARGETS: &[Target] = &[
     c2sp::TILES,
     region::ENROLMENT_SET,
     region::ENROLMENT_FILE,
+    region::DESCRIPTOR,
     region::CERTIFICATE,
     region::PRIVATE_KEY,
     region::STATUS,

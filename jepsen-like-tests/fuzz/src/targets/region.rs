@@ -6,9 +6,11 @@
 use std::sync::OnceLock;
 
 use prost::Message as _;
+use proto::descriptor::Descriptor;
+use proto::transcript::LABEL_REGION_DESCRIPTOR;
 use proto::v1;
 use tonic::Status;
-use transport::enrolment::{EnrolmentTable, sign_set};
+use transport::enrolment::{EnrolmentTable, sign_set, verify_descriptor};
 use transport::fault::{leader_hint, reason};
 use transport::{Enrolments, Fault, KeyPair, LocalIdentity, PublicKey, RegionCa, RegionTrust};
 
@@ -47,6 +49,26 @@ pub(super) const ENROLMENT_FILE: Target = Target {
     },
     check: enrolment_file,
     seeds: || vec![vec![0, 1, 2], vec![1]],
+};
+
+pub(super) const DESCRIPTOR: Target = Target {
+    name: "region-descriptor",
+    from: Source::Network,
+    parses: &[
+        "proto/src/descriptor.rs: parse",
+        "proto/src/descriptor.rs: from_file",
+        "transport/src/enrolment/trusted.rs: verify_descriptor",
+        "kms/state/src/regions.rs: decode",
+    ],
+    shape: Shape::Message { after: 1 },
+    len_max: 4096,
+    memory: Memory {
+        // As of an enrolment set: what an empty member has on the wire, in both forms.
+        fixed: 2 << 20,
+        per_byte: 512,
+    },
+    check: descriptor,
+    seeds: descriptor_seeds,
 };
 
 pub(super) const CERTIFICATE: Target = Target {
@@ -181,6 +203,90 @@ fn enrolment_seeds() -> Vec<Vec<u8>> {
         of(0, 1),
         of(1, 2),
         [&[1], &later.encode_to_vec()[..]].concat(),
+    ]
+}
+
+/// A descriptor in the region's hand, in a stranger's, and as a file: what is read is what stands there.
+fn descriptor(data: &[u8]) {
+    let Some((how, bytes)) = data.split_first() else {
+        return;
+    };
+    let signed = match how % 3 {
+        0 => signed_descriptor(bytes),
+        1 => v1::SignedRegionDescriptor {
+            signature: vec![*how; 64].into(),
+            ..signed_descriptor(bytes)
+        },
+        _ => {
+            let file = [proto::descriptor::FILE_HEADER, bytes].concat();
+            let Ok(read) = proto::descriptor::from_file(&file) else {
+                return;
+            };
+            assert_eq!(proto::descriptor::to_file(read.signed()), file);
+            read.signed().clone()
+        }
+    };
+    let verified = verify_descriptor(&signed);
+    let Ok(parsed) = Descriptor::parse(&signed) else {
+        assert!(verified.is_err(), "verified, and no descriptor");
+        return;
+    };
+    assert_eq!(
+        parsed.stated().encode_to_vec(),
+        signed.descriptor,
+        "one encoding"
+    );
+    assert!(parsed.may_sign(&signed.signer));
+    assert!(parsed.good_at(parsed.expires()).is_err());
+    for member in parsed.members() {
+        assert_eq!(member.identity.region(), parsed.region());
+        assert_eq!(parsed.by_public_key(&member.public_key), Some(member));
+    }
+    if let Ok(verified) = verified {
+        assert!(how % 3 != 1, "a stranger's signature");
+        assert_eq!(verified.trust().region(), parsed.region());
+    }
+}
+
+fn signed_descriptor(bytes: &[u8]) -> v1::SignedRegionDescriptor {
+    v1::SignedRegionDescriptor {
+        descriptor: bytes.to_vec().into(),
+        signer: kms().public_key().as_spki().to_vec().into(),
+        signature: kms().sign(LABEL_REGION_DESCRIPTOR, bytes).to_vec().into(),
+    }
+}
+
+fn descriptor_seeds() -> Vec<Vec<u8>> {
+    let set = known::set(1);
+    let met = ["/kms/", "/node/", "/gateway/"];
+    let members = set.enrolments.into_iter();
+    let members = members.filter(|one| met.iter().any(|role| one.identity.contains(role)));
+    let origin = format!("{}/main/1", set.region);
+    let stated = v1::RegionDescriptor {
+        format: 1,
+        version: 7,
+        issued_at_ms: known::NOW.0,
+        expires_at_ms: known::NOW.0 + 90 * 24 * 3_600_000,
+        ca_certificate: set.ca_certificate,
+        members: members
+            .map(|one| v1::RegionMember {
+                identity: one.identity,
+                public_key: one.public_key,
+                endpoint: "kms.example:7200".to_owned(),
+            })
+            .collect(),
+        log_key: format!("{origin}+0a0b0c0d+AQ=="),
+        log_origin: origin,
+        witness_policy: b"quorum none\n".to_vec().into(),
+        region: set.region,
+        jurisdiction: set.jurisdiction,
+    };
+    let bytes = stated.encode_to_vec();
+    let signed = signed_descriptor(&bytes).encode_to_vec();
+    vec![
+        [&[0], &bytes[..]].concat(),
+        [&[1], &bytes[..]].concat(),
+        [&[2], &signed[..]].concat(),
     ]
 }
 
