@@ -37,6 +37,9 @@ pub struct RegionEntry {
     /// Seconds of an upload epoch; the nodes' default when absent.
     #[serde(default)]
     pub upload_epoch_seconds: Option<u32>,
+    /// Whether its members listen for other regions.
+    #[serde(default)]
+    pub federated: bool,
     /// Whether the ceremony is done and the groups are founded.
     pub founded: bool,
     /// Its processes.
@@ -92,6 +95,10 @@ pub struct Service {
     /// Where a KMS replica serves the log's checkpoints and hash tiles; empty for a storage node.
     #[serde(default)]
     pub log_http: String,
+    /// Where a KMS replica or a storage node listens for other regions; empty where it does not: a region that is alone
+    /// has nobody to meet.
+    #[serde(default)]
+    pub federation: String,
     /// Its configuration.
     pub config: PathBuf,
     /// Its data.

@@ -256,6 +256,9 @@ pub fn write_config(region: &RegionEntry, service: &Service, admission: Admissio
     if !service.log_http.is_empty() {
         set("log_listen", service.log_http.clone());
     }
+    if !service.federation.is_empty() {
+        set("federation_listen", service.federation.clone());
+    }
     let id = i64::try_from(service.node_id).context("a member id beyond 63 bits")?;
     config.insert("node_id".to_owned(), toml::Value::Integer(id));
     match admission {

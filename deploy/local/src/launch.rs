@@ -80,7 +80,7 @@ impl Local {
         let regions = plan
             .regions
             .iter()
-            .map(|plan| entry(&dir, plan, &*places))
+            .map(|region| entry(&dir, region, plan.regions.len() > 1, &*places))
             .collect::<Result<_>>()?;
         places.settled();
         let contexts = dir.join("contexts.toml");
@@ -445,7 +445,12 @@ fn prefix(kind: Kind) -> &'static str {
     }
 }
 
-fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEntry> {
+fn entry(
+    dir: &Path,
+    plan: &RegionPlan,
+    federated: bool,
+    places: &dyn Places,
+) -> Result<RegionEntry> {
     let mut region = RegionEntry {
         region: plan.region.clone(),
         jurisdiction: plan.jurisdiction.clone(),
@@ -453,6 +458,7 @@ fn entry(dir: &Path, plan: &RegionPlan, places: &dyn Places) -> Result<RegionEnt
         shards: plan.shards,
         shares_needed: plan.custodians.1,
         upload_epoch_seconds: None,
+        federated,
         founded: false,
         services: Vec::new(),
         identities: Vec::new(),
@@ -497,6 +503,11 @@ fn service(
         },
         https: if kind == Kind::Gateway {
             place.https
+        } else {
+            String::new()
+        },
+        federation: if region.federated && kind != Kind::Gateway {
+            place.federation
         } else {
             String::new()
         },

@@ -26,6 +26,8 @@ pub struct Place {
     pub log_http: String,
     /// Where a gateway serves S3 over TLS.
     pub https: String,
+    /// Where a KMS replica or a storage node listens for other regions.
+    pub federation: String,
     /// Its data folder.
     pub data: PathBuf,
 }
@@ -126,6 +128,7 @@ impl Places for Loopback {
             health: self.take()?,
             log_http: self.take()?,
             https: self.take()?,
+            federation: self.take()?,
             data: base.to_owned(),
         })
     }

@@ -203,6 +203,7 @@ mod tests {
             https: String::new(),
             health: String::new(),
             log_http: String::new(),
+            federation: String::new(),
             config: path("n1.toml"),
             data: path("data"),
             log: path("n1.log"),

@@ -22,9 +22,14 @@ pub(crate) struct Reduit {
 impl Reduit {
     /// For the region `ch-zrh`.
     pub(crate) fn new(local: &Local) -> Result<Self> {
-        let folder = local.federation.dir.join("people");
+        Self::of(local, "ch-zrh")
+    }
+
+    /// For another one.
+    pub(crate) fn of(local: &Local, region: &str) -> Result<Self> {
+        let folder = local.federation.dir.join("people").join(region);
         std::fs::create_dir_all(&folder)?;
-        let region = local.federation.region("ch-zrh")?;
+        let region = local.federation.region(region)?;
         let people = OPERATORS.into_iter().chain(CLIENTS).chain([AUDITOR]);
         let mut file = client::ContextFile::default();
         for name in people {
