@@ -136,17 +136,21 @@ impl Failure {
 
 /// What is not there, and states that have to change first, where the SDK says no more than that the caller acts next.
 fn by_reason(reason: &str) -> Option<Fault> {
-    const STATES: [&str; 8] = [
+    const STATES: [&str; 11] = [
         "access-key-disabled",
         "access-key-enabled",
         "access-key-moved",
         "dataset-held",
         "dataset-unconfirmed",
+        "descriptor-expired",
+        "descriptor-older",
         "level-too-low",
         "metadata-moved",
+        "too-many-regions",
         "wrong-key-state",
     ];
     match reason {
+        "region-not-trusted" => Some(Fault::Missing),
         missing if missing.starts_with("no-such-") => Some(Fault::Missing),
         state if STATES.contains(&state) => Some(Fault::Precondition),
         _ => None,

@@ -86,10 +86,7 @@ async fn fill_northwatch(region: &Region) -> Result<()> {
         enabled: true,
         ..LifecycleRule::default()
     };
-    let rules = Lifecycle {
-        rules: vec![rule],
-        ..dataset.lifecycle().await?
-    };
+    let rules = Lifecycle { rules: vec![rule] };
     Ok(dataset.set_lifecycle(&rules).await?)
 }
 
