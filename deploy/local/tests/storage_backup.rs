@@ -4,7 +4,6 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use client::{
 };
 use common::grants::grant;
 use common::reduit::Reduit;
-use common::{binaries, contains, key, region_as, with_region};
+use common::{contains, key, region_as, with_region};
 use local::files::{CLIENTS, OPERATORS};
 use local::{Local, ceremony};
 use proto::v1;
@@ -471,11 +470,12 @@ fn a_backup_that_was_killed_goes_on_where_it_was() {
                 .await?;
         }
         let blocks = reduit.folder.join("k/blocks");
+        let words = ["backup", "create", "--to", "k", "--operator", OPERATORS[0]];
         let mut killed = 0;
         ceremony::until(
             "the grant is known, and a backup is at its blocks",
             async || {
-                let mut child = started(&reduit, local)?;
+                let mut child = reduit.started(BACKER, &words)?;
                 loop {
                     let count = files(&blocks, false)?.len();
                     if count > 5 {
@@ -532,18 +532,4 @@ fn files(folder: &Path, unfinished: bool) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(found)
-}
-
-fn started(reduit: &Reduit, local: &Local) -> Result<std::process::Child> {
-    let mut command = Command::new(binaries().context("the binaries")?.join("reduit"));
-    command.current_dir(&reduit.folder).env_clear();
-    command
-        .arg("--config")
-        .arg(local.federation.dir.join("people/contexts.toml"));
-    command.args(["--context", BACKER, "backup", "create", "--to", "k"]);
-    command.args(["--operator", OPERATORS[0]]);
-    Ok(command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?)
 }

@@ -8,7 +8,6 @@ mod common;
 mod content;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +15,7 @@ use client::storage_backup::{BACKUP, RESTORE};
 use client::{Precondition, PutOptions};
 use common::grants::grant;
 use common::reduit::Reduit;
-use common::{binaries, key, region_as, with_region};
+use common::{key, region_as, with_region};
 use content::{DATASETS, all_seen, create, fill, same, seen};
 use local::files::{CLIENTS, OPERATORS};
 use local::{Local, ceremony};
@@ -279,7 +278,10 @@ fn a_restore_that_was_killed_goes_on_and_one_that_is_given_up_frees_the_name() {
         allowed(&reduit, "backup ask-restore --from b", "r")?;
 
         let standing = "backup standing --warrant r.warrant";
-        let mut child = started(&reduit, local)?;
+        let mut child = reduit.started(
+            RESTORER,
+            &words("backup restore --from b --warrant r.warrant"),
+        )?;
         let found = loop {
             let now = json(&reduit, RESTORER, standing)?;
             if now["taken"].as_u64().is_some_and(|taken| taken > 0) {
@@ -336,18 +338,4 @@ fn a_restore_that_was_killed_goes_on_and_one_that_is_given_up_frees_the_name() {
         other.put(&key("a"), BODY, &PutOptions::default()).await?;
         Ok(())
     });
-}
-
-fn started(reduit: &Reduit, local: &Local) -> Result<std::process::Child> {
-    let mut command = Command::new(binaries().context("the binaries")?.join("reduit"));
-    command.current_dir(&reduit.folder).env_clear();
-    command
-        .arg("--config")
-        .arg(local.federation.dir.join("people/contexts.toml"));
-    command.args(["--context", RESTORER]);
-    command.args(words("backup restore --from b --warrant r.warrant"));
-    Ok(command
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?)
 }

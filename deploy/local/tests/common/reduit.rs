@@ -1,7 +1,7 @@
 //! The `reduit` command as each person of a region runs it.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use local::Local;
@@ -47,13 +47,25 @@ impl Reduit {
     }
 
     /// As `who`, with its own environment and nothing of this process's.
-    pub(crate) fn run(&self, who: &str, words: &[&str]) -> Result<Output> {
+    fn command(&self, who: &str, words: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.current_dir(&self.folder).env_clear();
         command.envs(self.environment.iter().cloned());
         command.arg("--config").arg(&self.contexts);
         command.args(["--context", who]).args(words);
-        Ok(command.output()?)
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self, who: &str, words: &[&str]) -> Result<Output> {
+        Ok(self.command(who, words).output()?)
+    }
+
+    /// Starts it, to be killed; what it says is not kept.
+    pub(crate) fn started(&self, who: &str, words: &[&str]) -> Result<Child> {
+        let mut command = self.command(who, words);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(command.spawn()?)
     }
 
     /// What it printed; it has to succeed.
