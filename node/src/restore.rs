@@ -305,12 +305,16 @@ impl Core {
         if !same {
             return Err(WarrantError::OtherBackup.into());
         }
-        let named = read::dataset(state, id).is_some_and(|held| held.name == warranted.target.name);
-        if !named {
+        let target = &warranted.target;
+        let dataset = read::dataset(state, id).unwrap_or_default();
+        if dataset.name != target.name {
             return Err(WarrantError::OtherName.into());
         }
+        if dataset.epoch != target.epoch {
+            return Err(WarrantError::OtherEpoch.into());
+        }
         Ok(v1::RestoreConfirm {
-            epoch: warranted.target.epoch,
+            epoch: target.epoch,
             approvals: Some(warranted.approvals),
         })
     }

@@ -47,6 +47,9 @@ pub enum WarrantError {
     /// The backup is of another key than the KMS has.
     #[error("the kms has another key for this dataset than the backup")]
     OtherKey,
+    /// It is of another epoch of the dataset.
+    #[error("it confirms the dataset in another epoch than the one in which it stands")]
+    OtherEpoch,
     /// It is of another backup than what stands here.
     #[error("what stands here was restored from another backup")]
     OtherBackup,
@@ -62,6 +65,7 @@ impl Faulty for WarrantError {
             | Self::OtherDataset
             | Self::OtherName
             | Self::OtherKey
+            | Self::OtherEpoch
             | Self::OtherBackup => Fault::Denied,
         }
     }
@@ -77,6 +81,7 @@ impl Faulty for WarrantError {
             Self::OtherDataset => "warrant-other-dataset",
             Self::OtherName => "warrant-other-name",
             Self::OtherKey => "warrant-other-key",
+            Self::OtherEpoch => "warrant-other-epoch",
             Self::OtherBackup => "warrant-other-backup",
         }
     }

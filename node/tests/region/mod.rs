@@ -414,6 +414,17 @@ impl Region {
         }
     }
 
+    /// A warrant for a restore, as the KMS signs it.
+    pub fn sign_warrant(&self, signer: &str, body: &v1::RestoreWarrantBody) -> v1::RestoreWarrant {
+        let (signer, body) = (&self.identities[signer], body.encode_to_vec());
+        let signature = signer.sign(transcript::LABEL_RESTORE_WARRANT, &body);
+        v1::RestoreWarrant {
+            body: body.into(),
+            signer: Bytes::copy_from_slice(signer.public_key().as_spki()),
+            signature: Bytes::copy_from_slice(&signature),
+        }
+    }
+
     pub async fn register(&self, holder: &str, lease: [u8; 16]) -> Result<v1::Done, Status> {
         let token = self.token(holder, lease, |_| {});
         self.register_token(holder, token).await
