@@ -104,7 +104,7 @@ impl TryFrom<&[u8]> for HpkePublicKey {
 
 /// A private X-Wing key. Its 32-byte seed lies in locked memory and is expanded only while it is
 /// used.
-pub struct HpkePrivateKey(KeySlot);
+pub struct HpkePrivateKey(pub(crate) KeySlot);
 
 impl HpkePrivateKey {
     /// A new key.

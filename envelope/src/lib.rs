@@ -79,6 +79,12 @@
 //!     let _ = session.send_lease(kek, b"");
 //! }
 //! ```
+//! ```compile_fail
+//! // No lease key crosses to another region: what is handed over opens one object version.
+//! fn exports(batch: &envelope::HandOverSender, lease: &envelope::LeaseKey) {
+//!     let _ = batch.send(lease, b"");
+//! }
+//! ```
 
 #[cfg(all(feature = "danger_scannable_keys", not(debug_assertions)))]
 compile_error!(
@@ -98,6 +104,7 @@ mod context;
 mod encode;
 #[cfg(feature = "danger_scannable_keys")]
 pub mod fingerprints;
+mod hand_over;
 mod hpke_key;
 mod kdf;
 mod keys;
@@ -119,6 +126,7 @@ pub use cobblestone::{
 pub use context::{
     DekSalt, MetadataContext, NameCommitment, NameSalt, ObjectContext, PartNumber, Suite,
 };
+pub use hand_over::{HandOverKey, HandOverReceiver, HandOverSender, hand_over};
 pub use hpke_key::{
     HPKE_OVERHEAD_BYTES, HpkeError, HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_open, hpke_seal,
 };

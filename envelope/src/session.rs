@@ -118,22 +118,31 @@ impl SessionOffer {
         encapsulated: &Encapsulated,
         info: &SessionInfo,
     ) -> Result<SessionReceiver, SessionError> {
-        let encapsulated = <HpkeKem as Kem>::EncappedKey::from_bytes(&encapsulated.0[..])
-            .map_err(|_| SessionError::NotAuthentic)?;
-        let key = KeySlot::try_new(|slot| {
-            self.0.with_expanded(|private| {
-                setup_receiver::<HpkeAead, HpkeKdf, HpkeKem>(
-                    &OpModeR::Base,
-                    private,
-                    &encapsulated,
-                    &info.0,
-                )
-                .and_then(|context| context.export(LABEL_SESSION_EXPORT, slot))
-                .map_err(|_| SessionError::NotAuthentic)
-            })
-        })?;
-        Ok(SessionReceiver { key })
+        receiver(&self.0, encapsulated, info)
     }
+}
+
+/// The receiving side of an exchange with this private key.
+pub(crate) fn receiver(
+    private: &HpkePrivateKey,
+    encapsulated: &Encapsulated,
+    info: &SessionInfo,
+) -> Result<SessionReceiver, SessionError> {
+    let encapsulated = <HpkeKem as Kem>::EncappedKey::from_bytes(&encapsulated.0[..])
+        .map_err(|_| SessionError::NotAuthentic)?;
+    let key = KeySlot::try_new(|slot| {
+        private.with_expanded(|private| {
+            setup_receiver::<HpkeAead, HpkeKdf, HpkeKem>(
+                &OpModeR::Base,
+                private,
+                &encapsulated,
+                &info.0,
+            )
+            .and_then(|context| context.export(LABEL_SESSION_EXPORT, slot))
+            .map_err(|_| SessionError::NotAuthentic)
+        })
+    })?;
+    Ok(SessionReceiver { key })
 }
 
 /// Answers an offer.

@@ -5,13 +5,15 @@
 //! is committed to. Refuses a format version, suite or key type it does not know, a header that was
 //! changed, and a wrapped key of one type where another is expected.
 
-use proto::ids::{AccessKeyId, DatasetId, KekId, KekVersion, LeaseId, RegionId};
+use proto::ids::{AccessKeyId, DatasetId, HandOverKeyId, KekId, KekVersion, LeaseId, RegionId};
 
 use crate::KeyError;
 use crate::access_secret::AccessSecret;
 use crate::cobblestone::{HEADER_BYTES, TAG_BYTES, open_short, seal_short};
 use crate::context::{LABEL_WRAP, Suite};
 use crate::encode::{Malformed, Reader, put_field};
+use crate::hand_over::HandOverKey;
+use crate::hpke_key::HpkePrivateKey;
 use crate::keys::{Kek, KeySlot, LeaseKey, MetadataKey, RootKey};
 
 const FORMAT: u8 = 1;
@@ -29,6 +31,8 @@ pub enum KeyType {
     Metadata = 3,
     /// The secret of an access key, wrapped under the root key.
     AccessSecret = 4,
+    /// The private half of a hand-over key, wrapped under the root key.
+    HandOver = 5,
 }
 
 /// What is said in the clear, and authenticated, about a wrapped key.
@@ -40,10 +44,11 @@ pub struct WrapHeader {
     pub key_type: KeyType,
     /// The region the key lives in.
     pub region: RegionId,
-    /// KEK id, lease id, the dataset id of a metadata key, or the bits of an access key's id (big-endian).
+    /// KEK id, lease id, the dataset id of a metadata key, the bits of an access key's id (big-endian), or a hand-over key's
+    /// id.
     pub id: [u8; 16],
-    /// KEK: its version. Lease key: the version of the KEK around it. Metadata key: its version. Access secret: the epoch
-    /// of the root key around it.
+    /// KEK: its version. Lease key: the version of the KEK around it. Metadata key: its version. Access secret and hand-over
+    /// key: the epoch of the root key around it.
     pub version: u32,
 }
 
@@ -132,6 +137,7 @@ impl Wrapped {
             2 => KeyType::Lease,
             3 => KeyType::Metadata,
             4 => KeyType::AccessSecret,
+            5 => KeyType::HandOver,
             other => return Err(WrappedError::UnknownType(other)),
         };
         let region = std::str::from_utf8(reader.field()?).map_err(|_| WrappedError::Malformed)?;
@@ -212,6 +218,32 @@ impl RootKey {
             region,
             id: AccessKeyId::from_bits(u128::from_be_bytes(id)),
             key,
+        })
+    }
+
+    /// Wraps the private half of a hand-over key for KMS state.
+    pub fn wrap_hand_over(&self, hand_over: &HandOverKey) -> Result<Wrapped, KeyError> {
+        let (region, id) = (&hand_over.region, &hand_over.id.0);
+        let header = WrapHeader::new(KeyType::HandOver, region, id, self.epoch.0);
+        wrap(&self.key, header, &hand_over.key.0)
+    }
+
+    /// Unwraps the private half of a hand-over key.
+    pub fn unwrap_hand_over(&self, wrapped: &Wrapped) -> Result<HandOverKey, UnwrapError> {
+        let key = unwrap(&self.key, wrapped, KeyType::HandOver)?;
+        let WrapHeader {
+            region,
+            id,
+            version,
+            ..
+        } = wrapped.header.clone();
+        if version != self.epoch.0 {
+            return Err(UnwrapError::NotAuthentic);
+        }
+        Ok(HandOverKey {
+            region,
+            id: HandOverKeyId(id),
+            key: HpkePrivateKey(key),
         })
     }
 }

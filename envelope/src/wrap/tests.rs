@@ -67,6 +67,31 @@ fn every_key_comes_back_as_it_went() {
     );
 }
 
+#[test]
+fn a_hand_over_key_comes_back_as_it_went_under_the_root_key_of_its_epoch_alone() {
+    let root = RootKey::generate(RootEpoch(3)).expect("room");
+    let key = HandOverKey::generate(region(), HandOverKeyId([4; 16])).expect("room");
+    let wrapped = root.wrap_hand_over(&key).expect("wraps");
+    assert_eq!(wrapped.header().version, 3, "the epoch of the root key");
+    let again = root
+        .unwrap_hand_over(&Wrapped::from_bytes(&wrapped.to_bytes()).expect("parses"))
+        .expect("unwraps");
+    assert!(again.public() == key.public());
+    assert_eq!((again.id(), again.region()), (key.id(), &region()));
+    let next = RootKey::generate(RootEpoch(4)).expect("room");
+    let refused = Some(UnwrapError::NotAuthentic);
+    assert_eq!(next.unwrap_hand_over(&wrapped).err(), refused);
+    // Nor is it taken for a KEK, whose header may say the same of itself.
+    assert_eq!(root.unwrap_kek(&wrapped).err(), refused);
+    let mut bent = wrapped;
+    bent.header.key_type = KeyType::Kek;
+    assert_eq!(root.unwrap_kek(&bent).err(), refused);
+    let kek = Kek::generate(region(), KekId([4; 16]), KekVersion(3)).expect("room");
+    let mut kek = root.wrap_kek(&kek).expect("wraps");
+    kek.header.key_type = KeyType::HandOver;
+    assert_eq!(root.unwrap_hand_over(&kek).err(), refused);
+}
+
 /// Both lie under the root key, and their ids may be the same bytes.
 #[test]
 fn a_kek_and_a_secret_are_not_taken_for_each_other() {
@@ -200,7 +225,7 @@ fn unknown_formats_suites_and_types_fail_closed() {
     };
     assert_eq!(with(0, 2), WrappedError::UnknownFormat(2));
     assert_eq!(with(1, 2), WrappedError::UnknownSuite(2));
-    assert_eq!(with(2, 5), WrappedError::UnknownType(5));
+    assert_eq!(with(2, 6), WrappedError::UnknownType(6));
     assert_eq!(with(2, 0), WrappedError::UnknownType(0));
     assert_eq!(with(4, 200), WrappedError::Malformed);
     assert_eq!(with(5, b'C'), WrappedError::Malformed, "not a region");
