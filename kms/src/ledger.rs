@@ -250,6 +250,29 @@ fn refusal_text(reason: v1::KmsRefusal) -> String {
             "an alias is another key's: take it from that one first (reduit key label --remove-alias)"
         }
         R::OtherKey => "the requester or an approver has another key here than in the backup",
+        R::NoSuchRelocation => {
+            "nothing is granted to that relocation of the dataset, and no key was made for it"
+        }
+        R::HandOverNotOpen => {
+            "the relocation is granted no keys now: its dataset is fenced, or the grant is closed"
+        }
+        R::HandOverClosed => {
+            "the relocation's grant of keys is closed for good: begin a new relocation"
+        }
+        R::OtherHandOver => {
+            "the relocation is granted to another region, dataset or hand-over key: begin one under another id"
+        }
+        R::OtherFence => "that fence of the dataset is over, or another one stands",
+        R::RelocationUnderWay => {
+            "a relocation is granted the dataset's keys: close its grant first, or shred the key by its evidence"
+        }
+        R::NotMoved => "the dataset's own shard does not say that it moved",
+        R::NotServed => {
+            "no majority of the destination's replicas says that it serves just what moved, by a descriptor as new as \
+             the one that was approved"
+        }
+        R::StillGranted => "keys may still be released to the relocation: pause or close its grant",
+        R::HandOverEnded => "the relocation's hand-over key is destroyed: begin a new relocation",
         R::Gap => "leaves are lost, and no witness policy for the log's next origin was given",
         R::LocksOut => "too few operators or replicas would be left to change anything",
         other => {

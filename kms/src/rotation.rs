@@ -404,6 +404,7 @@ impl Core {
                 set_id,
                 keks,
                 secrets,
+                ..v1::RewrapKeks::default()
             });
             self.ledger
                 .command::<CommitError>(self.identity(), self.deadline(), |_| {

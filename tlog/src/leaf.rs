@@ -117,6 +117,20 @@ pub enum Kind {
     AccessKeyDeleted,
     /// A gateway was given an access key's secret.
     AccessSecret,
+    /// Keys of a dataset may be handed over to another region, for one relocation.
+    HandOverGranted,
+    /// None are while a fence of the dataset stands.
+    HandOverPaused,
+    /// They may be again: that fence was reverted.
+    HandOverResumed,
+    /// None are ever again, for that relocation.
+    HandOverClosed,
+    /// A key was made that another region's keys are received under, for one relocation.
+    HandOverKeyCreated,
+    /// It was destroyed.
+    HandOverKeyDestroyed,
+    /// Keys that another region handed over were opened, and given to a gateway that moves what they open.
+    HandOverOpened,
     /// The region said something new of itself to its peers.
     RegionPublished,
     /// People trusted another region, by its descriptor's fingerprint.

@@ -14,8 +14,8 @@ use proto::v1::{KmsAnswer, KmsCommand, KmsDone, kms_answer};
 use crate::append::{Applying, done};
 use crate::refusal::Refusal;
 use crate::{
-    access_keys, backup, custody, destroy, erase, keys, labels, members, policy, read, records,
-    regions, restore, restores, rotation, time, witnesses,
+    access_keys, backup, custody, destroy, erase, hand_over, keys, labels, members, policy, read,
+    records, regions, restore, restores, rotation, time, witnesses,
 };
 
 /// The highest feature level this build understands.
@@ -68,6 +68,10 @@ pub const LEVEL_DATASET_RESTORES: FeatureLevel = FeatureLevel(10);
 /// From this level on a leader may propose [`Command::PublishRegion`], [`Command::TrustRegion`] and
 /// [`Command::DistrustRegion`]: builds below stop at them.
 pub const LEVEL_REGIONS: FeatureLevel = FeatureLevel(10);
+
+/// From this level on a leader may propose what belongs to relocations: builds below stop at it, and this one refuses it
+/// below.
+pub const LEVEL_RELOCATION: FeatureLevel = FeatureLevel(10);
 
 /// From this level on a leader may propose what belongs to backups: builds below stop at it.
 pub const LEVEL_RESTORE: FeatureLevel = FeatureLevel(4);
@@ -212,6 +216,11 @@ fn dispatch(applying: &mut Applying<'_>, body: &Command) -> Result<KmsAnswer, St
         Command::SetAccessKeyState(set) => access_keys::set_state(applying, set)?,
         Command::DeleteAccessKey(delete) => access_keys::delete(applying, delete)?,
         Command::ApproveRestore(approve) => restores::approve(applying, approve)?,
+        Command::GrantHandOver(grant) => hand_over::grant(applying, grant)?,
+        Command::SetHandOver(set) => hand_over::set(applying, set)?,
+        Command::ShredKey(shred) => hand_over::shred(applying, shred)?,
+        Command::CreateHandOverKey(create) => hand_over::create(applying, create)?,
+        Command::EndHandOverKey(end) => hand_over::end(applying, end)?,
         Command::PublishRegion(publish) => regions::publish(applying, publish)?,
         Command::TrustRegion(trust) => regions::trust(applying, trust)?,
         Command::DistrustRegion(distrust) => regions::distrust(applying, distrust)?,

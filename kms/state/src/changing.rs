@@ -9,7 +9,7 @@ use proto::ids::DatasetId;
 use proto::v1::kms_command::Command;
 use proto::v1::{
     ChangeKeyState, Claim, EndKekVersions, KekRecord, KmsDone, LabelKey, PlanKeyRotation,
-    RaiseMinVersion, RotateKek,
+    RaiseMinVersion, RotateKek, ShredKey,
 };
 use serde::Serialize;
 use tlog::{Kind, Purpose};
@@ -63,6 +63,7 @@ changes_key! {
     RaiseMinVersion {}
     EndKekVersions { metadata_keys }
     LabelKey {}
+    ShredKey {}
 }
 
 /// A change that was not made before, of a key that has not moved.

@@ -55,6 +55,8 @@ pub(crate) struct SplitDetails {
     keks: u64,
     #[serde(skip_serializing_if = "is_zero")]
     access_keys: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    hand_over_keys: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     without_token: bool,
 }
@@ -72,6 +74,7 @@ impl SplitDetails {
             log_key: plan.log_key.clone(),
             keks: rewrapped.keks,
             access_keys: rewrapped.secrets,
+            hand_over_keys: rewrapped.hand_overs,
             without_token: false,
         }
     }

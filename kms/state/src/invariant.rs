@@ -3,6 +3,7 @@
 //! Owns the checks; they read everything and are slow. Refuses: to repair.
 
 mod access_keys;
+mod hand_over;
 mod regions;
 mod restores;
 
@@ -18,6 +19,7 @@ use proto::v1::{
 use tlog::{Frontier, Hash, Leaf, Openings, StoredAt};
 
 pub use access_keys::invariant_access_keys_are_in_order;
+pub use hand_over::invariant_hand_overs_are_in_order;
 pub use regions::invariant_regions_are_in_order;
 pub use restores::invariant_restores_are_on_record;
 
@@ -77,6 +79,7 @@ pub fn all(state: &dyn Reader) -> Checked {
     invariant_authority_parses(state)?;
     invariant_access_keys_are_in_order(state)?;
     invariant_restores_are_on_record(state)?;
+    invariant_hand_overs_are_in_order(state)?;
     invariant_regions_are_in_order(state)?;
     invariant_witness_policy_parses(state)?;
     invariant_custody_is_whole(state)?;
@@ -485,6 +488,7 @@ pub fn invariant_only_grows(before: &dyn Reader, after: &dyn Reader) -> Checked 
         hold(grown, NAME, || format!("the key of {dataset}"))?;
     }
     access_keys::only_grow(before, after, NAME)?;
+    hand_over::only_grow(before, after, NAME)?;
     regions::only_grow(before, after, NAME)?;
     let (old, new) = (stored_leaves(before), stored_leaves(after));
     hold(new.starts_with(&old), NAME, || {

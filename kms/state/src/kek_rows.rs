@@ -18,13 +18,15 @@ pub const WRAPPED_ROW_BYTES_MAX: usize = 512;
 const GROWS_MAX: usize = 32;
 
 /// The tables whose rows hold wrapped keys.
-pub fn wrapped_ranges() -> [std::ops::Range<Vec<u8>>; 5] {
+pub fn wrapped_ranges() -> [std::ops::Range<Vec<u8>>; 7] {
     [
         layout::KEKS,
         layout::WRAPPED,
         layout::REWRAPPED,
         layout::ACCESS_SECRETS,
         layout::REWRAPPED_SECRETS,
+        layout::HAND_OVER_PRIVATES,
+        layout::REWRAPPED_HAND_OVERS,
     ]
     .map(|table| vec![table]..vec![table + 1])
 }

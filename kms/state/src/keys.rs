@@ -7,7 +7,7 @@
 use std::ops::{ControlFlow, RangeInclusive};
 
 use proto::danger::{Switch, broken};
-use proto::ids::{DatasetId, Identity, Role};
+use proto::ids::{DatasetId, Identity, Role, UnixMs};
 use proto::v1::{
     ChangeKeyState, Claim, ConfirmShard, CreateKek, KekRecord, KekVersionRecord, KeyState, KmsDone,
     RegisterShard, RotateKek,
@@ -154,16 +154,17 @@ pub(crate) fn change_state(
     if target == KeyState::Destroyed && applying.now.0 < key.destroy_after_ms {
         return Err(Refusal::WrongState.into());
     }
+    // A relocation's own way to the end takes evidence: this one takes its grant to be closed.
+    if target == KeyState::PendingDestruction && !key.relocation_id.is_empty() {
+        return Err(Refusal::RelocationUnderWay.into());
+    }
     if destroys {
         let authority = applying.authority()?;
         let approved = applying.approvals(&authority, authority.approvals_min())?;
         applying.use_approvals(&approved, private);
     }
     match target {
-        KeyState::PendingDestruction => {
-            key.state_before_destruction = key.state;
-            key.destroy_after_ms = applying.now.0 + u64::from(days) * DAY_MS;
-        }
+        KeyState::PendingDestruction => pend(key, days, applying.now),
         _ => key.destroy_after_ms = 0,
     }
     if target == KeyState::Destroyed {
@@ -172,6 +173,13 @@ pub(crate) fn change_state(
     }
     key.set_state(target);
     Ok(changing.finish(applying, kind, KeyDetails::of))
+}
+
+/// Has a key wait for its destruction.
+pub(crate) fn pend(key: &mut KekRecord, days: u32, now: UnixMs) {
+    key.state_before_destruction = key.state;
+    key.destroy_after_ms = now.0 + u64::from(days) * DAY_MS;
+    key.set_state(KeyState::PendingDestruction);
 }
 
 /// Which kind of event leads from a key's state to `target`, where any does.

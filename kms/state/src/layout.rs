@@ -2,7 +2,7 @@
 //!
 //! Owns the key bytes, which are a disk format. Refuses: reuse of a table's byte for another meaning.
 
-use proto::ids::{AccessKeyId, DatasetId, LeaseId, NodeId, RegionId, Role, UnixMs};
+use proto::ids::{AccessKeyId, DatasetId, LeaseId, NodeId, RegionId, RelocationId, Role, UnixMs};
 use tlog::StoredAt;
 
 /// The region's record ([`proto::v1::KmsRegion`]).
@@ -78,6 +78,16 @@ pub const REWRAPPED_SECRETS: u8 = b'n';
 
 /// Table of restores of datasets that were approved, by request id ([`proto::v1::ApprovedRestore`]).
 pub const APPROVED_RESTORES: u8 = b'j';
+
+/// Table of a source's grants by relocation ([`proto::v1::HandOverGrantRecord`]), kept for ever.
+pub const HAND_OVER_GRANTS: u8 = b'g';
+/// Table of a destination's hand-over keys by relocation ([`proto::v1::HandOverKeyRecord`]), kept for ever.
+pub const HAND_OVER_KEYS: u8 = b'f';
+/// Table of wrapped private halves of hand-over keys by relocation, one for each that is not destroyed.
+pub const HAND_OVER_PRIVATES: u8 = b't';
+/// Table of private halves wrapped under the root key under way, by relocation.
+pub const REWRAPPED_HAND_OVERS: u8 = b'u';
+
 /// Table of regions by id, the own one included ([`proto::v1::RegionRecord`]). Kept for ever: versions never go back.
 pub const REGIONS: u8 = b'r';
 
@@ -132,6 +142,26 @@ pub fn access_secret(id: &AccessKeyId) -> Vec<u8> {
 /// Key of a secret wrapped under the root key under way.
 pub fn rewrapped_secret(id: &AccessKeyId) -> Vec<u8> {
     joined(REWRAPPED_SECRETS, &[id.as_str().as_bytes()])
+}
+
+/// Key of what a source has granted to a relocation.
+pub fn hand_over_grant(relocation: &RelocationId) -> Vec<u8> {
+    joined(HAND_OVER_GRANTS, &[&relocation.0])
+}
+
+/// Key of a destination's hand-over key for a relocation.
+pub fn hand_over_key(relocation: &RelocationId) -> Vec<u8> {
+    joined(HAND_OVER_KEYS, &[&relocation.0])
+}
+
+/// Key of its wrapped private half.
+pub fn hand_over_private(relocation: &RelocationId) -> Vec<u8> {
+    joined(HAND_OVER_PRIVATES, &[&relocation.0])
+}
+
+/// Key of that half wrapped under the root key under way.
+pub fn rewrapped_hand_over(relocation: &RelocationId) -> Vec<u8> {
+    joined(REWRAPPED_HAND_OVERS, &[&relocation.0])
 }
 
 /// Key of a region.

@@ -17,6 +17,7 @@ mod changing;
 mod custody;
 mod destroy;
 mod erase;
+mod hand_over;
 mod impact;
 pub mod invariant;
 mod kek_rows;
@@ -45,8 +46,8 @@ pub use access_keys::{
 pub use apply::{
     At, LEVEL_ACCESS_KEYS, LEVEL_CUSTODY, LEVEL_DATASET_RESTORES, LEVEL_DESTRUCTION, LEVEL_ERASE,
     LEVEL_KEPT_OPENINGS, LEVEL_LABELS, LEVEL_MAX, LEVEL_POLICY, LEVEL_QUEUE_HEADS, LEVEL_REGIONS,
-    LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS, LEVEL_SHARED_LEAVES, LEVEL_WITNESSES,
-    UnknownCommand, apply,
+    LEVEL_RELOCATION, LEVEL_RESEAL, LEVEL_RESTORE, LEVEL_ROTATION, LEVEL_SEALS,
+    LEVEL_SHARED_LEAVES, LEVEL_WITNESSES, UnknownCommand, apply,
 };
 pub use approvals::APPROVALS_MAX;
 pub use authority::{
@@ -57,6 +58,10 @@ pub use custody::rewrap::{REWRAP_MAX, not_rewrapped};
 pub use custody::token::{TOKEN_SEALS_MAX, token_seal, token_seals};
 pub use custody::{CUSTODIANS_MAX, custody, custody_version, recoverable_under, set_id};
 pub use erase::{EraseDue, erase_due, erased_through, not_erased, not_erased_at_all};
+pub use hand_over::{
+    HAND_OVER_KEY_BYTES, RELOCATION, hand_over_grant, hand_over_grants, hand_over_key,
+    hand_over_keys, hand_over_keys_not_rewrapped, hand_over_private,
+};
 pub use impact::{last_use, live_leases};
 pub use kek_rows::{WRAPPED_ROW_BYTES_MAX, wrapped_ranges};
 pub use keys::{DESTRUCTION_DAYS, KEK_VERSIONS_MAX, WRAPPED_BYTES};

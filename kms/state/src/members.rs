@@ -364,14 +364,35 @@ impl DualControlled {
 
     /// The change's leaf, with the approvals used up. The caller has stored the change.
     pub(crate) fn record(
-        mut self,
+        self,
         applying: &mut Applying<'_>,
         kind: Kind,
         shown: &impl Serialize,
     ) -> KmsDone {
+        self.logged(applying, kind, None, shown)
+    }
+
+    /// As [`Self::record`], in the chain of a dataset's leaves: the caller stores the key's record afterwards.
+    pub(crate) fn record_of(
+        self,
+        applying: &mut Applying<'_>,
+        kind: Kind,
+        key: &mut KekRecord,
+        shown: &impl Serialize,
+    ) -> KmsDone {
+        self.logged(applying, kind, Some(key), shown)
+    }
+
+    fn logged(
+        mut self,
+        applying: &mut Applying<'_>,
+        kind: Kind,
+        key: Option<&mut KekRecord>,
+        shown: &impl Serialize,
+    ) -> KmsDone {
         details(&mut self.private, shown);
         applying.use_approvals(&self.approved, &mut self.private);
-        let leaf = applying.append(kind, self.purpose, None, self.private);
+        let leaf = applying.append(kind, self.purpose, key, self.private);
         KmsDone {
             leaf_index: leaf.index.0,
             ..applying.answer()

@@ -27,6 +27,7 @@ use crate::read;
 use crate::refusal::Refusal;
 use crate::requests::Request;
 
+mod hand_over;
 mod opens;
 
 use opens::{Opened, Waiting};
@@ -71,6 +72,12 @@ pub(crate) fn batch(applying: &mut Applying<'_>, batch: &RecordBatch) -> Result<
             // Of no dataset, so of no key's chain.
             Some(Use::AccessKey(asked)) => {
                 access_keys::issue(applying, record, asked, &region).map(Some)
+            }
+            Some(Use::HandOver(asked)) => {
+                hand_over::release(applying, &mut key, record, asked).map(Some)
+            }
+            Some(Use::HandedOver(asked)) => {
+                hand_over::receive(applying, &mut key, record, asked, &region).map(Some)
             }
             _ => one(
                 applying,
@@ -312,7 +319,9 @@ fn check(
             What::Lease(Kind::MetadataLease, lease(issue, usable)?)
         }
         Use::Opens(opens) => What::Opens(Opened::check(key, opens, region, claim)?),
-        Use::AccessKey(_) => return Err(Refusal::Malformed("kind")),
+        Use::AccessKey(_) | Use::HandOver(_) | Use::HandedOver(_) => {
+            return Err(Refusal::Malformed("kind"));
+        }
     };
     Ok(Checked {
         request: Request::look(applying, request_id, request_hash(record)),

@@ -147,6 +147,36 @@ pub enum Refusal {
     /// An alias leads to one key.
     #[error("an alias is another key's")]
     AliasTaken,
+    /// Nothing is granted to that relocation of the dataset, or no key made for it.
+    #[error("there is no such relocation of the dataset")]
+    NoSuchRelocation,
+    /// Paused under a fence, or closed.
+    #[error("the relocation is granted no keys now")]
+    HandOverNotOpen,
+    /// For ever.
+    #[error("the relocation's grant of keys is closed")]
+    HandOverClosed,
+    /// One relocation has one destination and one key.
+    #[error("the relocation is granted to another region or hand-over key")]
+    OtherHandOver,
+    /// What is said of a fence is late.
+    #[error("that fence is over, or another one stands")]
+    OtherFence,
+    /// A key is granted to one relocation, and not destroyed while it is.
+    #[error("a relocation of the dataset is granted its keys")]
+    RelocationUnderWay,
+    /// One side of the evidence.
+    #[error("the own shard does not say that the dataset moved")]
+    NotMoved,
+    /// The other one.
+    #[error("no majority of the destination's shard says that it serves what moved")]
+    NotServed,
+    /// The grant has to be paused under the fence of the cutover, or closed.
+    #[error("keys may still be released to the relocation")]
+    StillGranted,
+    /// It opens nothing any more.
+    #[error("the relocation's hand-over key is destroyed")]
+    HandOverEnded,
     /// Nothing may be asked on account of a region that is not trusted.
     #[error("no region of that name is trusted here")]
     RegionNotTrusted,
@@ -223,6 +253,16 @@ impl Refusal {
             Self::AccessKeyExists => KmsRefusal::AccessKeyExists,
             Self::AccessKeyDisabled => KmsRefusal::AccessKeyDisabled,
             Self::TooManyAccessKeys => KmsRefusal::TooManyAccessKeys,
+            Self::NoSuchRelocation => KmsRefusal::NoSuchRelocation,
+            Self::HandOverNotOpen => KmsRefusal::HandOverNotOpen,
+            Self::HandOverClosed => KmsRefusal::HandOverClosed,
+            Self::OtherHandOver => KmsRefusal::OtherHandOver,
+            Self::OtherFence => KmsRefusal::OtherFence,
+            Self::RelocationUnderWay => KmsRefusal::RelocationUnderWay,
+            Self::NotMoved => KmsRefusal::NotMoved,
+            Self::NotServed => KmsRefusal::NotServed,
+            Self::StillGranted => KmsRefusal::StillGranted,
+            Self::HandOverEnded => KmsRefusal::HandOverEnded,
         }
     }
 

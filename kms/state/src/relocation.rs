@@ -214,5 +214,6 @@ pub fn may_shred(
     }
 }
 
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,15 @@
 //! on under the next origin, with the old leaves in it, so that no two trees of one origin are ever signed.
 
 use prost::Message as _;
-use proto::ids::{AccessKeyId, DatasetId, Identity, NodeId, Role, UnixMs};
+use proto::ids::{
+    AccessKeyId, DatasetId, HandOverKeyId, Identity, NodeId, RelocationId, Role, UnixMs,
+};
 use proto::store::{Reader, Writer};
 use proto::v1::{
     AccessKeyRecord, ApprovedRestore, CustodyRecord, EnrolmentSet, EraseRecord, FinishRestore,
-    KekRecord, KmsAnswer, KmsCommand, KmsDone, KmsRegion, LeaseRecord, RequestMemory,
-    RestoreProgress, RestoreRows, StateRow, UnsealRecord, WitnessPolicy,
+    HandOverGrantRecord, HandOverKeyRecord, HandOverStage, KekRecord, KmsAnswer, KmsCommand,
+    KmsDone, KmsRegion, LeaseRecord, RequestMemory, RestoreProgress, RestoreRows, StateRow,
+    UnsealRecord, WitnessPolicy,
 };
 use serde::Serialize;
 use tlog::{Frontier, Kind, Origin};
@@ -25,6 +28,7 @@ use crate::authority::Authority;
 use crate::backup::{self, BackupDetails};
 use crate::custody;
 use crate::erase;
+use crate::hand_over;
 use crate::labels::ALIAS_BYTES_MAX;
 use crate::layout;
 use crate::members::{own_member_id, store_authority};
@@ -130,6 +134,9 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             AccessKeyId::try_from(rest).is_ok()
         }
         (_, layout::APPROVED_RESTORES, 16) => ApprovedRestore::decode(value).is_ok(),
+        (_, layout::HAND_OVER_GRANTS, RelocationId::BYTES) => is_grant(value),
+        (_, layout::HAND_OVER_KEYS, RelocationId::BYTES) => is_hand_over_key(value),
+        (_, layout::HAND_OVER_PRIVATES | layout::REWRAPPED_HAND_OVERS, RelocationId::BYTES) => true,
         (_, layout::REGIONS, 1..=REGION_ID_BYTES_MAX) => KnownRegion::decode(value)
             .is_some_and(|known| known.descriptor.region().as_str().as_bytes() == rest),
         (layout::ERASE, ..) => EraseRecord::decode(value).is_ok(),
@@ -157,6 +164,10 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
             | layout::ACCESS_SECRETS
             | layout::REWRAPPED_SECRETS
             | layout::APPROVED_RESTORES
+            | layout::HAND_OVER_GRANTS
+            | layout::HAND_OVER_KEYS
+            | layout::HAND_OVER_PRIVATES
+            | layout::REWRAPPED_HAND_OVERS
             | layout::REGIONS,
             _,
         ) => return malformed,
@@ -166,6 +177,27 @@ fn check_row(row: &StateRow) -> Result<(), Refusal> {
         true => Ok(()),
         false => Err(Refusal::Malformed("a row that does not decode")),
     }
+}
+
+/// What the pure value that is made of it takes for granted.
+fn is_grant(value: &[u8]) -> bool {
+    HandOverGrantRecord::decode(value).is_ok_and(|grant| {
+        let terms = grant.terms.as_ref();
+        RelocationId::try_from(&grant.relocation_id[..]).is_ok()
+            && DatasetId::try_from(&grant.dataset_id[..]).is_ok()
+            && grant.stage() != HandOverStage::Unspecified
+            && terms.is_none_or(|terms| is_key_id(&terms.hand_over_key_id))
+    })
+}
+
+fn is_hand_over_key(value: &[u8]) -> bool {
+    HandOverKeyRecord::decode(value).is_ok_and(|key| {
+        RelocationId::try_from(&key.relocation_id[..]).is_ok() && is_key_id(&key.hand_over_key_id)
+    })
+}
+
+fn is_key_id(bytes: &[u8]) -> bool {
+    HandOverKeyId::try_from(bytes).is_ok()
 }
 
 #[derive(Serialize)]
@@ -181,6 +213,10 @@ struct Details {
     policy_sha256: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_keys_disabled: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hand_overs_closed: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hand_over_keys_destroyed: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     regions_distrusted: Option<u64>,
 }
@@ -256,6 +292,7 @@ pub(crate) fn finish(
     }
     let mut applying = Applying::new(at, state, command, now)?;
     let disabled = access_keys::restored(&mut applying);
+    let ended = hand_over::restored(&mut applying);
     let distrusted = regions::restored(&mut applying);
     store_authority(&mut applying, after.set());
     for (identity, enrolment) in after.of_role(Role::Kms) {
@@ -279,6 +316,8 @@ pub(crate) fn finish(
         lost_leaves: lost,
         policy_sha256: policy_sha256.unwrap_or_default(),
         access_keys_disabled: (disabled > 0).then_some(disabled),
+        hand_overs_closed: (ended.grants > 0).then_some(ended.grants),
+        hand_over_keys_destroyed: (ended.keys > 0).then_some(ended.keys),
         regions_distrusted: (distrusted > 0).then_some(distrusted),
     };
     details(&mut private, &shown);

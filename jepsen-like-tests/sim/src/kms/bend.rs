@@ -225,6 +225,14 @@ fn body(draw: &mut Draw, command: &mut KmsCommand) {
             | Command::TrustRegion(_)
             | Command::DistrustRegion(_),
         ) => {}
+        // Nor a relocation, which is explored in a world of two regions.
+        Some(
+            Command::GrantHandOver(_)
+            | Command::SetHandOver(_)
+            | Command::ShredKey(_)
+            | Command::CreateHandOverKey(_)
+            | Command::EndHandOverKey(_),
+        ) => {}
         Some(Command::Init(_)) => {}
         None => {}
     }
@@ -304,7 +312,7 @@ fn kind(draw: &mut Draw, record: &mut Record) {
             2 => issue.seconds = 3_601,
             _ => issue.seconds /= 2,
         },
-        None => {}
+        Some(Asked::HandOver(_) | Asked::HandedOver(_)) | None => {}
     }
 }
 

@@ -261,6 +261,12 @@ impl Judging<'_> {
             | Command::PublishRegion(_)
             | Command::TrustRegion(_)
             | Command::DistrustRegion(_) => Err(Stop::Unknown),
+            // Nor a relocation, which is explored in a world of two regions.
+            Command::GrantHandOver(_)
+            | Command::SetHandOver(_)
+            | Command::ShredKey(_)
+            | Command::CreateHandOverKey(_)
+            | Command::EndHandOverKey(_) => Err(Stop::Unknown),
             Command::Init(_) | Command::AdvanceTime(_) => Err(Stop::Unknown),
         };
         done.map(Outcome::Done)

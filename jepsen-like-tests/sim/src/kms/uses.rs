@@ -379,7 +379,9 @@ impl Judging<'_> {
                 opened = Some((opens.items.len(), bytes.ok_or(KmsRefusal::Malformed)?));
                 (Kind::Open, None)
             }
-            Asked::AccessKey(_) => return Err(Stop::Unknown),
+            Asked::AccessKey(_) | Asked::HandOver(_) | Asked::HandedOver(_) => {
+                return Err(Stop::Unknown);
+            }
         };
         Ok(Checked {
             dataset,

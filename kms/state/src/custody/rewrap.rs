@@ -1,4 +1,5 @@
-//! KEKs wrapped under the root key that is to come, beside those under the one in force; access keys' secrets with them.
+//! KEKs wrapped under the root key that is to come, beside those under the one in force; access keys' secrets and hand-over
+//! keys with them.
 //!
 //! Owns the table of them until one command puts all of them in place. Refuses to put any in place while one is
 //! missing: a region whose keys stood under two root keys would need the shares of both.
@@ -12,6 +13,7 @@ use crate::access_keys;
 use crate::append::Applying;
 use crate::apply::Stop;
 use crate::erase;
+use crate::hand_over;
 use crate::kek_rows;
 use crate::keys::{WRAPPED_BYTES, dataset_id, of_replica};
 use crate::layout;
@@ -55,7 +57,8 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
     if !all_confirmed(plan) {
         return Err(Refusal::NotConfirmed.into());
     }
-    if command.keks.len() > REWRAP_MAX || command.secrets.len() > REWRAP_MAX {
+    let longest = command.keks.len().max(command.secrets.len());
+    if longest.max(command.hand_over_keys.len()) > REWRAP_MAX {
         return Err(Refusal::Malformed("too many keys in one command").into());
     }
     let mut rows = Vec::new();
@@ -72,14 +75,16 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
         }
     }
     let secrets = access_keys::rewrap(applying, &command.secrets)?;
-    let wanted = rows.len() + secrets.len();
+    let hand_overs = hand_over::rewrap(applying, &command.hand_over_keys)?;
+    let wanted = rows.len() + secrets.len() + hand_overs.len();
+    let given = command.keks.len() + command.secrets.len() + command.hand_over_keys.len();
     for (row, wrapped) in rows {
         applying.state.put(&row, wrapped);
     }
-    for (row, wrapped) in secrets {
+    for (row, wrapped) in secrets.into_iter().chain(hand_overs) {
         applying.state.put(&row, &wrapped);
     }
-    if wanted < command.keks.len() + command.secrets.len() {
+    if wanted < given {
         erase::brought_again(applying);
     }
     Ok(applying.answer())
@@ -90,12 +95,14 @@ pub(crate) fn rewrap(applying: &mut Applying<'_>, command: &RewrapKeks) -> Resul
 pub(crate) struct Rewrapped {
     pub(crate) keks: u64,
     pub(crate) secrets: u64,
+    pub(crate) hand_overs: u64,
 }
 
 /// Puts every rewrapped key in place; says how many.
 pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<Rewrapped, Refusal> {
     let whole = not_rewrapped(&*applying.state, 1).is_empty()
-        && access_keys::secrets_not_rewrapped(&*applying.state, 1).is_empty();
+        && access_keys::secrets_not_rewrapped(&*applying.state, 1).is_empty()
+        && hand_over::hand_over_keys_not_rewrapped(&*applying.state, 1).is_empty();
     if !whole {
         return Err(Refusal::NotRewrapped);
     }
@@ -114,13 +121,19 @@ pub(crate) fn complete(applying: &mut Applying<'_>, root_epoch: u32) -> Result<R
         kek_rows::put(applying.state, applying.at.level, &dataset, &key);
     }
     let secrets = access_keys::complete(applying, root_epoch)?;
+    let hand_overs = hand_over::complete(applying, root_epoch)?;
     forget(applying);
-    Ok(Rewrapped { keks, secrets })
+    Ok(Rewrapped {
+        keks,
+        secrets,
+        hand_overs,
+    })
 }
 
 /// Drops the tables.
 pub(crate) fn forget(applying: &mut Applying<'_>) {
     access_keys::forget(applying);
+    hand_over::forget(applying);
     let start = [layout::REWRAPPED];
     let end = prefix_end(&start).expect("the table's byte is not 0xFF");
     let mut rows = Vec::new();

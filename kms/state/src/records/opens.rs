@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
-use proto::v1::{Claim, KekRecord, KeyState, Opens, RecordAnswer};
+use proto::v1::{Claim, KekRecord, KeyState, OpenedItem, Opens, RecordAnswer};
 use serde::Serialize;
 use tlog::{Field, Hash, Kind, OpenedObject};
 
@@ -38,32 +38,38 @@ impl Opened {
         if !usable {
             return Err(Refusal::KeyDisabled);
         }
-        if opens.items.is_empty() || opens.items.len() > OPEN_ITEMS_MAX {
-            return Err(Refusal::Malformed("an open names 1 to 256 object versions"));
-        }
         if !opens.recipient_region.is_empty() && opens.recipient_region != region {
             return Err(Refusal::WrongJurisdiction);
         }
-        let mut objects = Vec::with_capacity(opens.items.len());
-        let mut bytes = 0_u64;
-        for item in &opens.items {
-            let malformed = Refusal::Malformed("an item of an open");
-            let version = ObjectVersionId::try_from(&item.version_id[..]);
-            let name = Hash::try_from(&item.name_commitment[..]);
-            let lease = LeaseId::try_from(&item.lease_id[..]);
-            let (Ok(version), Ok(name), Ok(lease)) = (version, name, lease) else {
-                return Err(malformed);
-            };
-            bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
-            objects.push(OpenedObject {
-                version,
-                name,
-                lease,
-                bytes: item.bytes,
-            });
-        }
+        let (objects, bytes) = objects_of(&opens.items)?;
         Ok(Self { objects, bytes })
     }
+}
+
+/// The object versions of one request, and their bytes.
+pub(super) fn objects_of(items: &[OpenedItem]) -> Result<(Vec<OpenedObject>, u64), Refusal> {
+    if items.is_empty() || items.len() > OPEN_ITEMS_MAX {
+        return Err(Refusal::Malformed("an open names 1 to 256 object versions"));
+    }
+    let mut objects = Vec::with_capacity(items.len());
+    let mut bytes = 0_u64;
+    for item in items {
+        let malformed = Refusal::Malformed("an item of an open");
+        let version = ObjectVersionId::try_from(&item.version_id[..]);
+        let name = Hash::try_from(&item.name_commitment[..]);
+        let lease = LeaseId::try_from(&item.lease_id[..]);
+        let (Ok(version), Ok(name), Ok(lease)) = (version, name, lease) else {
+            return Err(malformed);
+        };
+        bytes = bytes.checked_add(item.bytes).ok_or(malformed)?;
+        objects.push(OpenedObject {
+            version,
+            name,
+            lease,
+            bytes: item.bytes,
+        });
+    }
+    Ok((objects, bytes))
 }
 
 #[derive(Serialize)]

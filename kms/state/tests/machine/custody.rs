@@ -1,12 +1,15 @@
 //! Claims about custody: a split comes into force whole or not at all, and a root key ends when nobody can rebuild it.
 
 use kms_state::prepare::{self, Asked};
-use kms_state::{custody, not_rewrapped, recoverable_under, secrets_not_rewrapped};
+use kms_state::{
+    custody, hand_over_keys_not_rewrapped, not_rewrapped, recoverable_under, secrets_not_rewrapped,
+};
 use proto::v1::kms_command::Command;
 use proto::v1::{
     AbandonCustody, BackupRecord, BeginCustody, ConfirmBackup, ConfirmShare, CustodyPlan,
     EraseShare, FinishCustody, KeyState, KmsCommand, KmsRefusal, RecordSeal, RecordUnseal,
-    RetireEpoch, RewrapKeks, RewrappedKek, RewrappedSecret, SendRoot, ShareHolder, UnsealHow,
+    RetireEpoch, RewrapKeks, RewrappedHandOverKey, RewrappedKek, RewrappedSecret, SendRoot,
+    ShareHolder, UnsealHow,
 };
 use tlog::{Kind, SignatureType, SignerKey};
 
@@ -97,10 +100,16 @@ pub(crate) fn rewrap(lab: &Lab, name: u8) -> KmsCommand {
         access_key_id: record.access_key_id,
         wrapped_secret: WRAPPED.to_vec().into(),
     });
+    let missing = hand_over_keys_not_rewrapped(&lab.state, 10).into_iter();
+    let hand_overs = missing.map(|record| RewrappedHandOverKey {
+        relocation_id: record.relocation_id,
+        wrapped_private: WRAPPED.to_vec().into(),
+    });
     let rewrap = RewrapKeks {
         set_id: vec![name; 16].into(),
         keks: keks.collect(),
         secrets: secrets.collect(),
+        hand_over_keys: hand_overs.collect(),
     };
     step(lab, "kms/r1", Command::RewrapKeks(rewrap))
 }
@@ -338,7 +347,7 @@ fn only_a_replica_rewraps_and_never_with_a_key_in_the_clear() {
             version: 1,
             wrapped_kek: vec![7; 32].into(),
         }],
-        secrets: Vec::new(),
+        ..RewrapKeks::default()
     };
     let command = step(&lab, "kms/r1", Command::RewrapKeks(rewrap));
     assert_eq!(lab.refused(&command).0, KmsRefusal::Malformed);
@@ -365,7 +374,7 @@ fn a_key_destroyed_during_a_rotation_leaves_no_copy_under_the_new_root_key() {
             version: 1,
             wrapped_kek: WRAPPED.to_vec().into(),
         }],
-        secrets: Vec::new(),
+        ..RewrapKeks::default()
     };
     let command = step(&lab, "kms/r1", Command::RewrapKeks(late));
     lab.done(&command);

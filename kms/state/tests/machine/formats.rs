@@ -3,12 +3,15 @@
 use bytes::Bytes;
 use kms_state::{At, LEVEL_ERASE, LEVEL_MAX, LEVEL_SHARED_LEAVES, apply, layout};
 use prost::Message;
-use proto::ids::{AccessKeyId, DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, Role, UnixMs};
+use proto::ids::{
+    AccessKeyId, DatasetId, FeatureLevel, LeaseId, LogIndex, NodeId, RelocationId, Role, UnixMs,
+};
 use proto::store::MemoryStore;
 use proto::v1::{
-    AccessKeyRecord, AccessKeyState, KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag,
-    KmsCommand, LeaseRecord, RegionRecord, RegionStanding, RequestMemory, SignedRegionDescriptor,
-    UnsealRecord,
+    AccessKeyRecord, AccessKeyState, HandOverGrantRecord, HandOverKeyRecord, HandOverStage,
+    HandOverTerms, KekRecord, KekVersionRecord, KeyRotation, KeyState, KeyTag, KmsCommand,
+    LeaseRecord, MovedRecord, RegionRecord, RegionStanding, ReleasedRecord, RequestMemory,
+    SignedRegionDescriptor, UnsealRecord,
 };
 use tlog::StoredAt;
 
@@ -76,6 +79,22 @@ fn golden_bytes_of_state_keys() {
         (
             layout::rewrapped_secret(&AccessKeyId::from_bits(31)),
             format!("6e524454{}37", "41".repeat(16)),
+        ),
+        (
+            layout::hand_over_grant(&RelocationId([0xE1; 16])),
+            format!("67{}", "e1".repeat(16)),
+        ),
+        (
+            layout::hand_over_key(&RelocationId([0xE1; 16])),
+            format!("66{}", "e1".repeat(16)),
+        ),
+        (
+            layout::hand_over_private(&RelocationId([0xE1; 16])),
+            format!("74{}", "e1".repeat(16)),
+        ),
+        (
+            layout::rewrapped_hand_over(&RelocationId([0xE1; 16])),
+            format!("75{}", "e1".repeat(16)),
         ),
         (
             layout::region(&"de-fra".parse().expect("a region")),
@@ -199,13 +218,64 @@ fn golden_bytes_of_records() {
         }],
         wrapped_apart: true,
         ended_leaf: 23,
+        relocation_id: bytes(24, 1),
     };
     let golden = "0801 120102 1a0103 220104 2802 3006 3807 4008 \
                   4a0e08011002 1a0103 220104 2805 3006 500a 5a010b 600c 680d 700e 7a010f \
                   800110 880103 900112 9a0106 0801 1002 1803 \
-                  a2010161 aa0106 0a0162 120163 b00101 b80117"
+                  a2010161 aa0106 0a0162 120163 b00101 b80117 c2010118"
         .replace(' ', "");
     assert_eq!(hex::encode(key.encode_to_vec()), golden);
+}
+
+#[test]
+fn golden_bytes_of_records_of_relocations() {
+    let bytes = |byte: u8, count: usize| Bytes::from(vec![byte; count]);
+    let grant = HandOverGrantRecord {
+        format: 1,
+        relocation_id: bytes(2, 1),
+        dataset_id: bytes(3, 1),
+        stage: HandOverStage::Paused.into(),
+        fence: 5,
+        reverted: 6,
+        released: Some(ReleasedRecord {
+            objects: 1,
+            leaves: 2,
+        }),
+        terms: Some(HandOverTerms {
+            destination: "d".into(),
+            jurisdiction: "j".into(),
+            descriptor_version: 3,
+            descriptor_fingerprint: bytes(4, 1),
+            hand_over_key_id: bytes(5, 1),
+            hand_over_key: bytes(6, 1),
+        }),
+        leaf_index: 9,
+        moved: Some(MovedRecord {
+            relocation_id: bytes(1, 1),
+            epoch: 2,
+            fence: 3,
+            root: bytes(4, 1),
+        }),
+    };
+    let golden = "0801 120102 1a0103 2002 2805 3006 3a0408011002 \
+                  4211 0a0164 12016a 1803 220104 2a0105 320106 4809 520a 0a0101 1002 1803 220104";
+    assert_eq!(hex::encode(grant.encode_to_vec()), golden.replace(' ', ""));
+    let key = HandOverKeyRecord {
+        format: 1,
+        hand_over_key_id: bytes(2, 1),
+        relocation_id: bytes(3, 1),
+        dataset_id: bytes(4, 1),
+        source: "s".into(),
+        descriptor_version: 6,
+        descriptor_fingerprint: bytes(7, 1),
+        public_key: bytes(8, 1),
+        root_epoch: 9,
+        created_leaf: 10,
+        destroyed: true,
+    };
+    let golden = "0801 120102 1a0103 220104 2a0173 3006 3a0107 420108 4809 500a 5801";
+    assert_eq!(hex::encode(key.encode_to_vec()), golden.replace(' ', ""));
 }
 
 /// One digest over every key and value that a fixed log leaves behind: any change of a format shows here and

@@ -6,6 +6,7 @@ mod destruction;
 mod dual_control;
 mod erase;
 mod formats;
+mod hand_over;
 mod key_states;
 mod lab;
 mod labels;

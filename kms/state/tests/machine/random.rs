@@ -5,12 +5,14 @@ use kms_state::{At, LEVEL_MAX, LEVEL_QUEUE_HEADS, apply, layout};
 use proptest::prelude::*;
 use proto::ids::{FeatureLevel, LogIndex, UnixMs};
 use proto::store::{MemoryStore, Reader as _, Writer as _};
+use proto::v1::set_hand_over::Step as SetTo;
 use proto::v1::{
     AccessKeyState, Action, ChangeEnrolment, ChangeGrants, KeyState, KmsCommand, Record, UnsealHow,
     kms_answer,
 };
 
 use crate::access_keys;
+use crate::hand_over;
 use crate::lab::{DATASET, Lab, OTHER, enrolment, grant, id, item};
 use crate::regions;
 
@@ -67,6 +69,23 @@ enum Step {
     AccessKeyEnd {
         name: u8,
     },
+    HandOver {
+        name: u8,
+    },
+    SetHandOver {
+        name: u8,
+        to: u8,
+        fence: u8,
+    },
+    Shred {
+        request: u8,
+    },
+    HandOverKey {
+        name: u8,
+    },
+    HandOverKeyEnd {
+        name: u8,
+    },
     Publish {
         version: u8,
     },
@@ -90,6 +109,10 @@ enum Step {
 
 /// Of the single-use ids that make access keys, apart from those of other steps.
 const ACCESS_KEYS: std::ops::Range<u8> = 40..43;
+/// The single-use ids of relocations, from these on.
+const HAND_OVERS: u8 = 90;
+const HAND_OVER_KEYS: u8 = 93;
+const SHREDS: u8 = 96;
 
 fn step() -> impl Strategy<Value = Step> {
     let small = 0_u8..6;
@@ -101,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(to, days, approvals)| Step::State { to, days, approvals }),
         1 => (15_u8..18).prop_map(|shard| Step::Shard { shard }),
         1 => Just(Step::Confirm),
-        6 => (proptest::collection::vec((0_u8..5, 0_u8..8, 0_u8..8), 0..5), 0_u8..8)
+        6 => (proptest::collection::vec((0_u8..7, 0_u8..8, 0_u8..8), 0..5), 0_u8..8)
             .prop_map(|(uses, behind)| Step::Records { uses, behind }),
         1 => (small.clone(), any::<bool>(), small.clone())
             .prop_map(|(name, remove, approvals)| Step::Enrol { name, remove, approvals }),
@@ -114,7 +137,13 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, principal)| Step::AccessKey { name, principal }),
         1 => (ACCESS_KEYS, any::<bool>(), 0_u8..30)
             .prop_map(|(name, enable, approvals)| Step::AccessKeyState { name, enable, approvals }),
-        1 => ACCESS_KEYS.prop_map(|name| Step::AccessKeyEnd { name }),
+        2 => ACCESS_KEYS.prop_map(|name| Step::AccessKeyEnd { name }),
+        2 => (1_u8..3).prop_map(|name| Step::HandOver { name }),
+        2 => (1_u8..3, 0_u8..6, 9_u8..11)
+            .prop_map(|(name, to, fence)| Step::SetHandOver { name, to, fence }),
+        1 => (0_u8..4).prop_map(|request| Step::Shred { request }),
+        1 => (1_u8..3).prop_map(|name| Step::HandOverKey { name }),
+        1 => (1_u8..3).prop_map(|name| Step::HandOverKeyEnd { name }),
         1 => (1_u8..5).prop_map(|version| Step::Publish { version }),
         2 => (0_u8..2, 1_u8..5, 1_u8..3, proptest::option::of(50_u8..90))
             .prop_map(|(region, version, signer, approvals)| Step::Trust {
@@ -247,6 +276,27 @@ fn command(lab: &mut Lab, step: &Step, sent: &[KmsCommand]) -> Option<KmsCommand
             access_keys::set_state(lab, *name, asked, target).ok()?
         }
         Step::AccessKeyEnd { name } => access_keys::delete(lab, *name, "operator/o1").ok()?,
+        Step::HandOver { name } => {
+            let asked = lab.approved("operator/o1", HAND_OVERS + *name);
+            let granting = hand_over::granting(lab, *name, hand_over::terms(lab, *name));
+            hand_over::grant(lab, asked, granting)
+        }
+        Step::SetHandOver { name, to, fence } => {
+            let to = match to {
+                0..=2 => SetTo::Pause((*fence).into()),
+                3..=4 => SetTo::Resume((*fence).into()),
+                _ => hand_over::close(),
+            };
+            hand_over::set(lab, "kms/r2", *name, to)
+        }
+        Step::Shred { request } => {
+            hand_over::shred(lab, SHREDS + *request, hand_over::shredding(lab, *request))
+        }
+        Step::HandOverKey { name } => {
+            let asked = lab.approved("operator/o1", HAND_OVER_KEYS + *name);
+            hand_over::create(lab, asked, hand_over::creating(lab, *name, DATASET))
+        }
+        Step::HandOverKeyEnd { name } => hand_over::end(lab, "kms/r1", *name),
         Step::Publish { version } => regions::publish(lab, u64::from(*version)),
         Step::Trust {
             region,
@@ -287,6 +337,13 @@ fn record(lab: &Lab, (kind, request, other): (u8, u8, u8)) -> Option<Record> {
         0 => lab.lease(request, other).ok(),
         1 => lab.metadata_lease(request, other).ok(),
         2 => lab.open(request).ok(),
+        5 => Some(hand_over::release(
+            lab,
+            1 + other % 2,
+            request,
+            vec![item(other, 7)],
+        )),
+        6 => Some(hand_over::receive(lab, 1 + other % 2, request)),
         _ => {
             let items = vec![item(other, 7), item(request, 9)];
             Some(
@@ -374,7 +431,7 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let strategy = proptest::collection::vec(step(), 30..40);
     let mut reached = std::collections::BTreeSet::new();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let steps = strategy.new_tree(&mut runner).expect("a tree").current();
         let (mut lab, mut sent) = (Lab::new(), Vec::new());
         for step in &steps {
@@ -412,6 +469,10 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         "AccessKey",
         "AccessKeyState",
         "AccessKeyEnd",
+        "HandOver",
+        "SetHandOver",
+        "HandOverKey",
+        "HandOverKeyEnd",
         "Publish",
         "Trust",
         "Distrust",
@@ -434,6 +495,10 @@ fn the_random_steps_reach_accepted_and_refused_commands_of_every_kind() {
         "Unseal",
         "AccessKey",
         "AccessKeyEnd",
+        "HandOver",
+        "SetHandOver",
+        "Shred",
+        "HandOverKey",
         "Publish",
         "Trust",
         "Distrust",

@@ -8,12 +8,13 @@ use proto::store::{MemoryStore, Reader as _, Writer as _};
 use proto::v1::kms_command::Command;
 use proto::v1::{
     AccessKeyRecord, AccessKeyState, BackupRecord, BeginBackup, ChangeEnrolment, ConfirmBackup,
-    EnrolmentSet, FinishRestore, KmsAnswer, KmsCommand, KmsRefusal, KmsRegion, RestoreRows,
-    StateRow, WitnessPolicy, kms_answer,
+    EnrolmentSet, FinishRestore, HandOverStage, KmsAnswer, KmsCommand, KmsRefusal, KmsRegion,
+    RestoreRows, StateRow, WitnessPolicy, kms_answer,
 };
 use tlog::{Field, Kind, SignatureType, SignerKey};
 
-use crate::lab::{HOUR, Lab, approval, claim, enrolment, genesis, id, region};
+use crate::hand_over;
+use crate::lab::{DATASET, HOUR, Lab, approval, claim, enrolment, genesis, id, region};
 use crate::regions;
 
 fn record(lab: &Lab, root_epoch: u32, digest: u8) -> BackupRecord {
@@ -413,6 +414,38 @@ fn a_custodian_who_is_not_enrolled_any_more_does_not_stop_a_restore() {
     lab.done(&gone);
     let mut anew = Anew::filled(&lab);
     finished(&mut anew, finish(&lab), lab.now).expect("restored");
+}
+
+/// What was paused, closed or destroyed after the backup is open in it, and nothing in it says so.
+#[test]
+fn a_restored_region_hands_nothing_over_and_receives_nothing() {
+    let mut lab = hand_over::lab();
+    let asked = lab.approved("operator/o1", 0x51);
+    let grant = hand_over::grant(
+        &lab,
+        asked,
+        hand_over::granting(&lab, 1, hand_over::terms(&lab, 1)),
+    );
+    lab.done(&grant);
+    let asked = lab.approved("operator/o1", 0x52);
+    let create = hand_over::create(&lab, asked, hand_over::creating(&lab, 2, DATASET));
+    lab.done(&create);
+    let mut anew = Anew::filled(&lab);
+    finished(&mut anew, finish(&lab), lab.now).expect("restored");
+    invariant::all(&anew.state).expect("all hold");
+    let grant = kms_state::hand_over_grant(&anew.state, &hand_over::relocation(1));
+    let grant = grant.expect("kept");
+    assert_eq!(grant.stage(), HandOverStage::Closed);
+    let key = kms_state::key(&anew.state, &DATASET).expect("restored");
+    assert!(key.relocation_id.is_empty());
+    let received = kms_state::hand_over_key(&anew.state, &hand_over::relocation(2));
+    assert!(received.expect("kept").destroyed);
+    let private = kms_state::hand_over_private(&anew.state, &hand_over::relocation(2));
+    assert!(private.is_none());
+    // Its wrapped bytes came in by the log of this cluster, and are to leave its files.
+    let due = kms_state::erase_due(&anew.state).expect("something ended");
+    let size = kms_state::frontier(&anew.state).size();
+    assert_eq!((due.leaf.0, due.index.0), (size - 1, anew.index));
 }
 
 fn policy_of(origin: &str) -> WitnessPolicy {
