@@ -4,6 +4,8 @@
 //! a [`Recorded`] request and consume it; nothing else here gives key material to anyone. What leaves is wrapped
 //! under a parent key or sealed to the caller's session. Refuses a key that is not the one its record names.
 
+mod hand_over;
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +28,8 @@ use crate::opens::{OpenItem, OpenObjects, Purpose};
 use crate::seal::{Seal, Sealed};
 use crate::sessions::Session;
 use crate::slots::Slots;
+
+pub(crate) use hand_over::HeldHandOver;
 
 /// KEKs unwrapped at once.
 const KEKS_MAX: usize = 1024;

@@ -19,6 +19,7 @@ use crate::core::StaleError;
 use crate::cosigner::CosignError;
 use crate::custody::CustodyError;
 use crate::gate::Unwitnessed;
+use crate::hand_over::HandOverError;
 use crate::kek_rotation::RewrapError;
 use crate::keys::KeyError;
 use crate::leases::LeaseError;
@@ -195,6 +196,7 @@ faulty!(Denied {
     Self::NotAGateway => (Denied, "not-gateway"),
     Self::Principal(_) => (Denied, "principal-not-allowed"),
     Self::NoAccessKey => (Missing, "no-such-access-key"),
+    Self::NoRelocation => (Missing, "no-such-relocation"),
     Self::NeedsApprovals => (Denied, "needs-approvals"),
     Self::NoSuchKey => (Missing, "no-such-key"),
     Self::KeyNotEnabled => (Precondition, "key-disabled"),
@@ -274,6 +276,19 @@ faulty!(AccessKeyError {
     Self::NotEnabled { .. } => (Precondition, "access-key-disabled"),
     Self::Level(_) => (Precondition, "level-too-low"),
 } inner { Sealed, Session, Stale, Approval, Commit, Custody });
+
+faulty!(HandOverError {
+    Self::NotOperator(_) => (Denied, "not-operator"),
+    Self::NotAGateway(_) => (Denied, "not-gateway"),
+    Self::Malformed { .. } => (Caller, "malformed"),
+    Self::NotTrusted(_) => (Precondition, "region-not-trusted"),
+    Self::Signature(_) => (Denied, "bad-signature"),
+    Self::OtherSource(_) => (Denied, "other-hand-over"),
+    Self::NoSuch(_) => (Missing, "no-such-relocation"),
+    Self::Ended(_) => (Precondition, "hand-over-ended"),
+    Self::NoSuchKey(_) => (Missing, "no-such-key"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+} inner { Sealed, Item, Session, Stale, Approval, Commit, Custody });
 
 faulty!(LeaseError {
     Self::Role { .. } => (Denied, "role-receives-no-keys"),

@@ -27,6 +27,7 @@ mod federation;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod hand_over;
 mod health;
 mod impact;
 mod kek_rotation;

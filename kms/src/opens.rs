@@ -67,7 +67,7 @@ pub(crate) enum Purpose {
 
 /// One object version to open, and what its record says of it.
 pub(crate) struct OpenItem {
-    stated: v1::OpenedItem,
+    pub(crate) stated: v1::OpenedItem,
     pub(crate) lease: LeaseId,
     pub(crate) kek_version: u32,
     pub(crate) wrapped: Bytes,
@@ -95,9 +95,6 @@ impl OpenObjects {
         region: &str,
     ) -> Result<Self, OpenError> {
         let malformed = |field| OpenError::Malformed { field };
-        if request.items.is_empty() || request.items.len() > OPEN_ITEMS_MAX {
-            return Err(OpenError::Items);
-        }
         let dataset = DatasetId::try_from(request.dataset_id.as_ref())
             .map_err(|_| malformed("dataset id"))?;
         let approved = approved(actor, &request);
@@ -112,20 +109,7 @@ impl OpenObjects {
         } else {
             Purpose::Read
         };
-        let mut items: Vec<OpenItem> = Vec::with_capacity(request.items.len());
-        let mut last: Option<(Bytes, Token)> = None;
-        for item in request.items {
-            // Items of one lease come together: with the same token, or with none where it is the one before.
-            let (of, parsed) = match last.take() {
-                Some((of, parsed)) if item.token.is_empty() || item.token == of => (of, parsed),
-                _ => (
-                    item.token.clone(),
-                    Token::parse(&item.token, dataset, region)?,
-                ),
-            };
-            items.push(OpenItem::of(&item, &parsed)?);
-            last = Some((of, parsed));
-        }
+        let items = items(request.items, dataset, region)?;
         Ok(Self {
             actor: actor.clone(),
             request_id: request_id(&request.request_id).ok_or(malformed("request id"))?,
@@ -137,6 +121,32 @@ impl OpenObjects {
             approved,
         })
     }
+}
+
+/// The items of one request, with tokens of a region's dataset.
+pub(crate) fn items(
+    stated: Vec<v1::OpenItem>,
+    dataset: DatasetId,
+    region: &str,
+) -> Result<Vec<OpenItem>, OpenError> {
+    if stated.is_empty() || stated.len() > OPEN_ITEMS_MAX {
+        return Err(OpenError::Items);
+    }
+    let mut items: Vec<OpenItem> = Vec::with_capacity(stated.len());
+    let mut last: Option<(Bytes, Token)> = None;
+    for item in stated {
+        // Items of one lease come together: with the same token, or with none where it is the one before.
+        let (of, parsed) = match last.take() {
+            Some((of, parsed)) if item.token.is_empty() || item.token == of => (of, parsed),
+            _ => (
+                item.token.clone(),
+                Token::parse(&item.token, dataset, region)?,
+            ),
+        };
+        items.push(OpenItem::of(&item, &parsed)?);
+        last = Some((of, parsed));
+    }
+    Ok(items)
 }
 
 /// What came with a request to approve it.

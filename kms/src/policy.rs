@@ -17,6 +17,7 @@ use proto::v1;
 use tlog::Purpose;
 
 use crate::access_keys::AccessKey;
+use crate::hand_over::{Granted, Named};
 use crate::ledger::DatasetUse;
 
 /// Why policy says no. Names no dataset and no caller: who asked knows.
@@ -56,6 +57,9 @@ pub(crate) enum Denied {
     /// The service principal that a gateway acts for may not: its access keys are disabled, or policy says no.
     #[error("the service principal it acts for is not allowed")]
     Principal(#[source] Box<Denied>),
+    /// No such relocation, as far as another region may know.
+    #[error("nothing of the dataset is granted to that relocation of this caller's region")]
+    NoRelocation,
     /// No such access key, as far as a gateway may know.
     #[error("there is no such access key, or it is disabled")]
     NoAccessKey,
@@ -377,6 +381,32 @@ impl Policy {
             key: Arc::new(key),
             verdict: Verdict {
                 authority_version: held.authority.version(),
+                approvals_needed: 0,
+            },
+        })
+    }
+
+    /// The verdict on a hand-over to another region. No policy is asked: two people besides who asked have said whereto, and
+    /// the state holds the grant. Trust in that region is of the authority's version, so that a hand-over which was decided
+    /// before it ended is refused.
+    pub(crate) fn permit_hand_over(
+        &self,
+        state: &dyn Reader,
+        actor: &Identity,
+        named: &Named,
+    ) -> Result<Permit<Granted>, Denied> {
+        let region = actor.region();
+        let granted = Granted::find(state, &named.relocation, &named.dataset)
+            .filter(|granted| granted.terms.destination == region.as_str())
+            .ok_or(Denied::NoRelocation)?;
+        kms_state::trusted_region(state, region).ok_or(Denied::NoRelocation)?;
+        if granted.key.state() != v1::KeyState::Enabled {
+            return Err(Denied::KeyNotEnabled);
+        }
+        Ok(Permit {
+            key: Arc::new(granted),
+            verdict: Verdict {
+                authority_version: kms_state::authority_version(state),
                 approvals_needed: 0,
             },
         })

@@ -11,7 +11,7 @@ use envelope::{
     Encapsulated, KeyError, OfferPublic, RootCheck, RootKey, SealedKey, SessionError, SessionInfo,
     SessionOffer, establish,
 };
-use proto::ids::{AccessKeyId, RootEpoch};
+use proto::ids::{AccessKeyId, RelocationId, RootEpoch};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_command::Command as What;
@@ -20,6 +20,7 @@ use transport::{Peer, PublicKey};
 
 use crate::access_keys::AccessKey;
 use crate::core::Core;
+use crate::custody::HeldHandOver;
 use crate::ledger::{Command, CommitError};
 use crate::peers::CALL_MAX;
 use crate::reshare::ReshareError;
@@ -363,7 +364,7 @@ impl Core {
         Ok(reply)
     }
 
-    /// Wraps every KEK and every access key's secret under the root key under way, once every replica that serves holds it.
+    /// Wraps every KEK, access key's secret and hand-over key under the root key under way, once every replica that serves holds it.
     pub(crate) async fn rewrap_all(&self, plan: &v1::CustodyPlan) -> Result<(), ReshareError> {
         let next = self.seal.next().filter(|next| holds(Some(next), plan));
         let next = next.ok_or(ReshareError::RootLost)?;
@@ -379,10 +380,23 @@ impl Core {
                 .filter_map(|record| AccessKeyId::try_from(&record.access_key_id[..]).ok())
                 .filter_map(|id| AccessKey::find(&*state, &id))
                 .collect();
+            let crossing = kms_state::hand_over_keys_not_rewrapped(&*state, kms_state::REWRAP_MAX);
+            let crossing: Vec<_> = crossing
+                .iter()
+                .filter_map(|record| RelocationId::try_from(&record.relocation_id[..]).ok())
+                .filter_map(|relocation| HeldHandOver::find(&*state, &relocation))
+                .collect();
             let authority_version = kms_state::authority_version(&*state);
             drop(state);
-            if missing.is_empty() && bare.is_empty() {
+            if missing.is_empty() && bare.is_empty() && crossing.is_empty() {
                 return Ok(());
+            }
+            let mut hand_over_keys = Vec::with_capacity(crossing.len());
+            for held in &crossing {
+                hand_over_keys.push(v1::RewrappedHandOverKey {
+                    relocation_id: held.record.relocation_id.clone(),
+                    wrapped_private: self.custody.rewrapped_hand_over(held, &next)?.into(),
+                });
             }
             let mut secrets = Vec::with_capacity(bare.len());
             for key in &bare {
@@ -404,7 +418,7 @@ impl Core {
                 set_id,
                 keks,
                 secrets,
-                ..v1::RewrapKeks::default()
+                hand_over_keys,
             });
             self.ledger
                 .command::<CommitError>(self.identity(), self.deadline(), |_| {

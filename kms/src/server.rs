@@ -38,6 +38,7 @@ use crate::cosigner::{Cosigner, CosignerError};
 use crate::custody::Custody;
 use crate::federation::FederationService;
 use crate::gate::Gate;
+use crate::hand_over::HandOverService;
 use crate::health;
 use crate::ledger::Ledger;
 use crate::log_http;
@@ -380,7 +381,10 @@ impl Replica {
         stopped: watch::Receiver<bool>,
     ) {
         let service = FederationService(self.core.enrolments.clone());
-        let router = transport::server().add_service(service.into_server());
+        let relocations = HandOverService(self.core.clone());
+        let router = transport::server()
+            .add_service(service.into_server())
+            .add_service(relocations.into_server());
         let cut = self.cut.clone();
         let incoming = acceptor
             .incoming(listener)
@@ -403,6 +407,7 @@ impl Replica {
         self.drivers.spawn(core.clone().confirm_keys());
         self.drivers.spawn(core.clone().destroy_due_keys());
         self.drivers.spawn(core.clone().erase_ended_keys());
+        self.drivers.spawn(core.clone().follow_fences());
         self.drivers.spawn(core.clone().rotate_due_keys());
         self.drivers.spawn(core.clone().publish_checkpoints());
         self.drivers.spawn(core.clone().describe_region());

@@ -45,11 +45,11 @@ impl Services {
     }
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+pub(crate) type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// An outcome as it travels; faults that a human must look at are logged here, once.
-fn answer<T, E: Faulty>(method: &'static str, outcome: Result<T, E>) -> Answer<T> {
+pub(crate) fn answer<T, E: Faulty>(method: &'static str, outcome: Result<T, E>) -> Answer<T> {
     outcome.map(Response::new).map_err(|error| {
         count(method, &error);
         status_of(&error)
@@ -321,6 +321,65 @@ impl Kms for Services {
         let peer = peer(&request)?;
         let deleted = self.0.delete_access_key(&peer, request.into_inner()).await;
         answer("DeleteAccessKey", deleted)
+    }
+
+    async fn open_handed_over(
+        &self,
+        request: Request<v1::OpenHandedOverRequest>,
+    ) -> Answer<v1::OpenReply> {
+        let peer = peer(&request)?;
+        let opened = self.0.open_handed_over(&peer, request.into_inner()).await;
+        answer("OpenHandedOver", opened)
+    }
+
+    async fn create_hand_over_key(
+        &self,
+        request: Request<v1::CreateHandOverKeyRequest>,
+    ) -> Answer<v1::SignedHandOverKey> {
+        let peer = peer(&request)?;
+        let created = self
+            .0
+            .create_hand_over_key(&peer, request.into_inner())
+            .await;
+        answer("CreateHandOverKey", created)
+    }
+
+    async fn end_hand_over_key(
+        &self,
+        request: Request<v1::EndHandOverKeyRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let ended = self.0.end_hand_over_key(&peer, request.into_inner()).await;
+        answer("EndHandOverKey", ended)
+    }
+
+    async fn grant_hand_over(
+        &self,
+        request: Request<v1::GrantHandOverRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let granted = self.0.grant_hand_over(&peer, request.into_inner()).await;
+        answer("GrantHandOver", granted)
+    }
+
+    async fn close_hand_over(
+        &self,
+        request: Request<v1::CloseHandOverRequest>,
+    ) -> Answer<v1::KmsDone> {
+        let peer = peer(&request)?;
+        let closed = self.0.close_hand_over(&peer, request.into_inner()).await;
+        answer("CloseHandOver", closed)
+    }
+
+    async fn state_hand_over(
+        &self,
+        request: Request<v1::StateHandOverRequest>,
+    ) -> Answer<v1::SignedHandOverState> {
+        let peer = peer(&request)?;
+        answer(
+            "StateHandOver",
+            self.0.state_hand_over(&peer, request.get_ref()),
+        )
     }
 
     async fn list_access_keys(

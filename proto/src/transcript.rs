@@ -32,6 +32,13 @@ pub const LABEL_SHARE_ERASED: &str = "reduit/v1/share-erased";
 /// Ed25519 label of a replica's request for the root key under way, over [`root_offer`].
 pub const LABEL_ROOT_OFFER: &str = "reduit/v1/root-offer";
 
+/// Ed25519 label of a batch of keys that are handed over, over [`hand_over_batch`].
+pub const LABEL_HAND_OVER: &str = "reduit/v1/hand-over";
+/// Ed25519 label of a hand-over key's public half, over [`hand_over_key`].
+pub const LABEL_HAND_OVER_KEY: &str = "reduit/v1/hand-over-key";
+/// Ed25519 label of a KMS replica's word on a relocation, over the encoded `HandOverState`.
+pub const LABEL_HAND_OVER_STATE: &str = "reduit/v1/hand-over-state";
+
 /// Label of an access key's id, over [`access_key_id`].
 pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
 
@@ -50,6 +57,9 @@ pub const LABEL_RESTORE_WARRANT: &str = "reduit/v1/restore-warrant";
 pub const SESSION_PURPOSE: &[u8] = b"reduit/v1/kms-session";
 /// First part of `SessionInfo::of` between a sealed and an unsealed KMS replica.
 pub const UNSEAL_PURPOSE: &[u8] = b"reduit/v1/kms-unseal";
+
+/// First part of `SessionInfo::of` of a batch of keys that are handed over.
+pub const HAND_OVER_PURPOSE: &[u8] = b"reduit/v1/hand-over-batch";
 
 /// First part of `HpkeInfo::of` of a share sealed to its custodian.
 pub const CUSTODIAN_SHARE_PURPOSE: &[u8] = b"reduit/v1/custodian-share";
@@ -278,6 +288,66 @@ pub fn root_info<'a>(
     ]
 }
 
+/// What a hand-over asks for: the SHA-256 of this names its batch.
+pub fn hand_over_asked(request: &v1::HandOverRequest) -> Vec<u8> {
+    fields(&[b"reduit/v1/hand-over-asked", &request.encode_to_vec()])
+}
+
+/// The parts of `SessionInfo::of` for a batch of keys that are handed over: everything it is for. `asked` is the SHA-256
+/// of [`hand_over_asked`].
+pub fn hand_over_info<'a>(
+    source: &'a str,
+    destination: &'a str,
+    request: &'a v1::HandOverRequest,
+    asked: &'a [u8],
+) -> [&'a [u8]; 7] {
+    [
+        HAND_OVER_PURPOSE,
+        source.as_bytes(),
+        destination.as_bytes(),
+        &request.relocation_id,
+        &request.dataset_id,
+        &request.hand_over_key_id,
+        asked,
+    ]
+}
+
+/// Additional data of a key that is handed over: the batch that it is of.
+pub fn hand_over_aad(asked: &[u8]) -> Vec<u8> {
+    fields(&[b"reduit/v1/handed-over-key", asked])
+}
+
+/// What the source's replica signs of a batch: what was asked, by its SHA-256, and all that it answers.
+pub fn hand_over_batch(
+    source: &str,
+    destination: &str,
+    asked: &[u8],
+    batch: &v1::HandOverBatch,
+) -> Vec<u8> {
+    let leaf = batch.leaf_index.to_be_bytes();
+    let mut parts: Vec<&[u8]> = vec![
+        source.as_bytes(),
+        destination.as_bytes(),
+        asked,
+        &batch.encapsulated[..],
+        &leaf[..],
+    ];
+    parts.extend(batch.keys.iter().map(|key| &key.sealed_dek[..]));
+    fields(&parts)
+}
+
+/// What a destination's replica signs of a hand-over key: for whom and for what it was made, and its public half.
+pub fn hand_over_key(destination: &str, key: &v1::HandOverKeyRecord) -> Vec<u8> {
+    fields(&[
+        destination.as_bytes(),
+        key.source.as_bytes(),
+        &key.relocation_id,
+        &key.dataset_id,
+        &key.hand_over_key_id,
+        &key.public_key,
+    ])
+}
+
 /// What an approval's `request_hash` is the SHA-256 of: the method's name and the request's encoding with its
 /// approvals left out, so that an approval of one method is none of another.
 pub fn approved_request(method: &str, request_without_approvals: &[u8]) -> Vec<u8> {
@@ -366,6 +436,32 @@ mod tests {
         assert_eq!(fields(&[b"a", b"bc"]), b"\0\0\0\x01a\0\0\0\x02bc");
         assert_ne!(fields(&[b"ab", b"c"]), fields(&[b"a", b"bc"]));
         assert_eq!(lease_token(b"h", b"w"), b"\0\0\0\x01h\0\0\0\x01w");
+    }
+
+    /// What is signed of a batch says where it comes from and goes, and every key in its place.
+    #[test]
+    fn a_batch_is_signed_with_both_regions_and_each_key_in_its_place() {
+        let key = |byte: u8| v1::OpenedKey {
+            sealed_dek: vec![byte; 2].into(),
+        };
+        let batch = v1::HandOverBatch {
+            encapsulated: Bytes::from_static(b"e"),
+            keys: vec![key(1), key(2)],
+            leaf_index: 3,
+            ..v1::HandOverBatch::default()
+        };
+        let signed = |batch: &v1::HandOverBatch| hand_over_batch("s", "d", b"a", batch);
+        assert_eq!(
+            signed(&batch),
+            b"\0\0\0\x01s\0\0\0\x01d\0\0\0\x01a\0\0\0\x01e\0\0\0\x08\0\0\0\0\0\0\0\x03\
+              \0\0\0\x02\x01\x01\0\0\0\x02\x02\x02"
+        );
+        let swapped = v1::HandOverBatch {
+            keys: vec![key(2), key(1)],
+            ..batch.clone()
+        };
+        assert_ne!(signed(&batch), signed(&swapped));
+        assert_ne!(signed(&batch), hand_over_batch("d", "s", b"a", &batch));
     }
 
     /// Approved for one operator, it shows the secret to no other; a retry in another session is the same request.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use envelope::{
     Encapsulated, HpkeInfo, HpkePublicKey, SessionInfo, SessionOffer, SessionReceiver, hpke_seal,
 };
+use proto::ids::{Identity, RegionId};
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_client::KmsClient;
@@ -17,7 +18,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 use transport::{Connector, Expect, KeyExchange, Lane, LocalIdentity};
 
-use super::{PATIENCE, People, REGION, identity};
+use super::{PATIENCE, People, role_of};
 
 /// Between two rounds over the replicas while none leads.
 const ROUND: Duration = Duration::from_millis(50);
@@ -25,6 +26,8 @@ const ROUND: Duration = Duration::from_millis(50);
 /// One identity and its channels.
 pub(crate) struct Caller {
     pub local: LocalIdentity,
+    /// Of the replicas.
+    region: RegionId,
     channels: Vec<Channel>,
 }
 
@@ -49,13 +52,25 @@ impl Caller {
             .iter()
             .enumerate()
             .map(|(at, address)| {
-                let expect = Expect::Identity(identity(&format!("kms-{}", at + 1)));
+                let expect = Expect::Identity(people.identity(&format!("kms-{}", at + 1)));
                 connector
                     .channel_lazy(&address.to_string(), expect, Lane::Control)
                     .expect("a lazy channel")
             })
             .collect();
-        Self { local, channels }
+        let region = people.region().clone();
+        Self {
+            local,
+            region,
+            channels,
+        }
+    }
+
+    /// Who a replica is.
+    fn replica(&self, at: usize) -> String {
+        let name = format!("kms-{}", at + 1);
+        let identity = Identity::new(self.region.clone(), role_of(&name), &name);
+        identity.expect("an identity").to_string()
     }
 
     pub(crate) fn kms(&self, at: usize) -> KmsClient<Channel> {
@@ -87,7 +102,7 @@ impl Caller {
     pub(crate) async fn session(&self, at: usize) -> Result<Session, Status> {
         let offer = SessionOffer::generate().expect("room");
         let public = offer.public().as_bytes().to_vec();
-        let replica = identity(&format!("kms-{}", at + 1)).to_string();
+        let replica = self.replica(at);
         let signed = transcript::session_offer(&public, &replica);
         let signature = self.local.sign(transcript::LABEL_SESSION_OFFER, &signed);
         let request = v1::OpenSessionRequest {
@@ -104,7 +119,8 @@ impl Caller {
         )
         .expect("signed by the replica");
         let own = self.local.public_key();
-        let parts = transcript::session_info(REGION, own.as_spki(), &replica, &public);
+        let region = self.region.as_str();
+        let parts = transcript::session_info(region, own.as_spki(), &replica, &public);
         let encapsulated = Encapsulated::try_from(reply.encapsulated.as_ref()).expect("its length");
         let receiver = offer
             .accept(&encapsulated, &SessionInfo::of(&parts))
@@ -223,9 +239,9 @@ impl Session {
     /// Seals a custodian's share to this session's share key.
     pub(crate) fn seal_share(&self, caller: &Caller, share: &[u8]) -> Vec<u8> {
         let own = caller.local.identity().to_string();
-        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let (region, replica) = (caller.region.as_str(), caller.replica(self.at));
         let info = HpkeInfo::of(&transcript::unseal_share_info(
-            REGION, &own, &replica, &self.id,
+            region, &own, &replica, &self.id,
         ));
         let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
@@ -234,9 +250,9 @@ impl Session {
     /// Seals a share of the split under way, to be shown and not kept.
     pub(crate) fn show_share(&self, caller: &Caller, share: &[u8], set_id: &[u8]) -> Vec<u8> {
         let own = caller.local.identity().to_string();
-        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let (region, replica) = (caller.region.as_str(), caller.replica(self.at));
         let info = HpkeInfo::of(&transcript::confirm_share_info(
-            REGION, &own, &replica, &self.id, set_id,
+            region, &own, &replica, &self.id, set_id,
         ));
         let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), share).expect("sealed")
@@ -245,9 +261,9 @@ impl Session {
     /// Seals a holder's half of a token's seal to this session's share key.
     pub(crate) fn seal_half(&self, caller: &Caller, half: &[u8], seal_id: &[u8]) -> Vec<u8> {
         let own = caller.local.identity().to_string();
-        let replica = identity(&format!("kms-{}", self.at + 1)).to_string();
+        let (region, replica) = (caller.region.as_str(), caller.replica(self.at));
         let info = HpkeInfo::of(&transcript::unseal_half_info(
-            REGION, &own, &replica, &self.id, seal_id,
+            region, &own, &replica, &self.id, seal_id,
         ));
         let key = HpkePublicKey::try_from(self.share_key.as_ref()).expect("a public key");
         hpke_seal(&key, &info, &transcript::session_aad(&self.id), half).expect("sealed")

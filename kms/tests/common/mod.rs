@@ -98,6 +98,10 @@ pub(crate) struct Region {
 
 /// What a region starts with besides its people.
 pub(crate) struct Begin {
+    /// Whether its replicas listen for other regions.
+    pub federation: bool,
+    /// Which region, and under whose law.
+    pub region: (&'static str, &'static str),
     pub grants: Vec<v1::Grant>,
     pub request_ms_max: u64,
     /// The replicas' clock; the system's when absent.
@@ -123,6 +127,8 @@ impl transport::Clock for AheadClock {
 impl Default for Begin {
     fn default() -> Self {
         Self {
+            federation: false,
+            region: (REGION, people::JURISDICTION),
             grants: vec![people::all_to_app()],
             request_ms_max: 10_000,
             clock: None,
@@ -164,7 +170,7 @@ impl Region {
                 people.replace_replicas(&endpoints);
                 people
             }
-            None => People::of_region(&endpoints),
+            None => People::of_region(begin.region, &endpoints),
         };
         if let Some(site) = &begin.site {
             site.enrol(&mut people);
@@ -172,8 +178,10 @@ impl Region {
         let genesis = people.genesis(&begin.grants);
         let mut places = Vec::new();
         for (at, ((address, listener), proxy)) in listeners.into_iter().zip(proxies).enumerate() {
+            let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
             let config = Config {
                 request_ms_max: begin.request_ms_max,
+                federation_listen: begin.federation.then_some(any_port),
                 ..config(
                     dir.path(),
                     &people,
@@ -563,8 +571,8 @@ fn config(
     let key = folder.join("key.pem");
     people.write_key(name, &key);
     Config {
-        region: region_id(),
-        jurisdiction: "CH".parse().expect("a jurisdiction"),
+        region: people.region().clone(),
+        jurisdiction: people.jurisdiction().parse().expect("a jurisdiction"),
         node_id: people.enrolment(name).node_id,
         data_dir: folder.join("data"),
         listen,

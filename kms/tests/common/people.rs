@@ -15,8 +15,10 @@ use zeroize::Zeroizing;
 
 use super::{SHARES, now, role_of};
 
-/// The region of every test.
+/// The region of every test that does not say which.
 pub(crate) const REGION: &str = "ch-zrh";
+/// Its jurisdiction.
+pub(super) const JURISDICTION: &str = "CH";
 /// Longer than the clocks of a test are set ahead.
 const VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -40,6 +42,8 @@ struct Person {
 
 /// Everyone.
 pub(crate) struct People {
+    region: RegionId,
+    jurisdiction: &'static str,
     ca: RegionCa,
     people: BTreeMap<String, Person>,
     custodians: BTreeMap<String, HpkePrivateKey>,
@@ -47,9 +51,15 @@ pub(crate) struct People {
 
 impl People {
     /// Replicas at `endpoints`, three operators, custodians, an application, a stranger to all grants, a gateway, auditors.
-    pub(crate) fn of_region(endpoints: &[String]) -> Self {
-        let ca = RegionCa::create(region_id(), now(), VALIDITY).expect("a CA");
+    pub(crate) fn of_region(
+        (region, jurisdiction): (&str, &'static str),
+        endpoints: &[String],
+    ) -> Self {
+        let region: RegionId = region.parse().expect("a region id");
+        let ca = RegionCa::create(region.clone(), now(), VALIDITY).expect("a CA");
         let mut people = Self {
+            region,
+            jurisdiction,
             ca,
             people: BTreeMap::new(),
             custodians: BTreeMap::new(),
@@ -79,10 +89,23 @@ impl People {
         people
     }
 
+    pub(crate) fn region(&self) -> &RegionId {
+        &self.region
+    }
+
+    pub(crate) fn jurisdiction(&self) -> &str {
+        self.jurisdiction
+    }
+
+    /// An identity of their region by its name.
+    pub(crate) fn identity(&self, name: &str) -> Identity {
+        Identity::new(self.region.clone(), role_of(name), name).expect("an identity")
+    }
+
     /// Certifies one more identity; it is enrolled only where a set says so.
     pub(crate) fn add(&mut self, name: &str, endpoint: &str, node_id: u64) {
         let key = KeyPair::generate();
-        let identity = identity(name);
+        let identity = self.identity(name);
         let request = Request {
             identity: &identity,
             public_key: key.public_key(),
@@ -147,11 +170,11 @@ impl People {
         let person = &self.people[name];
         let custodian = self.custodians.get(name);
         v1::Enrolment {
-            identity: identity(name).to_string(),
+            identity: self.identity(name).to_string(),
             public_key: person.local.public_key().as_spki().to_vec().into(),
             node_id: person.node_id,
             endpoint: person.endpoint.clone(),
-            jurisdiction: "CH".to_owned(),
+            jurisdiction: self.jurisdiction.to_owned(),
             hpke_public_key: custodian
                 .map(|key| key.public().as_bytes().to_vec().into())
                 .unwrap_or_default(),
@@ -165,7 +188,7 @@ impl People {
             .keys()
             .map(|name| self.enrolment(name))
             .collect();
-        let jurisdiction = "CH".parse().expect("a jurisdiction");
+        let jurisdiction = self.jurisdiction.parse().expect("a jurisdiction");
         let contents = SetContents {
             jurisdiction,
             version: 1,
@@ -183,7 +206,7 @@ impl People {
         let custodian: Identity = share.custodian.parse().expect("an identity");
         let index = share.index.to_be_bytes();
         let info = HpkeInfo::of(&transcript::custodian_share_info(
-            REGION,
+            self.region.as_str(),
             &share.share_set,
             &index,
             &share.custodian,
@@ -197,7 +220,8 @@ impl People {
     /// A holder opens the half of a token's seal that was sealed to it.
     pub(crate) fn open_half(&self, half: &v1::SealedHalf) -> Zeroizing<Vec<u8>> {
         let holder: Identity = half.holder.parse().expect("an identity");
-        let parts = transcript::holder_half_info(REGION, &half.seal_id, &half.holder);
+        let region = self.region.as_str();
+        let parts = transcript::holder_half_info(region, &half.seal_id, &half.holder);
         let key = &self.custodians[holder.name()];
         let opened = hpke_open(key, &HpkeInfo::of(&parts), b"", &half.sealed);
         opened.expect("the half opens for its holder")
