@@ -5,6 +5,8 @@
 
 use crate::ids::{DatasetEpoch, LeafIndex, LogIndex, RelocationId};
 
+pub mod words;
+
 /// Digest of a dataset's catalog at a fence: every version, delete marker, ciphertext digest, metadata, retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CatalogRoot(pub [u8; 32]);

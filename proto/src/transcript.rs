@@ -39,6 +39,11 @@ pub const LABEL_HAND_OVER_KEY: &str = "reduit/v1/hand-over-key";
 /// Ed25519 label of a KMS replica's word on a relocation, over the encoded `HandOverState`.
 pub const LABEL_HAND_OVER_STATE: &str = "reduit/v1/hand-over-state";
 
+/// Ed25519 label of a node's word on a relocation out of its shard, over the encoded `DepartureState`.
+pub const LABEL_DEPARTURE_STATE: &str = "reduit/v1/departure-state";
+/// Ed25519 label of a node's word on a relocation into its shard, over the encoded `ArrivalState`.
+pub const LABEL_ARRIVAL_STATE: &str = "reduit/v1/arrival-state";
+
 /// Label of an access key's id, over [`access_key_id`].
 pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
 
