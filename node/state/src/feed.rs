@@ -3,8 +3,13 @@
 //! Owns the order in which units are told: of one key by log index, so that no version comes under a newer one. Refuses to
 //! go on from before the oldest tombstone that was dropped. Bodies come along; their blocks are read from the nodes.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use prost::Message as _;
-use proto::ids::{DatasetId, LogIndex, ObjectKey, ObjectVersionId, RequestId, UploadEpoch};
+use proto::ids::{
+    DatasetId, LeaseId, LogIndex, ObjectKey, ObjectVersionId, RequestId, UnixMs, UploadEpoch,
+};
 use proto::store::Reader;
 use proto::v1;
 use proto::v1::imported_unit::Content;
@@ -25,6 +30,23 @@ pub struct Told {
     /// What it is. A version comes with its entry as it is stored here, sealed under this region's keys, and the digest
     /// of that; so does metadata that was changed.
     pub content: Content,
+}
+
+impl Told {
+    /// As it is sent. What a mover brings of it is the same, sealed anew.
+    pub fn into_unit(self) -> v1::ImportedUnit {
+        let (key, version_id) = match self.unit {
+            Unit::Settings => (String::new(), Bytes::new()),
+            Unit::Null(key) => (key.as_str().to_owned(), Bytes::new()),
+            Unit::Version(key, id) => (key.as_str().to_owned(), id.into()),
+        };
+        v1::ImportedUnit {
+            index: self.index.0,
+            key,
+            version_id,
+            content: Some(self.content),
+        }
+    }
 }
 
 /// Units in order, and what they are all of.
@@ -151,7 +173,7 @@ pub fn requests(
         if let Some(kept) = kept {
             let one = v1::CrossedRequest {
                 index: index.0,
-                request_id: bytes::Bytes::copy_from_slice(&sent.to_bytes()),
+                request_id: Bytes::copy_from_slice(&sent.to_bytes()),
                 request_hash: kept.request_hash,
                 answer: kept.answer,
             };
@@ -163,12 +185,31 @@ pub fn requests(
     (found, through)
 }
 
+/// Tokens of the leases that what was told is sealed under, each once.
+pub fn tokens(state: &(impl Reader + ?Sized), dataset: &DatasetId, told: &[Told]) -> Vec<Bytes> {
+    let leases: BTreeSet<LeaseId> = told
+        .iter()
+        .filter_map(|one| match &one.content {
+            Content::Version(version) => version.entry.as_ref(),
+            _ => None,
+        })
+        .filter_map(|entry| LeaseId::try_from(entry.lease_id.as_ref()).ok())
+        .collect();
+    let held = leases
+        .iter()
+        .filter_map(|lease| read::token(state, dataset, lease));
+    held.map(|held| held.token).collect()
+}
+
+/// When the fence of a dataset is due to be reverted, by the shard's time; `None` where none stands.
+pub fn fence_due(state: &(impl Reader + ?Sized), dataset: &DatasetId) -> Option<UnixMs> {
+    let due = state.value(&keys::dataset(table::FENCE, dataset))?;
+    let due = due.as_ref().try_into().expect("written as eight bytes");
+    Some(UnixMs(u64::from_be_bytes(due)))
+}
+
 /// Visits fenced datasets whose fence is due to be reverted at this time.
-pub fn fences_due(
-    state: &(impl Reader + ?Sized),
-    now: proto::ids::UnixMs,
-    visit: &mut dyn FnMut(DatasetId),
-) {
+pub fn fences_due(state: &(impl Reader + ?Sized), now: UnixMs, visit: &mut dyn FnMut(DatasetId)) {
     let (first, end) = keys::range(table::FENCE, &[]);
     state.scan(&first, &end, &mut |key, due| {
         let due = due.try_into().map(u64::from_be_bytes);
@@ -322,7 +363,7 @@ fn metadata(state: &(impl Reader + ?Sized), head: &v1::ObjectEntry) -> Content {
     Content::Metadata(v1::ImportedMetadata {
         sealed_metadata: head.sealed_metadata.clone(),
         metadata_key_version: head.metadata_key_version,
-        source_digest: bytes::Bytes::copy_from_slice(&digest),
+        source_digest: Bytes::copy_from_slice(&digest),
     })
 }
 
@@ -338,7 +379,7 @@ fn version(state: &(impl Reader + ?Sized), head: &v1::ObjectEntry) -> Content {
             blocks: body.blocks,
             ..head.clone()
         }),
-        source_digest: bytes::Bytes::copy_from_slice(&digest),
+        source_digest: Bytes::copy_from_slice(&digest),
         ..Default::default()
     })
 }

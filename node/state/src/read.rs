@@ -16,6 +16,11 @@ pub fn dataset(state: &(impl Reader + ?Sized), id: &DatasetId) -> Option<v1::Dat
     record::load(state, &keys::dataset(table::DATASET, id))
 }
 
+/// A relocation into this shard as it stands, ended ones included.
+pub fn arrival(state: &(impl Reader + ?Sized), dataset: &DatasetId) -> Option<v1::ArrivalRecord> {
+    record::load(state, &keys::dataset(table::ARRIVAL, dataset))
+}
+
 /// The current version of an object, or the one asked for, with manifest, inline bytes and blocks. A delete marker
 /// is answered as one.
 pub fn object(

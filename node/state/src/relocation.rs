@@ -39,7 +39,8 @@ pub use retry::{Retry, retry};
 pub use steps::{
     Aborted, Aborting, Certified, CutOver, Held, Opened, Prepared, Shredding, StepRefused,
 };
-pub(crate) use stored::{moved, moved_record, released, released_record};
+pub use stored::moved_record;
+pub(crate) use stored::{moved, released, released_record};
 pub use terms::Terms;
 pub use unit::Unit;
 pub use vouched::{

@@ -6,6 +6,8 @@
 //! (Bellare and Micciancio 1997; Lewi et al., IACR 2019/227), so that a driver can follow changes from one root to the next
 //! and a fence need not wait until all is read. Refuses to leave out anything that moves; uploads in parts under way do not.
 
+use std::collections::BTreeSet;
+
 use prost::Message as _;
 use proto::ids::{DatasetId, LogIndex, ObjectVersionId};
 use proto::relocation::CatalogRoot;
@@ -13,6 +15,9 @@ use proto::store::Reader;
 use proto::v1;
 
 use crate::keys::{self, table};
+use crate::limits::IMPORTS_MAX;
+use crate::relocation::Overrun;
+use crate::shard::tombstone;
 use crate::{read, record};
 
 const ROOT_LABEL: &[u8] = b"reduit/v1/catalog-root\n";
@@ -89,17 +94,83 @@ pub fn catalog_root(
     dataset: &DatasetId,
     side: Side,
 ) -> Option<CatalogRoot> {
+    root_of(state, dataset, &sum_of(state, dataset, side))
+}
+
+/// The root of a dataset whose versions have this sum.
+pub fn root_of(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    sum: &Sum,
+) -> Option<CatalogRoot> {
     let record = read::dataset(state, dataset)?;
+    Some(sum.root(&settings(state, dataset, &record)))
+}
+
+/// The sum over all versions of a dataset. Reads all of them.
+pub fn sum_of(state: &(impl Reader + ?Sized), dataset: &DatasetId, side: Side) -> Sum {
     let mut sum = Sum::default();
     let (start, end) = keys::range(table::CURRENT, dataset.as_bytes());
     state.scan(&start, &end, &mut |place, _| {
         let (key, _) = keys::object_key(place).expect("the key was written by us");
-        for (head, is_null) in heads_of(state, dataset, &key) {
-            sum.add(&row(state, dataset, (&key, is_null), &head, side));
-        }
+        rows_of(state, dataset, &key, side, &mut |row| sum.add(row));
         true
     });
-    Some(sum.root(&settings(state, dataset, &record)))
+    sum
+}
+
+/// Follows the sum of a source from a state that has applied `from` to a later one, by what changed between them: reads
+/// the keys that did, in both. Where removals were forgotten it does not know them all, and the sum stays as it was.
+pub fn follow(
+    sum: &mut Sum,
+    dataset: &DatasetId,
+    (before, from): (&(impl Reader + ?Sized), LogIndex),
+    after: &(impl Reader + ?Sized),
+) -> Result<(), Overrun> {
+    if let Some(record) = read::dataset(after, dataset) {
+        tombstone::of_record(&record).readable(from)?;
+    }
+    let mut changed = BTreeSet::new();
+    let mut through = from;
+    loop {
+        let changes = read::changes(after, dataset, through, IMPORTS_MAX);
+        let Some((last, _)) = changes.last() else {
+            break;
+        };
+        through = *last;
+        let of_objects = changes
+            .into_iter()
+            .filter(|(_, change)| change.kind() != v1::ChangeKind::Settings);
+        changed.extend(of_objects.map(|(_, change)| change.key));
+    }
+    follow_keys(sum, dataset, Side::Source, (before, after), &changed);
+    Ok(())
+}
+
+/// Follows a sum from one state to another, between which no other keys changed.
+pub fn follow_keys<'a>(
+    sum: &mut Sum,
+    dataset: &DatasetId,
+    side: Side,
+    (before, after): (&(impl Reader + ?Sized), &(impl Reader + ?Sized)),
+    keys: impl IntoIterator<Item = &'a String>,
+) {
+    for key in keys {
+        rows_of(before, dataset, key, side, &mut |row| sum.remove(row));
+        rows_of(after, dataset, key, side, &mut |row| sum.add(row));
+    }
+}
+
+fn rows_of(
+    state: &(impl Reader + ?Sized),
+    dataset: &DatasetId,
+    key: &str,
+    side: Side,
+    with: &mut dyn FnMut(&[u8; 32]),
+) {
+    for (head, is_null) in heads_of(state, dataset, key) {
+        with(&row(state, dataset, (key, is_null), &head, side));
+    }
 }
 
 /// The digest of one version, for [`Sum::add`] and [`Sum::remove`].

@@ -17,8 +17,8 @@ pub(crate) fn moved(record: &v1::MovedRecord) -> Option<Moved> {
     })
 }
 
-/// As it is stored and sent.
-pub(crate) fn moved_record(moved: &Moved) -> v1::MovedRecord {
+/// The record that moves a dataset, as it is stored and sent.
+pub fn moved_record(moved: &Moved) -> v1::MovedRecord {
     v1::MovedRecord {
         relocation_id: moved.relocation.into(),
         epoch: moved.epoch.0,

@@ -122,7 +122,7 @@ impl Arrival {
 
 impl Position {
     /// As it is stored and sent; `None` for no place.
-    pub(crate) fn stored(place: Option<&v1::Place>) -> Option<Self> {
+    pub fn stored(place: Option<&v1::Place>) -> Option<Self> {
         let Some(place) = place else {
             return Some(Self::Start);
         };
