@@ -12,6 +12,7 @@ use proto::v1;
 use proto::v1::Action;
 use proto::v1::catalog_command::Command;
 use proto::v1::catalog_server::CatalogServer;
+use proto::v1::relocations_client::RelocationsClient;
 use proto::v1::restores_client::RestoresClient;
 use proto::v1::shard_client::ShardClient;
 use tokio::time::Instant;
@@ -308,6 +309,7 @@ pub(crate) enum ShardCall {
     Admit(Box<v1::AdmitDatasetRequest>),
     Drop(v1::DropDatasetRequest),
     Restore(Box<v1::RestoreStepRequest>),
+    Arrival(Box<v1::AdmitArrivalRequest>),
 }
 
 impl ShardCall {
@@ -316,6 +318,7 @@ impl ShardCall {
             Self::Admit(request) => core.admit_dataset(*request).await,
             Self::Drop(request) => core.drop_dataset(request).await,
             Self::Restore(request) => core.restore_step(None, *request).await,
+            Self::Arrival(request) => core.admit_arrival(*request).await,
         }
     }
 
@@ -325,6 +328,7 @@ impl ShardCall {
                 Self::Admit(request) => ShardClient::new(channel).admit_dataset(*request).await,
                 Self::Drop(request) => ShardClient::new(channel).drop_dataset(request).await,
                 Self::Restore(request) => RestoresClient::new(channel).step(*request).await,
+                Self::Arrival(request) => RelocationsClient::new(channel).admit(*request).await,
             }
         };
         let answer = tokio::time::timeout(LEADER_WAIT, call).await;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use node_state::{CatalogMeta, ShardMeta, read, shard};
+use node_state::{CatalogMeta, ShardMeta, feed, read, shard};
 use parking_lot::Mutex;
 use prost::Message as _;
-use proto::ids::{GroupId, LogIndex, NodeId, Role};
+use proto::ids::{DatasetId, GroupId, LogIndex, NodeId, Role};
 use proto::store::Reader;
 use proto::v1;
 use proto::v1::shard_command::Command;
@@ -26,6 +26,7 @@ use crate::disk::DiskGauge;
 use crate::error::CallError;
 use crate::groups::{Groups, Shard};
 use crate::peers::NodePeers;
+use crate::relocation::{Copies, Roots};
 use crate::repair::Repair;
 use crate::time::GroupClocks;
 
@@ -57,9 +58,14 @@ pub(crate) struct Core {
     pub(crate) audits: Arc<tokio::sync::Semaphore>,
     /// Backups that read a state at once.
     pub(crate) walks: Arc<tokio::sync::Semaphore>,
+    /// Catalog roots of datasets that are leaving.
+    pub(crate) roots: Roots,
+    /// Copies of datasets that arrive.
+    pub(crate) copies: Copies,
 }
 
 /// A command as decided on one state by one set of enrolments.
+#[derive(Clone)]
 pub(crate) struct Decision {
     /// The version of the dataset's key it goes by; 0 where no key is involved.
     pub(crate) key_state_version: u64,
@@ -220,13 +226,33 @@ impl Core {
                 request_id: request_id.clone(),
                 command: Some(decision.command),
             };
+            let dataset = command.command.as_ref().and_then(shard::subject);
             let applied = self.propose(group, room, command.encode_to_vec()).await?;
             match shard_answer(applied) {
                 Err(CallError::Refused { refused }) if moved(&refused) => {}
+                Err(CallError::Refused { refused })
+                    if refused.reason() == v1::Refusal::DatasetFenced =>
+                {
+                    return Err(self.fenced(group, dataset, refused));
+                }
                 answer => return answer,
             }
         }
         Err(CallError::KeptMoving)
+    }
+
+    /// Says until when a fence stands, to who is to come again.
+    fn fenced(&self, group: &Group, dataset: Option<DatasetId>, refused: v1::Refused) -> CallError {
+        let due = dataset.and_then(|dataset| {
+            let (view, _) = self.view(group).ok()?;
+            feed::fence_due(&*view.state, &dataset)
+        });
+        CallError::Refused {
+            refused: v1::Refused {
+                moved_to: due.map_or(0, |due| due.0),
+                ..refused
+            },
+        }
     }
 
     /// As [`Core::decide_shard`], in the catalog.

@@ -42,6 +42,8 @@ pub(crate) async fn run(core: Arc<Core>) {
     loop {
         rounds.tick().await;
         core.disk.refresh();
+        core.roots.prune();
+        core.copies.prune();
         served = lead_where_served(&core, served).await;
         if let Err(error) = lead_catalog(&core).await {
             complain("catalog", &error);

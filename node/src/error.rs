@@ -3,6 +3,7 @@
 //! Owns the reasons, which callers branch on and which therefore never change. Refuses to call a request without
 //! effect where it may have had one.
 
+use node_state::relocation::Overrun;
 use proto::ids::{GroupId, IdError, Identity, NodeId, ObjectVersionId};
 use proto::v1::{self, Refusal};
 use replica::host::{MemberError, ProposeError, RaiseError, ReadError};
@@ -13,6 +14,7 @@ use transport::fault::status_of;
 use transport::{Fault, Faulty, LeaderHint};
 
 use crate::approvals::ApprovalError;
+use crate::relocation::WordError;
 use crate::shard::receipts::ReceiptError;
 use crate::shard::tokens::TokenError;
 use crate::warrants::WarrantError;
@@ -21,6 +23,8 @@ use crate::warrants::WarrantError;
 const CURRENT_VERSION: &str = "reduit-current-version";
 /// Metadata of a dataset that moved: the region where it is.
 const REGION: &str = "reduit-region";
+/// Metadata of a dataset that is fenced: when that ends by the shard's time, in Unix milliseconds.
+const FENCE_ENDS: &str = "reduit-fence-ends-ms";
 
 /// Why a call to the catalog, a shard or the operators' service failed.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +154,12 @@ pub enum CallError {
     /// Other backups read states.
     #[error("this node is being read for other backups: try again later")]
     TooManyBackups,
+    /// Words of another group that do not hold.
+    #[error("what other replicas say does not carry it")]
+    Word(#[from] WordError),
+    /// A mover was too slow.
+    #[error("removals after the cursor are forgotten: list again, from now on")]
+    Overrun(#[from] Overrun),
     /// A peer's answer, passed on.
     #[error("{}", .0.message())]
     Peer(Box<Status>),
@@ -173,6 +183,13 @@ impl CallError {
             && let Ok(region) = AsciiMetadataValue::try_from(refused.region.as_str())
         {
             status.metadata_mut().insert(REGION, region);
+        }
+        if let Self::Refused { refused } = &self
+            && refused.reason() == Refusal::DatasetFenced
+            && refused.moved_to > 0
+        {
+            let ends = AsciiMetadataValue::from(refused.moved_to);
+            status.metadata_mut().insert(FENCE_ENDS, ends);
         }
         status
     }
@@ -206,6 +223,8 @@ impl Faulty for CallError {
             Self::Receipt(error) => error.fault(),
             Self::Warrant(error) => error.fault(),
             Self::Approval(_) => Fault::Denied,
+            Self::Word(error) => error.fault(),
+            Self::Overrun(_) => Fault::Precondition,
             Self::Level { .. } => Fault::Precondition,
             Self::NoSuchObject | Self::NoSuchDataset | Self::NotEnrolled(_) => Fault::Missing,
             Self::DiskFull { .. } => Fault::Precondition,
@@ -232,6 +251,8 @@ impl Faulty for CallError {
             Self::Receipt(error) => error.reason(),
             Self::Warrant(error) => error.reason(),
             Self::Approval(error) => error.reason(),
+            Self::Word(error) => error.reason(),
+            Self::Overrun(_) => "feed-overrun",
             Self::Level { .. } => "level-too-low",
             Self::NoSuchObject => "no-such-object",
             Self::NoSuchDataset => "no-such-dataset",

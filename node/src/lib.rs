@@ -22,6 +22,7 @@ pub mod machine;
 mod metered;
 mod operate;
 mod peers;
+mod relocation;
 pub mod repair;
 mod restore;
 pub mod server;
@@ -32,4 +33,5 @@ mod warrants;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};
 pub use error::CallError;
+pub use relocation::WordError;
 pub use server::{Node, Parts, StartError};

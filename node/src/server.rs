@@ -40,12 +40,13 @@ use crate::groups::{Groups, OpenShardsError};
 use crate::machine::RepairSlot;
 use crate::operate::OperateService;
 use crate::peers::NodePeers;
+use crate::relocation::{Copies, DeparturesService, RelocationsService, Roots};
 use crate::repair::{RegionPeers, Repair, RepairOptions, Rest};
 use crate::restore::RestoreService;
 use crate::shard::ShardService;
 use crate::shard::stored::AUDITS_MAX;
 use crate::time::GroupClocks;
-use crate::upload::{BlocksParts, BlocksService, UploadTimeouts};
+use crate::upload::{BlockReads, BlocksParts, BlocksService, UploadTimeouts};
 use crate::{drivers, health};
 
 /// How long a new member waits to be enrolled before it gives up.
@@ -246,6 +247,8 @@ impl Node {
             membership: tokio::sync::Mutex::default(),
             audits: Arc::new(Semaphore::new(AUDITS_MAX)),
             walks: Arc::new(Semaphore::new(WALKS_MAX)),
+            roots: Roots::default(),
+            copies: Copies::default(),
             node_id,
             federation: federation.map_or_else(String::new, |bound| {
                 match config.federation_advertise.as_str() {
@@ -279,12 +282,13 @@ impl Node {
             servers: JoinSet::new(),
             drivers: JoinSet::new(),
         };
+        let blocks = node.blocks();
         if let Some(listener) = federation_listener {
             let acceptor = Acceptor::federated(&local, enrolments.clone());
-            node.serve_regions(acceptor, listener, stopped.clone());
+            node.serve_regions(acceptor, listener, blocks.reads(), stopped.clone());
         }
         let acceptor = Acceptor::new(&local, enrolments, KeyExchange::HybridOnly);
-        node.serve(acceptor, listener, stopped.clone());
+        node.serve(acceptor, listener, blocks, stopped.clone());
         if let Some(listener) = health_listener {
             let stop = until_stopped(stopped);
             let served = health::serve(node.core.clone(), parts.metrics, listener, stop);
@@ -299,9 +303,9 @@ impl Node {
         Ok(node)
     }
 
-    fn serve(&mut self, acceptor: Acceptor, listener: TcpListener, stopped: watch::Receiver<bool>) {
+    fn blocks(&self) -> BlocksService {
         let core = &self.core;
-        let blocks = BlocksService::new(BlocksParts {
+        BlocksService::new(BlocksParts {
             node: core.node_id,
             local: core.local.clone(),
             store: core.store.clone(),
@@ -309,13 +313,29 @@ impl Node {
             authority: Arc::new(Grants(core.clone())),
             clock: core.clock.clone(),
             timeouts: UploadTimeouts::default(),
-        });
+        })
+    }
+
+    fn serve(
+        &mut self,
+        acceptor: Acceptor,
+        listener: TcpListener,
+        blocks: BlocksService,
+        stopped: watch::Receiver<bool>,
+    ) {
+        let core = &self.core;
+        let departures = DeparturesService {
+            core: core.clone(),
+            blocks: blocks.reads(),
+        };
         let router = transport::server()
             .add_service(self.host.service().server())
             .add_service(CatalogService(core.clone()).into_server())
             .add_service(ShardService(core.clone()).into_server())
             .add_service(BackupService(core.clone()).into_server())
             .add_service(RestoreService(core.clone()).into_server())
+            .add_service(RelocationsService(core.clone()).into_server())
+            .add_service(departures.into_server())
             .add_service(OperateService(core.clone()).into_server())
             .add_service(blocks.into_server());
         let cut = self.cut.clone();
@@ -335,10 +355,15 @@ impl Node {
         &mut self,
         acceptor: Acceptor,
         listener: TcpListener,
+        blocks: BlockReads,
         stopped: watch::Receiver<bool>,
     ) {
         let service = FederationService(self.core.enrolments.clone());
-        let router = transport::server().add_service(service.into_server());
+        let core = self.core.clone();
+        let departures = DeparturesService { core, blocks };
+        let router = transport::server()
+            .add_service(service.into_server())
+            .add_service(departures.into_server());
         let cut = self.cut.clone();
         let incoming = acceptor
             .incoming(listener)

@@ -32,7 +32,7 @@ pub(crate) mod stored;
 pub(crate) mod tokens;
 
 pub(crate) use self::service::ShardService;
-use self::service::answered;
+pub(crate) use self::service::answered;
 use self::tokens::holder_of;
 
 /// Tokens of one page: under 1 MiB.
@@ -51,7 +51,10 @@ pub(crate) fn at_level(group: &Group, needed: FeatureLevel) -> Result<(), CallEr
     })
 }
 
-fn key_state_version(state: &dyn proto::store::Reader, id: &DatasetId) -> Result<u64, CallError> {
+pub(crate) fn key_state_version(
+    state: &dyn proto::store::Reader,
+    id: &DatasetId,
+) -> Result<u64, CallError> {
     let dataset = read::dataset(state, id).ok_or(CallError::NoSuchDataset)?;
     Ok(dataset.key_state_version)
 }
@@ -574,7 +577,7 @@ pub(crate) fn request_epoch(meta: &ShardMeta, dataset: &v1::DatasetRecord) -> u6
     }
 }
 
-fn bounded(texts: &[&str]) -> Result<(), CallError> {
+pub(crate) fn bounded(texts: &[&str]) -> Result<(), CallError> {
     // A common prefix that a page ends with is a key's prefix and a delimiter.
     if texts
         .iter()
@@ -588,7 +591,7 @@ fn bounded(texts: &[&str]) -> Result<(), CallError> {
 }
 
 /// Runs what may wait for the disk where that is allowed.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     let threads = tokio::runtime::Handle::current().runtime_flavor();
     match threads {
         tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),

@@ -166,10 +166,42 @@ impl BlocksService {
         }
     }
 
+    /// Reads by the same bounds, for a service that has looked at who asks.
+    pub(crate) fn reads(&self) -> BlockReads {
+        BlockReads(Arc::clone(&self.inner))
+    }
+
     /// As a tonic service, with message sizes bounded.
     pub fn into_server(self) -> BlocksServer<Self> {
         // A frame and its tags; or a `Held` of the largest size, 60 bytes a block.
         BlocksServer::new(self).max_decoding_message_size(FRAME_BYTES_MAX + 1024)
+    }
+}
+
+/// Reads of blocks whose readers others have looked at.
+#[derive(Clone)]
+pub(crate) struct BlockReads(Arc<Inner>);
+
+impl BlockReads {
+    /// A block of the dataset that is named, in pieces.
+    pub(crate) async fn read(
+        &self,
+        request: v1::ReadBlockRequest,
+    ) -> Result<BoxStream<'static, Result<v1::BlockData, Status>>, Status> {
+        let permit = Arc::clone(&self.0.reads)
+            .try_acquire_owned()
+            .map_err(|_| status_of(&ReadBlockError::TooMany))?;
+        let turn = Arc::clone(&self.0.reading).acquire_owned().await;
+        let turn = turn.map_err(|_| status_of(&ReadBlockError::Stopping))?;
+        let read = outgoing::open(&self.0, request).await;
+        let (reader, first) = read.map_err(|error| status_of(&error))?;
+        let permits = [permit, turn];
+        Ok(outgoing::stream(
+            Arc::clone(&self.0),
+            reader,
+            first,
+            permits,
+        ))
     }
 }
 
@@ -200,19 +232,9 @@ impl v1::blocks_server::Blocks for BlocksService {
         let peer = transport::peer(&request)?;
         transport::require_role(&peer, &[Role::Node, Role::Gateway, Role::Client])?;
         self.inner.authority.learn(&peer).await;
-        let permit = Arc::clone(&self.inner.reads)
-            .try_acquire_owned()
-            .map_err(|_| status_of(&ReadBlockError::TooMany))?;
-        let turn = Arc::clone(&self.inner.reading).acquire_owned().await;
-        let turn = turn.map_err(|_| status_of(&ReadBlockError::Stopping))?;
-        let read = outgoing::open(&self.inner, &peer, request.into_inner()).await;
-        let (reader, first) = read.map_err(|error| status_of(&error))?;
-        Ok(Response::new(outgoing::stream(
-            Arc::clone(&self.inner),
-            reader,
-            first,
-            [permit, turn],
-        )))
+        let request = request.into_inner();
+        outgoing::may_read(&self.inner, &peer, &request).map_err(|error| status_of(&error))?;
+        self.reads().read(request).await.map(Response::new)
     }
 
     async fn held(

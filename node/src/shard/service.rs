@@ -30,7 +30,7 @@ impl ShardService {
     }
 }
 
-pub(super) fn answered(done: v1::Done) -> v1::ShardAnswer {
+pub(crate) fn answered(done: v1::Done) -> v1::ShardAnswer {
     v1::ShardAnswer {
         answer: Some(Answer::Done(done)),
     }

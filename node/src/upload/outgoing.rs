@@ -19,17 +19,26 @@ use super::error::{HeldError, ReadBlockError};
 use super::{HELD_BLOCKS_MAX, Inner};
 use crate::blocks::{BlockDigest, BlockKey, BlockNumber, BlockReader, ReadError};
 
+/// Refuses who may not read blocks of the dataset that is named.
+pub(super) fn may_read(
+    inner: &Inner,
+    peer: &Peer,
+    request: &v1::ReadBlockRequest,
+) -> Result<(), ReadBlockError> {
+    let dataset = DatasetId::try_from(request.dataset_id.as_ref())?;
+    if peer.identity.role() != Role::Node {
+        inner.authority.may_read_blocks(peer, dataset)?;
+    }
+    Ok(())
+}
+
 /// Opens a block and reads its first piece, so that what is not held or damaged at once is an error of the call.
 pub(super) async fn open(
     inner: &Arc<Inner>,
-    peer: &Peer,
     request: v1::ReadBlockRequest,
 ) -> Result<(BlockReader, Option<Bytes>), ReadBlockError> {
     let dataset = DatasetId::try_from(request.dataset_id.as_ref())?;
     let version = ObjectVersionId::try_from(request.version_id.as_ref())?;
-    if peer.identity.role() != Role::Node {
-        inner.authority.may_read_blocks(peer, dataset)?;
-    }
     let key = BlockKey {
         version,
         number: BlockNumber(request.number),
