@@ -39,6 +39,9 @@ use transport::{
     LocalIdentity, RegionCa, SharedClock, SystemClock,
 };
 
+pub mod abroad;
+pub mod mover;
+
 pub const DATASET: DatasetId = DatasetId([0xD5; 16]);
 pub const KEK: [u8; 16] = [0x6B; 16];
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,9 +55,12 @@ struct Authority {
     grants: Vec<v1::Grant>,
     policy: String,
     service_principals: Vec<String>,
+    trusted_regions: Vec<v1::TrustedRegion>,
+    descriptor: Option<v1::SignedRegionDescriptor>,
 }
 
 pub struct Region {
+    id: RegionId,
     dir: TempDir,
     ca: RegionCa,
     identities: BTreeMap<String, LocalIdentity>,
@@ -66,6 +72,10 @@ pub struct Region {
     // Their configuration says so for ever.
     joined: BTreeSet<u64>,
     full_percent: u64,
+    /// Whether its nodes listen for other regions.
+    federated: bool,
+    /// Connections to nodes of other regions: by caller, region and node.
+    abroad: Mutex<BTreeMap<(String, String, u64), Channel>>,
     _kms: JoinHandle<()>,
 }
 
@@ -86,20 +96,31 @@ pub fn region_id() -> RegionId {
 }
 
 pub fn identity(role: Role, name: &str) -> Identity {
-    Identity::new(region_id(), role, name).expect("a name")
+    identity_in(&region_id(), role, name)
+}
+
+pub fn identity_in(region: &RegionId, role: Role, name: &str) -> Identity {
+    Identity::new(region.clone(), role, name).expect("a name")
 }
 
 impl Region {
     /// `nodes` storage nodes, enrolled from the beginning, running, not founded.
     pub async fn start(nodes: u64) -> Self {
+        Self::start_in(region_id(), false, nodes).await
+    }
+
+    async fn start_in(id: RegionId, federated: bool, nodes: u64) -> Self {
         let now = SystemClock.now();
-        let ca = RegionCa::create(region_id(), now, VALIDITY).expect("a CA");
+        let ca = RegionCa::create(id.clone(), now, VALIDITY).expect("a CA");
         let dir = tempfile::tempdir().expect("a folder");
         let kms_listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a port");
         let kms = kms_listener.local_addr().expect("bound");
         let mut region = Self {
+            id,
+            federated,
+            abroad: Mutex::default(),
             identities: BTreeMap::new(),
             authority: Arc::new(Mutex::new(Authority {
                 version: 1,
@@ -111,6 +132,8 @@ impl Region {
                 ],
                 policy: String::new(),
                 service_principals: Vec::new(),
+                trusted_regions: Vec::new(),
+                descriptor: None,
             })),
             genesis: v1::SignedEnrolmentSet::default(),
             nodes: BTreeMap::new(),
@@ -126,8 +149,18 @@ impl Region {
         for name in ["c1", "c2"] {
             region.enrol(Role::Client, name, 0, "");
         }
-        region.enrol(Role::Operator, "o1", 0, "");
+        let people = if federated {
+            &["o1", "o2", "o3"][..]
+        } else {
+            &["o1"]
+        };
+        for name in people {
+            region.enrol(Role::Operator, name, 0, "");
+        }
         region.enrol(Role::Gateway, "g1", 0, "");
+        if federated {
+            region.enrol(Role::Gateway, "g2", 0, "");
+        }
         let mut listeners = Vec::new();
         for id in 1..=nodes {
             listeners.push((id, region.enrol_node(id).await));
@@ -155,7 +188,7 @@ impl Region {
     }
 
     fn enrol(&mut self, role: Role, name: &str, node_id: u64, endpoint: &str) {
-        let identity = identity(role, name);
+        let identity = identity_in(&self.id, role, name);
         let key = KeyPair::generate();
         let certificate = self
             .ca
@@ -208,7 +241,7 @@ impl Region {
         let enrolments = enrolments.expect("the CA's own set");
         let acceptor = Acceptor::new(&signer, enrolments.clone(), KeyExchange::HybridOnly);
         let ca = RegionCa::from_pem(
-            region_id(),
+            self.id.clone(),
             self.ca.certificate_pem().to_owned(),
             KeyPair::from_pem(&self.ca.key().to_pem()).expect("its own key"),
         );
@@ -240,7 +273,9 @@ impl Region {
     /// Names the service principals that have an enabled access key, as the KMS does.
     pub fn set_service_principals(&self, names: &[&str]) {
         let mut authority = self.authority.lock();
-        let principals = names.iter().map(|name| identity(Role::Service, name));
+        let principals = names
+            .iter()
+            .map(|name| identity_in(&self.id, Role::Service, name));
         authority.service_principals = principals.map(|named| named.to_string()).collect();
         authority.version += 1;
     }
@@ -259,7 +294,7 @@ impl Region {
         std::fs::write(&genesis, self.genesis.encode_to_vec()).expect("written");
         std::fs::write(self.file("ca", "pem"), self.ca.certificate_pem()).expect("written");
         Config {
-            region: region_id(),
+            region: self.id.clone(),
             jurisdiction: "CH".parse().expect("a jurisdiction"),
             node_id: id,
             data_dir: self.dir.path().join(&name),
@@ -271,7 +306,7 @@ impl Region {
             genesis,
             kms: vec![self.kms.to_string()],
             health_listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
-            federation_listen: None,
+            federation_listen: self.federated.then(|| (Ipv4Addr::LOCALHOST, 0).into()),
             federation_advertise: String::new(),
             join,
             found: !join,
@@ -388,7 +423,7 @@ impl Region {
         let key = self.identities[holder].public_key();
         let mut header = v1::LeaseHeader {
             format: 1,
-            region: region_id().to_string(),
+            region: self.id.to_string(),
             dataset_id: DATASET.into(),
             dataset_epoch: 1,
             kek_id: Bytes::from_static(&KEK),
@@ -509,7 +544,7 @@ impl Region {
         let local = self.identities[caller].clone();
         let connector = Connector::pinned(local, self.ca.trust(), KeyExchange::HybridOnly);
         let endpoint = self.nodes[&node].0.to_string();
-        let expect = Expect::Identity(identity(Role::Node, &format!("n{node}")));
+        let expect = Expect::Identity(identity_in(&self.id, Role::Node, &format!("n{node}")));
         connector
             .channel_lazy(&endpoint, expect, Lane::Control)
             .expect("an endpoint")
@@ -670,6 +705,8 @@ fn set(ca: &RegionCa, authority: &Authority, version: u64) -> v1::EnrolmentSet {
     v1::EnrolmentSet {
         policy: authority.policy.clone(),
         service_principals: authority.service_principals.clone(),
+        trusted_regions: authority.trusted_regions.clone(),
+        descriptor: authority.descriptor.clone(),
         ..new_set(&ca.trust(), contents)
     }
 }
