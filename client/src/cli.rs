@@ -166,7 +166,11 @@ impl Session {
     async fn region(&self) -> Result<Region, Failure> {
         let contexts = self.contexts()?;
         let (_, context) = contexts.choose(self.context.as_deref())?;
-        Ok(Region::connect(context, Tuning::default()).await?)
+        let region = Region::connect(context, Tuning::default()).await?;
+        let elsewhere = contexts.contexts.values();
+        let elsewhere = elsewhere.filter(|other| other.region != context.region);
+        region.follow_to(elsewhere.cloned());
+        Ok(region)
     }
 }
 

@@ -29,6 +29,8 @@ use crate::settings::{Context, Tuning};
 
 /// Datasets of one listing call at most.
 const DATASETS_PAGE: u32 = 1_000;
+/// Regions that a dataset is followed through.
+const MOVES_MAX: usize = 8;
 /// Between two looks at who the members are.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 
@@ -49,6 +51,8 @@ pub(crate) struct Inner {
     /// Of the enrolment set that the members were learnt from.
     members_version: AtomicU64,
     following: Mutex<Option<JoinHandle<()>>>,
+    /// Where else datasets may be found.
+    elsewhere: Mutex<Vec<Context>>,
 }
 
 impl Drop for Inner {
@@ -117,6 +121,12 @@ pub struct DatasetsPage {
     pub next: Option<String>,
 }
 
+/// Who we are in a region, if anybody.
+fn known(elsewhere: &[Context], region: &RegionId) -> Option<Context> {
+    let mut of_region = elsewhere.iter().filter(|one| one.region == *region);
+    of_region.next().cloned()
+}
+
 /// What the members of a region say of themselves.
 #[derive(Debug, Clone)]
 pub struct RegionStatus {
@@ -159,6 +169,7 @@ impl Region {
             keys,
             members_version: AtomicU64::new(0),
             following: Mutex::new(None),
+            elsewhere: Mutex::default(),
         });
         let region = Self(inner, Acting::default());
         region.refresh().await?;
@@ -181,6 +192,12 @@ impl Region {
     /// allow what both may, we and the principal. For gateways; what else they ask for is refused then.
     pub fn on_behalf_of(&self, principal: &Identity) -> Self {
         Self(self.0.clone(), Acting::for_principal(principal))
+    }
+
+    /// Regions in which a dataset is looked for that has moved there from here: who we are in each, since no identity is
+    /// known in two.
+    pub fn follow_to(&self, elsewhere: impl IntoIterator<Item = Context>) {
+        self.0.elsewhere.lock().extend(elsewhere);
     }
 
     /// Learns the members again, from any node that answers.
@@ -245,7 +262,7 @@ impl Region {
         Dataset::new(self.clone(), info, Stated::default())
     }
 
-    /// The dataset of that name.
+    /// The dataset of that name. Where it has moved to a region of [`Self::follow_to`], it is that region's.
     pub async fn dataset(&self, name: &DatasetName) -> Result<Dataset, Error> {
         self.dataset_for(name, &GetOptions::default()).await
     }
@@ -257,8 +274,23 @@ impl Region {
         options: &GetOptions,
     ) -> Result<Dataset, Error> {
         let stated = options.stated();
-        let info = self.find(name, &stated).await?;
-        Dataset::new(self.clone(), info, stated)
+        let mut region = self.clone();
+        for _ in 0..MOVES_MAX {
+            let moved = match region.find(name, &stated).await {
+                Err(Error::Moved { region: Some(to) }) => to,
+                found => return Dataset::new(region, found?, stated),
+            };
+            let known = known(&self.0.elsewhere.lock(), &moved);
+            let Some(context) = known else {
+                let region = Some(moved);
+                return Err(Error::Moved { region });
+            };
+            tracing::info!(from = %region.id(), to = %moved, "the dataset has moved");
+            region = Self::connect(&context, self.0.tuning.clone()).await?;
+        }
+        Err(Error::Protocol {
+            what: "a dataset that moved from region to region in a circle",
+        })
     }
 
     /// What the region says of a dataset.
