@@ -11,10 +11,10 @@ use replica::state::StateError;
 use tonic::Status;
 use tonic::metadata::AsciiMetadataValue;
 use transport::fault::status_of;
+use transport::panel::WordError;
 use transport::{Fault, Faulty, LeaderHint};
 
 use crate::approvals::ApprovalError;
-use crate::relocation::WordError;
 use crate::shard::receipts::ReceiptError;
 use crate::shard::tokens::TokenError;
 use crate::warrants::WarrantError;

@@ -33,5 +33,4 @@ mod warrants;
 
 pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};
 pub use error::CallError;
-pub use relocation::WordError;
 pub use server::{Node, Parts, StartError};

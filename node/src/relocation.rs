@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use node_state::read;
 use node_state::shard::RELOCATION_LEVEL;
-use proto::ids::{DatasetId, RegionId, RelocationId, Role};
+use proto::ids::{DatasetId, RegionId, Role};
+use proto::relocation::Named;
 use proto::v1;
 use proto::v1::Action;
 use transport::Peer;
@@ -24,34 +25,16 @@ mod copies;
 mod depart;
 mod feed;
 mod import;
-mod panel;
 mod roots;
 mod service;
 mod states;
 
 pub(crate) use copies::Copies;
-pub use panel::WordError;
 pub(crate) use roots::Roots;
 pub(crate) use service::{DeparturesService, RelocationsService};
 
 /// What gateways state as their purpose while they move a dataset.
 const PURPOSE: &str = "relocation";
-
-/// Which relocation of which dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) dataset: DatasetId,
-    pub(crate) relocation: RelocationId,
-}
-
-impl Named {
-    pub(crate) fn parse(dataset: &[u8], relocation: &[u8]) -> Result<Self, CallError> {
-        Ok(Self {
-            dataset: DatasetId::try_from(dataset)?,
-            relocation: RelocationId::try_from(relocation)?,
-        })
-    }
-}
 
 /// Who asks of a departure.
 #[derive(Debug, Clone, PartialEq, Eq)]

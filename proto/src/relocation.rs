@@ -3,9 +3,31 @@
 //! Owns the values that more than one of the pure machines decides on. Refuses to decide: the shards' part is in
 //! `node-state`, the KMSs' in `kms-state`, and neither imports the other.
 
-use crate::ids::{DatasetEpoch, LeafIndex, LogIndex, RelocationId};
+use crate::ids::{DatasetEpoch, DatasetId, IdError, LeafIndex, LogIndex, RelocationId};
 
 pub mod words;
+
+/// Which relocation of which dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    /// The dataset.
+    pub dataset: DatasetId,
+    /// The relocation.
+    pub relocation: RelocationId,
+}
+
+impl Named {
+    /// As a message has them.
+    ///
+    /// # Errors
+    /// If one of them is no id.
+    pub fn parse(dataset: &[u8], relocation: &[u8]) -> Result<Self, IdError> {
+        Ok(Self {
+            dataset: DatasetId::try_from(dataset)?,
+            relocation: RelocationId::try_from(relocation)?,
+        })
+    }
+}
 
 /// Digest of a dataset's catalog at a fence: every version, delete marker, ciphertext digest, metadata, retention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

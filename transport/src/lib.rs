@@ -18,6 +18,7 @@ mod handshake;
 mod identity;
 pub mod keys;
 mod lane;
+pub mod panel;
 mod peer;
 pub mod spans;
 mod stream;

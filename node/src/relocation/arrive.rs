@@ -7,18 +7,18 @@
 use bytes::Bytes;
 use node_state::{ShardMeta, read};
 use proto::ids::{LogIndex, RegionId, Role, UnixMs};
-use proto::relocation::words;
+use proto::relocation::{Named, words};
 use proto::v1;
 use proto::v1::arrival_step_request::Step as Asks;
 use proto::v1::arrive::Step;
 use proto::v1::shard_command::Command;
 use transport::Peer;
 use transport::enrolment::EnrolmentTable;
+use transport::panel::{Heard, Panel};
 
+use super::Who;
 use super::copies::Counted;
 use super::depart::{by, not_granted};
-use super::panel::{Heard, Panel};
-use super::{Named, Who};
 use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;

@@ -14,10 +14,10 @@ use node_state::read;
 use node_state::root::{Side, Sum, follow_keys, root_of, sum_of};
 use parking_lot::Mutex;
 use proto::ids::{DatasetId, LogIndex, Term};
+use proto::relocation::Named;
 use replica::host::ReadError;
 use replica::state::View;
 
-use super::Named;
 use crate::core::Core;
 use crate::error::CallError;
 use crate::groups::Shard;

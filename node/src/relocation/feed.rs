@@ -7,13 +7,14 @@ use node_state::listing::{self, PartsQuery, UploadsQuery};
 use node_state::relocation::Position;
 use node_state::{feed, limits, read};
 use proto::ids::{DatasetId, LeaseId, LogIndex, ObjectVersionId};
+use proto::relocation::Named;
 use proto::store::Reader;
 use proto::v1;
 use proto::v1::read_departure_request::Next;
 use transport::Peer;
 
+use super::Who;
 use super::depart::{leads_there, not_granted};
-use super::{Named, Who};
 use crate::core::Core;
 use crate::error::CallError;
 use crate::shard::{blocking, bounded};

@@ -8,13 +8,13 @@ use node_state::relocation::{Arrival, Authority, Opened, Standing, State, moved_
 use node_state::{ShardMeta, read};
 use prost::Message as _;
 use proto::ids::{LogIndex, RegionId, Role};
+use proto::relocation::Named;
 use proto::relocation::words::FORMAT;
 use proto::store::Reader;
 use proto::transcript;
 use proto::v1;
 use transport::Peer;
 
-use super::Named;
 use super::depart::leads_there;
 use crate::core::Core;
 use crate::error::CallError;

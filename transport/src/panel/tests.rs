@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use proto::ids::{DatasetId, RelocationId};
-use transport::{KeyPair, RegionCa};
 
 use super::*;
+use crate::{KeyPair, RegionCa};
 
 const NAMED: Named = Named {
     dataset: DatasetId([0xD5; 16]),
@@ -184,7 +184,7 @@ fn a_word_that_does_not_hold_is_refused_with_all_others() {
     let id = || Bytes::from_static(&[1; 16]);
     assert_eq!(bent(&|state| state.dataset_id = id()), another);
     assert_eq!(bent(&|state| state.relocation_id = id()), another);
-    let many = vec![nodes.word(1); SIGNERS_MAX + 1];
+    let many = vec![nodes.word(1); WORDS_MAX + 1];
     assert_eq!(
         nodes.hear(&many).expect_err("too many").reason(),
         "words-too-many"
@@ -197,7 +197,7 @@ fn a_region_that_is_not_trusted_has_no_panel() {
     let region: RegionId = "ch-zrh".parse().expect("a region id");
     let now = UnixMs(1_900_000_000_000);
     let ca = RegionCa::create(region.clone(), now, Duration::from_secs(3600)).expect("a CA");
-    let contents = transport::enrolment::SetContents {
+    let contents = crate::enrolment::SetContents {
         jurisdiction: "CH".parse().expect("a jurisdiction"),
         version: 1,
         signed_at: now,
@@ -205,10 +205,10 @@ fn a_region_that_is_not_trusted_has_no_panel() {
         grants: Vec::new(),
         approvals_min: 2,
     };
-    let set = transport::enrolment::new_set(&ca.trust(), contents);
+    let set = crate::enrolment::new_set(&ca.trust(), contents);
     let signed = ca.sign_set(&set).expect("a set");
-    let clock = transport::SystemClock::shared();
-    let enrolments = transport::Enrolments::bootstrap(ca.trust(), &signed, clock).expect("a set");
+    let clock = crate::SystemClock::shared();
+    let enrolments = crate::Enrolments::bootstrap(ca.trust(), &signed, clock).expect("a set");
     let table = enrolments.current();
     let abroad = "de-fra".parse().expect("a region id");
     let panel = Panel::abroad(&table, &abroad, Role::Node, now);

@@ -6,23 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use node_state::limits::SIGNERS_MAX;
 use prost::Message;
 use proto::descriptor::DescriptorError;
 use proto::ids::{Identity, RegionId, Role, UnixMs};
-use proto::relocation::words;
+use proto::relocation::{Named, words};
 use proto::transcript;
 use proto::v1;
-use transport::enrolment::EnrolmentTable;
-use transport::{Fault, Faulty, verify};
 
-use super::Named;
+use crate::enrolment::EnrolmentTable;
+use crate::{Fault, Faulty, verify};
+
+/// Words that are heard at once: as many replicas as a group may have.
+pub const WORDS_MAX: usize = 32;
 
 /// Why words of replicas do not carry a step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WordError {
     /// More than a group has replicas.
-    #[error("there are more than {SIGNERS_MAX} words")]
+    #[error("there are more than {WORDS_MAX} words")]
     TooMany,
     /// It does not decode, or is of a format this build does not know.
     #[error("a word does not decode, or is of an unknown format")]
@@ -86,7 +87,7 @@ impl Faulty for WordError {
 }
 
 /// A signed statement of one replica.
-pub(super) trait Word: Message + Default {
+pub trait Word: Message + Default {
     /// As it travels.
     type Signed;
     /// What its signature is over, besides itself.
@@ -100,7 +101,7 @@ pub(super) trait Word: Message + Default {
 }
 
 /// What a word is of.
-pub(super) struct About<'a> {
+pub struct About<'a> {
     format: u32,
     region: &'a str,
     replica: &'a str,
@@ -148,7 +149,7 @@ word!(
 );
 
 /// The replicas of one group.
-pub(super) struct Panel {
+pub struct Panel {
     region: RegionId,
     version: u64,
     members: Vec<Member>,
@@ -162,19 +163,19 @@ struct Member {
 
 /// What a majority says.
 #[derive(Debug)]
-pub(super) struct Heard<R, W> {
+pub struct Heard<R, W> {
     /// The record that each of them states.
-    pub(super) record: R,
+    pub record: R,
     /// Who they are.
-    pub(super) vouch: v1::Vouch,
+    pub vouch: v1::Vouch,
     /// Their words, for what need not be the same in each.
-    pub(super) words: Vec<W>,
+    pub words: Vec<W>,
 }
 
 impl Panel {
     /// Replicas of another region by its newest descriptor: all of its storage nodes, or all of its KMS. They are numbered
     /// by their place in it, from 1 on.
-    pub(super) fn abroad(
+    pub fn abroad(
         table: &EnrolmentTable,
         region: &RegionId,
         role: Role,
@@ -205,7 +206,7 @@ impl Panel {
     }
 
     /// KMS replicas of this region, by their enrolment.
-    pub(super) fn own_kms(table: &EnrolmentTable) -> Self {
+    pub fn own_kms(table: &EnrolmentTable) -> Self {
         let members = table.members(Role::Kms).filter_map(|enrolled| {
             Some(Member {
                 number: enrolled.node_id?.0,
@@ -221,7 +222,7 @@ impl Panel {
     }
 
     /// What a majority says, read out of each word by `read`; who says nothing of the kind does not count.
-    pub(super) fn hear<W: Word, R: PartialEq>(
+    pub fn hear<W: Word, R: PartialEq>(
         &self,
         named: &Named,
         said: &[W::Signed],
@@ -231,7 +232,7 @@ impl Panel {
     }
 
     /// As [`Self::hear`], of every one of them.
-    pub(super) fn hear_all<W: Word, R: PartialEq>(
+    pub fn hear_all<W: Word, R: PartialEq>(
         &self,
         named: &Named,
         said: &[W::Signed],
@@ -247,7 +248,7 @@ impl Panel {
         read: impl Fn(&W) -> Option<R>,
         need: usize,
     ) -> Result<Heard<R, W>, WordError> {
-        if said.len() > SIGNERS_MAX {
+        if said.len() > WORDS_MAX {
             return Err(WordError::TooMany);
         }
         let mut by_member = BTreeMap::new();
