@@ -287,8 +287,10 @@ faulty!(HandOverError {
     Self::NoSuch(_) => (Missing, "no-such-relocation"),
     Self::Ended(_) => (Precondition, "hand-over-ended"),
     Self::NoSuchKey(_) => (Missing, "no-such-key"),
+    Self::Id(_) => (Caller, "malformed"),
+    Self::NotAsked(_) => (Unavailable, "shard-not-heard"),
     Self::Level(_) => (Precondition, "level-too-low"),
-} inner { Sealed, Item, Session, Stale, Approval, Commit, Custody });
+} inner { Sealed, Item, Session, Stale, Approval, Commit, Custody, Words, Key });
 
 faulty!(LeaseError {
     Self::Role { .. } => (Denied, "role-receives-no-keys"),

@@ -7,29 +7,35 @@
 mod destination;
 mod fences;
 mod service;
+mod shred;
 mod source;
 
 use bytes::Bytes;
 use envelope::HpkePublicKey;
 use prost::Message as _;
-use proto::ids::{DatasetId, HandOverKeyId, Identity, LeafIndex, RegionId, RelocationId, Role};
+use proto::ids::{
+    DatasetId, HandOverKeyId, IdError, Identity, LeafIndex, RegionId, RelocationId, Role,
+};
+use proto::relocation::Named;
 use proto::store::Reader;
 use proto::transcript;
 use proto::v1;
 use proto::v1::kms_command::Command as What;
+use transport::panel::WordError;
 use transport::{Peer, PublicKey};
 
 use crate::approvals::{self, ApprovalError};
+use crate::confirm::ConfirmError;
 use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
-use crate::keys::{UnderDualControl, claim, in_force};
+use crate::keys::{KeyError, UnderDualControl, claim, in_force};
 use crate::ledger::{Command, CommitError};
 use crate::opens::OpenError;
 use crate::seal::Sealed;
 use crate::sessions::NoSession;
 
 pub(crate) use destination::HandedOverAsked;
-pub(crate) use service::HandOverService;
+pub(crate) use service::{HandOverService, ShredService};
 pub(crate) use source::{Granted, HandOverAsked};
 
 /// Why nothing was done for a relocation.
@@ -50,6 +56,9 @@ pub(crate) enum HandOverError {
         /// Which field.
         field: &'static str,
     },
+    /// An id that is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
     /// An item is not what it must be.
     #[error("an item of the request is not taken")]
     Item(#[source] OpenError),
@@ -86,27 +95,18 @@ pub(crate) enum HandOverError {
     /// Recorded, and the keys did not come out.
     #[error("the request is on record and its keys did not come out")]
     Custody(#[from] CustodyError),
+    /// The own region's side of what moved.
+    #[error("the dataset's shard did not say whether it moved")]
+    NotAsked(#[from] ConfirmError),
+    /// The other region's side of it.
+    #[error("the destination's nodes do not say that they serve the dataset")]
+    Words(#[from] WordError),
+    /// Nothing of the key, or not in this state.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Older replicas would stop at it.
     #[error(transparent)]
     Level(#[from] LevelTooLow),
-}
-
-/// Which relocation of which dataset.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) relocation: RelocationId,
-    pub(crate) dataset: DatasetId,
-}
-
-impl Named {
-    pub(crate) fn parse(relocation: &[u8], dataset: &[u8]) -> Result<Self, HandOverError> {
-        let malformed = |field| HandOverError::Malformed { field };
-        Ok(Self {
-            relocation: RelocationId::try_from(relocation)
-                .map_err(|_| malformed("relocation id"))?,
-            dataset: DatasetId::try_from(dataset).map_err(|_| malformed("dataset id"))?,
-        })
-    }
 }
 
 fn key_id(bytes: &[u8]) -> Result<HandOverKeyId, HandOverError> {
@@ -185,7 +185,7 @@ impl Core {
         self.changes_relocations(peer)?;
         let given = std::mem::take(&mut request.approvals);
         let hash = approvals::request_hash("CreateHandOverKey", &request);
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         let id = key_id(&request.single_use_id)?;
         let source = region_id(&request.source, "source")?;
         {
@@ -246,7 +246,7 @@ impl Core {
         request: v1::EndHandOverKeyRequest,
     ) -> Result<v1::KmsDone, HandOverError> {
         self.changes_relocations(peer)?;
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         let id = key_id(&request.hand_over_key_id)?;
         let what = What::EndHandOverKey(v1::EndHandOverKey {
             hand_over_key_id: id.into(),
@@ -270,7 +270,7 @@ impl Core {
         let malformed = |field| HandOverError::Malformed { field };
         let signed = request.key.take().ok_or(malformed("key"))?;
         let key = signed.key.as_ref().ok_or(malformed("key"))?;
-        let named = Named::parse(&key.relocation_id, &key.dataset_id)?;
+        let named = Named::parse(&key.dataset_id, &key.relocation_id)?;
         let terms = {
             let state = self.reader().map_err(StaleError::State)?;
             self.offered_terms(&*state, &signed, key, &request)?
@@ -339,7 +339,7 @@ impl Core {
         request: v1::CloseHandOverRequest,
     ) -> Result<v1::KmsDone, HandOverError> {
         self.changes_relocations(peer)?;
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         let done = self.relocate(&peer.identity, closing(named)).await?;
         tracing::warn!(relocation = %named.relocation, by = %peer.identity, "grant of keys closed");
         Ok(done)
@@ -364,7 +364,7 @@ impl Core {
         peer: &Peer,
         request: &v1::StateHandOverRequest,
     ) -> Result<v1::SignedHandOverState, HandOverError> {
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         let none = HandOverError::NoSuch(named.relocation);
         let state = self.reader().map_err(StaleError::State)?;
         let of_dataset = |dataset: &Bytes| *dataset == request.dataset_id;

@@ -12,12 +12,13 @@ use parking_lot::RwLock;
 use policy::{PolicyText, Why};
 use proto::danger::{Switch, broken};
 use proto::ids::{AccessKeyId, DatasetId, Identity, RegionId, Role, UnixMs};
+use proto::relocation::Named;
 use proto::store::Reader;
 use proto::v1;
 use tlog::Purpose;
 
 use crate::access_keys::AccessKey;
-use crate::hand_over::{Granted, Named};
+use crate::hand_over::Granted;
 use crate::ledger::DatasetUse;
 
 /// Why policy says no. Names no dataset and no caller: who asked knows.

@@ -38,7 +38,7 @@ use crate::cosigner::{Cosigner, CosignerError};
 use crate::custody::Custody;
 use crate::federation::FederationService;
 use crate::gate::Gate;
-use crate::hand_over::HandOverService;
+use crate::hand_over::{HandOverService, ShredService};
 use crate::health;
 use crate::ledger::Ledger;
 use crate::log_http;
@@ -358,6 +358,7 @@ impl Replica {
             .add_service(services.kms())
             .add_service(services.operate())
             .add_service(services.peer())
+            .add_service(ShredService(self.core.clone()).into_server())
             .into_axum_router()
             .merge(log_http::enrolled(self.core.clone()));
         let router = transport::server().add_routes(Routes::from(routes));

@@ -4,7 +4,8 @@
 //! be asked, nothing is scheduled and nothing is destroyed. What is set between the shard's word and the record of the
 //! destruction comes too late; that is one exchange with one node.
 
-use proto::ids::{DatasetId, UnixMs};
+use proto::ids::{DatasetId, RelocationId, UnixMs};
+use proto::store::Reader;
 use proto::v1;
 use proto::v1::shard_client::ShardClient;
 use tonic::transport::Channel;
@@ -42,6 +43,21 @@ pub(crate) fn free(dataset: &v1::DatasetRecord, now: UnixMs) -> Result<(), HeldE
     }
 }
 
+/// Whether the dataset moved by the very record on which its key was scheduled to end. Its holds moved with it, and are kept
+/// where it is.
+fn shredded(state: &dyn Reader, dataset: &v1::DatasetRecord) -> bool {
+    let authority = dataset.authority.as_ref();
+    let stands = |authority: &&v1::AuthorityRecord| authority.standing() == v1::Standing::Moved;
+    let Some(moved) = authority.filter(stands).and_then(|by| by.moved.as_ref()) else {
+        return false;
+    };
+    let Ok(relocation) = RelocationId::try_from(&moved.relocation_id[..]) else {
+        return false;
+    };
+    let grant = kms_state::hand_over_grant(state, &relocation);
+    grant.is_some_and(|grant| grant.moved.as_ref() == Some(moved))
+}
+
 impl Core {
     /// Refuses unless the dataset's shard states that no hold keeps it, or every shard that it holds no such dataset.
     pub(crate) async fn not_held(&self, dataset: DatasetId) -> Result<(), HeldError> {
@@ -50,7 +66,10 @@ impl Core {
             HeldError::NotAsked(ConfirmError::Commit(crate::ledger::CommitError::State))
         })?;
         let now = kms_state::region_time(&*state);
-        stated.map_or(Ok(()), |dataset| free(&dataset, now))
+        match stated {
+            Some(dataset) if !shredded(&*state, &dataset) => free(&dataset, now),
+            _ => Ok(()),
+        }
     }
 
     /// What the shard states of the dataset, from a majority's view; `None` where every shard was asked and none holds

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::ids::{DatasetId, Identity, RegionId, Role};
+use proto::relocation::Named;
 use proto::transcript;
 use proto::v1;
 use transport::Peer;
 
-use super::{HandOverError, Named, signed_by_region};
+use super::{HandOverError, signed_by_region};
 use crate::approvals::sha256;
 use crate::core::{Core, StaleError};
 use crate::custody::HeldHandOver;
@@ -91,7 +92,7 @@ impl Core {
         let malformed = |field| HandOverError::Malformed { field };
         let request = asked.request.ok_or(malformed("request"))?;
         let batch = asked.batch.ok_or(malformed("batch"))?;
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         if batch.keys.len() != request.items.len() {
             return Err(malformed("batch: it answers another number of keys"));
         }

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::relocation::Named;
 use proto::v1;
 use proto::v1::set_hand_over::Step;
 use transport::fault::Chain;
 
-use super::{HandOverError, Named, set};
+use super::{HandOverError, set};
 use crate::confirm::ConfirmError;
 use crate::core::Core;
 
@@ -57,7 +58,7 @@ impl Core {
             drop(state);
             grants.retain(|grant| grant.stage() == v1::HandOverStage::Paused);
             for grant in grants {
-                let Ok(named) = Named::parse(&grant.relocation_id, &grant.dataset_id) else {
+                let Ok(named) = Named::parse(&grant.dataset_id, &grant.relocation_id) else {
                     continue;
                 };
                 if let Err(error) = self.look_at_fence(named, grant.fence).await {

@@ -1,4 +1,5 @@
-//! What KMS replicas and gateways of another region may ask for its relocations: on the federation listener, and there alone.
+//! What KMS replicas and gateways of another region may ask for its relocations, on the federation listener and there alone,
+//! and what operators ask of a key whose dataset has moved.
 //!
 //! Owns the way of these requests to the leader's thought. Refuses whom the federation acceptor does not admit, anew with
 //! every request.
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use proto::v1;
 use proto::v1::kms_hand_over_server::{KmsHandOver, KmsHandOverServer};
+use proto::v1::kms_shred_server::{KmsShred, KmsShredServer};
 use tonic::{Request, Response, Status};
 use transport::peer;
 
@@ -61,5 +63,27 @@ impl KmsHandOver for HandOverService {
             "StateHandOver",
             self.0.state_hand_over(&peer, request.get_ref()),
         )
+    }
+}
+
+/// What is served on the region's own listener.
+#[derive(Clone)]
+pub(crate) struct ShredService(pub(crate) Arc<Core>);
+
+impl ShredService {
+    pub(crate) fn into_server(self) -> KmsShredServer<Self> {
+        KmsShredServer::new(self)
+    }
+}
+
+#[tonic::async_trait]
+impl KmsShred for ShredService {
+    async fn shred(
+        &self,
+        request: Request<v1::ShredKeyRequest>,
+    ) -> Result<Response<v1::KeyInfo>, Status> {
+        let peer = peer(&request)?;
+        let shredded = self.0.shred_key(&peer, request.into_inner()).await;
+        answer("ShredKey", shredded)
     }
 }

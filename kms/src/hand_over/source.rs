@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proto::ids::{DatasetId, Identity, RelocationId, Role};
+use proto::relocation::Named;
 use proto::store::Reader;
 use proto::transcript;
 use proto::v1;
 use transport::Peer;
 
-use super::{HandOverError, Named, closing, set};
+use super::{HandOverError, closing, set};
 use crate::approvals::sha256;
 use crate::core::{Core, StaleError};
 use crate::ledger::{Release, stated};
@@ -98,7 +99,7 @@ impl Core {
     ) -> Result<v1::HandOverBatch, HandOverError> {
         self.serving()?;
         self.at_level(kms_state::LEVEL_RELOCATION)?;
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         let region = self.config.region.as_str();
         let asked = HandOverAsked {
             actor: peer.identity.clone(),
@@ -128,7 +129,7 @@ impl Core {
         peer: &Peer,
         request: &v1::PauseHandOverRequest,
     ) -> Result<v1::KmsDone, HandOverError> {
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         self.of_destination(peer, named)?;
         let pause = v1::set_hand_over::Step::Pause(request.fence);
         self.relocate(self.identity(), set(named, pause)).await
@@ -140,7 +141,7 @@ impl Core {
         peer: &Peer,
         request: &v1::StateHandOverRequest,
     ) -> Result<v1::KmsDone, HandOverError> {
-        let named = Named::parse(&request.relocation_id, &request.dataset_id)?;
+        let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
         self.of_destination(peer, named)?;
         self.relocate(self.identity(), closing(named)).await
     }
