@@ -124,7 +124,7 @@ fn signed_by_region(
     state: &dyn Reader,
     region: &RegionId,
     (signer, signature): (&[u8], &[u8]),
-    label: &str,
+    label: &'static str,
     signed: &[u8],
 ) -> Result<(), HandOverError> {
     let descriptor = kms_state::trusted_region(state, region);

@@ -299,7 +299,7 @@ impl<'a> Mover<'a> {
                 true => self.destination_words().await,
                 false => Vec::new(),
             };
-            match self.depart_with(step.clone(), said).await {
+            match self.depart_with(step, said).await {
                 // Followers have not applied it yet.
                 Err(status) if later(&status) && tries < 100 => tries += 1,
                 answer => return answer,
@@ -318,7 +318,7 @@ impl<'a> Mover<'a> {
                 of: of(),
                 said: said.clone(),
                 keys: Vec::new(),
-                step: Some(step.clone()),
+                step: Some(step),
             };
             async move { Ok(done(client.step(request).await?.into_inner())) }
         })
