@@ -526,19 +526,19 @@ async fn who_has_no_part_in_it_is_refused() {
 
 /// A step of an arrival as an operator asks for it.
 async fn asked_by_an_operator(pair: &Pair, step: Arrives) -> Result<v1::ShardAnswer, Status> {
-    let step = |channel| {
-        let request = v1::ArrivalStepRequest {
-            of: of(),
-            step: Some(step.clone()),
-            ..Default::default()
-        };
-        async move {
-            let answer = RelocationsClient::new(channel).step(request).await?;
-            Ok(answer.into_inner())
-        }
-    };
-    let there = &pair.destination;
-    there.on_leader("o1", GroupId(SHARD), step).await
+    pair.destination
+        .on_leader("o1", GroupId(SHARD), |channel| {
+            let request = v1::ArrivalStepRequest {
+                of: of(),
+                step: Some(step.clone()),
+                ..Default::default()
+            };
+            async move {
+                let answer = RelocationsClient::new(channel).step(request).await?;
+                Ok(answer.into_inner())
+            }
+        })
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

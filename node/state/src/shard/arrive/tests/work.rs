@@ -94,7 +94,7 @@ fn totals_of_a_relocation_never_go_down_and_the_rest_is_the_newest() {
         ..Default::default()
     };
     done(regions.destination.run(reports("g1", first.clone())));
-    assert_eq!(mover(&regions).report, Some(first.clone()));
+    assert_eq!(mover(&regions).report, Some(first));
     let second = v1::MoverReport {
         moved_bytes: 500,
         failures: 3,
