@@ -6,6 +6,7 @@
 
 mod asked;
 mod destination;
+mod ending;
 mod notice;
 mod plan;
 mod progress;
@@ -30,7 +31,8 @@ use crate::region::Region;
 use crate::route::Pool;
 
 pub use asked::MoveAsked;
-pub use destination::{Begun, Finished};
+pub use destination::Begun;
+pub use ending::Finished;
 pub use notice::RelocationNotice;
 pub use plan::{Blocker, RelocationPlan, transfer_seconds};
 pub use progress::{RelocationProgress, RelocationRate, is_over, is_served, phase_name, rate};

@@ -4,7 +4,9 @@
 //! what is the other's. Data is moved by gateways of the destination; what goes between people are files.
 
 mod asked;
+mod ends;
 mod files;
+mod planned;
 mod shown;
 mod steps;
 mod watch;
@@ -182,7 +184,7 @@ pub(crate) enum Command {
     },
     /// After the hold: ends the source's key, in the destination by leave and in the source by a schedule.
     #[command(after_help = SHRED_HELP)]
-    Shred(steps::Shred),
+    Shred(ends::Shred),
     /// The end: in the source what was kept is freed, in the destination the relocation is certified.
     #[command(after_help = FINALIZE_HELP)]
     Finalize {
@@ -224,11 +226,11 @@ impl Plan {
         let stops = planned.blockers.iter();
         let stops = stops.filter(|blocker| !left(blocker.name())).count();
         if !self.notice {
-            shown::planned(session, &planned, self.rate);
+            planned::planned(session, &planned, self.rate);
         }
         if stops > 0 {
             if self.notice {
-                shown::blockers(session, &planned.blockers);
+                planned::blockers(session, &planned.blockers);
             }
             return Err(Failure::Blocked(stops));
         }
@@ -254,7 +256,10 @@ impl Plan {
 pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failure> {
     match command {
         Command::Plan(plan) => plan.run(session).await,
-        Command::Notice { notice } => shown::notice(session, &files::notice(&notice)?),
+        Command::Notice { notice } => {
+            planned::notice(session, &files::notice(&notice)?);
+            Ok(())
+        }
         Command::Begin(begin) => begin.run(session).await,
         Command::Grant(grant) => grant.run(session).await,
         Command::Status(status) => status.run(session).await,
@@ -265,11 +270,11 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Pause { which } => steps::pace(session, &which, |pace| pace.paused = true).await,
         Command::Resume { which } => steps::pace(session, &which, |pace| pace.paused = false).await,
         Command::Cutover(cutover) => cutover.run(session).await,
-        Command::Abort { which, words } => steps::abort(session, &which, words.as_deref()).await,
-        Command::Words { which, out } => steps::words(session, &which, &out).await,
+        Command::Abort { which, words } => ends::abort(session, &which, words.as_deref()).await,
+        Command::Words { which, out } => ends::words(session, &which, &out).await,
         Command::Shred(shred) => shred.run(session).await,
         Command::Finalize { which, words } => {
-            steps::finalize(session, &which, words.as_deref()).await
+            ends::finalize(session, &which, words.as_deref()).await
         }
     }
 }
