@@ -219,7 +219,7 @@ struct Levels {
     nodes: Vec<v1::NodeStatusReply>,
 }
 
-/// What a state says that a step was taken by, for logs and for people.
+/// Who asks, as a request states it.
 fn claim_of(region: &Region) -> v1::Claim {
     v1::Claim {
         actor: region.identity().to_string(),
@@ -236,7 +236,7 @@ fn done(answer: v1::ShardAnswer) -> Result<v1::Done, Error> {
     }
 }
 
-/// Reads states out of words, as far as they decode.
+/// What a node says, as far as it decodes.
 fn departure_said(word: &v1::SignedDepartureState) -> Option<v1::DepartureState> {
     v1::DepartureState::decode(word.state.clone()).ok()
 }
