@@ -89,8 +89,8 @@ Examples:
   reduit relocate cutover cti.plan --pause-ms 2000 --hold-days 14 --wait";
 
 const ABORT_HELP: &str = "Before the cutover. In the destination it stops and destroys the key that others were received under; in the source
-nothing is handed over any more. What was handed over counts as disclosed to the other region. The destination comes to its
-end with words of the source: `reduit relocate words` there, after its own abort.
+nothing is handed over any more. What was handed over counts as disclosed to the other region. Gateways of the destination bring
+the source's word; where none reaches it, people do: `reduit relocate words` there, after its own abort.
 
 Examples:
   reduit relocate abort cti.plan

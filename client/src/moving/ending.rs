@@ -39,37 +39,59 @@ impl Region {
         if let Some(said) = said {
             said.are_of(&source_of(&status)?, &named)?;
         }
+        if !matches!(phase_of(&status), Phase::Aborting | Phase::Aborted) {
+            self.step_arrival(v1::ArrivalStepRequest {
+                of: Some(of.clone()),
+                step: Some(Step::Abort(true)),
+                ..Default::default()
+            })
+            .await?;
+        }
+        let now = self.arrival_again(&named, GroupId(of.shard)).await?;
+        if phase_of(&now) != Phase::Aborting {
+            return Ok(now);
+        }
+        let brought = self.bring_ends(&now, &named, said).await;
+        let now = self.arrival_again(&named, GroupId(of.shard)).await?;
+        match brought {
+            // A gateway brings the same, and may have been faster.
+            Err(error) if phase_of(&now) != Phase::Aborted => Err(error),
+            _ => Ok(now),
+        }
+    }
+
+    /// What is left of an abort: the end of the own key, and what the source has said.
+    async fn bring_ends(
+        &self,
+        status: &v1::ArrivalStatus,
+        named: &Named,
+        said: Option<&RelocationWords>,
+    ) -> Result<(), Error> {
+        self.end_hand_over(status, named).await?;
+        let Some(said) = said else {
+            return Ok(());
+        };
+        let held = status.arrival.clone().unwrap_or_default();
         let step = |step| v1::ArrivalStepRequest {
-            of: Some(of.clone()),
+            of: Some(relocated(named, GroupId(status.shard))),
             step: Some(step),
             ..Default::default()
         };
-        if !matches!(phase_of(&status), Phase::Aborting | Phase::Aborted) {
-            self.step_arrival(step(Step::Abort(true))).await?;
+        if !held.ended && !said.departures.is_empty() {
+            self.step_arrival(v1::ArrivalStepRequest {
+                said: said.departures.clone(),
+                ..step(Step::Ended(true))
+            })
+            .await?;
         }
-        let mut now = self.arrival_again(&named, GroupId(of.shard)).await?;
-        if phase_of(&now) == Phase::Aborting {
-            self.end_hand_over(&now, &named).await?;
-            if let Some(said) = said {
-                let held = now.arrival.clone().unwrap_or_default();
-                if !held.ended && !said.departures.is_empty() {
-                    self.step_arrival(v1::ArrivalStepRequest {
-                        said: said.departures.clone(),
-                        ..step(Step::Ended(true))
-                    })
-                    .await?;
-                }
-                if held.released.is_none() && !said.keys.is_empty() {
-                    self.step_arrival(v1::ArrivalStepRequest {
-                        keys: said.keys.clone(),
-                        ..step(Step::Closed(true))
-                    })
-                    .await?;
-                }
-            }
-            now = self.arrival_again(&named, GroupId(of.shard)).await?;
+        if held.released.is_none() && !said.keys.is_empty() {
+            self.step_arrival(v1::ArrivalStepRequest {
+                keys: said.keys.clone(),
+                ..step(Step::Closed(true))
+            })
+            .await?;
         }
-        Ok(now)
+        Ok(())
     }
 
     /// Destroys the own hand-over key, and tells the shard. What was done of it before is not done again.

@@ -103,6 +103,9 @@ fn waits_for(arrival: &v1::ArrivalRecord, mover: bool, now: UnixMs) -> &'static 
             "the end of the source's key: `reduit relocate finalize` there, then here with its words"
         }
         Phase::Shred => "the end of the hand-over key: `reduit relocate finalize`",
+        Phase::Aborting if mover && !(arrival.ended && arrival.released.is_some()) => {
+            "the source's word, which a gateway of this region asks for"
+        }
         Phase::Aborting if !arrival.ended => {
             "the source's shard: `reduit relocate abort` there, then here with its words"
         }
@@ -281,7 +284,14 @@ mod tests {
         assert!(waits(&|_| {}, Phase::Hold).contains("shred"));
         let shredded = |arrival: &mut v1::ArrivalRecord| arrival.shredded = true;
         assert!(waits(&shredded, Phase::Shred).contains("hand-over key"));
-        assert!(waits(&|_| {}, Phase::Aborting).contains("shard"));
+        assert!(waits(&|_| {}, Phase::Aborting).contains("gateway"));
+        let alone = |arrival: &mut v1::ArrivalRecord| arrival.mover = None;
+        assert!(waits(&alone, Phase::Aborting).contains("shard"));
+        let heard = |arrival: &mut v1::ArrivalRecord| {
+            arrival.ended = true;
+            arrival.released = Some(v1::ReleasedRecord::default());
+        };
+        assert!(waits(&heard, Phase::Aborting).contains("hand-over key"));
         for over in [Phase::Certified, Phase::Aborted] {
             assert_eq!(waits(&|_| {}, over), "");
             assert!(is_over(over));
