@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use proto::ids::ObjectVersionId;
 use proto::v1;
 use proto::v1::import::Span;
 use proto::v1::imported_unit::Content;
@@ -318,6 +319,42 @@ impl Inner {
             ..metadata
         };
         Ok((metadata, Some(learnt)))
+    }
+
+    /// Which version changed metadata is of. A null version goes by its key alone: its id is what the source says now.
+    async fn version_of(&self, unit: &v1::ImportedUnit) -> Result<ObjectVersionId, Error> {
+        if !unit.version_id.is_empty() {
+            return Ok(ObjectVersionId::try_from(&unit.version_id[..])?);
+        }
+        let mut from = v1::Place {
+            key: unit.key.clone(),
+            within: 1,
+            end: false,
+        };
+        loop {
+            let next = Next::Page(v1::PageFrom { after: Some(from) });
+            let page = self.read_source(next, 0).await?;
+            for one in page.units {
+                if let Some(Content::Version(version)) = one.content
+                    && one.key == unit.key
+                    && one.version_id.is_empty()
+                {
+                    let entry = version.entry.unwrap_or_default();
+                    return Ok(ObjectVersionId::try_from(&entry.version_id[..])?);
+                }
+            }
+            match page.place {
+                Some(place) if place.key == unit.key && place.within > 0 => from = place,
+                // It was replaced meanwhile: the changes say so when they are read again.
+                _ => {
+                    return Err(Error::Unavailable {
+                        reason: "changed-meanwhile".to_owned(),
+                        message: "a version whose metadata changed is gone from the source"
+                            .to_owned(),
+                    });
+                }
+            }
+        }
     }
 
     pub(super) async fn import(
