@@ -108,7 +108,7 @@ impl AtWork {
         }
         let fresh = || (Backoff::new(TRY_AGAIN), Instant::now());
         let (backoff, again_at) = self.tried.entry(relocation).or_insert_with(fresh);
-        *again_at = Instant::now() + backoff.next();
+        *again_at = Instant::now() + backoff.wait();
     }
 
     fn begin(

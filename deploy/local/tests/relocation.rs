@@ -195,15 +195,14 @@ fn an_abort_leaves_the_source_as_it_was() {
         relocation.until("it is paused", paused).await?;
         relocation.operator("resume", &[])?;
 
-        relocation.operator("abort", &[])?;
-        let disclosed = |status: &Value| status["released"].as_u64().is_some();
-        relocation
-            .until("what was disclosed is known", disclosed)
-            .await?;
-        // Once the source has said so, the hand-over key goes.
-        relocation.operator("abort", &[])?;
-        let over = |status: &Value| status["phase"] == "aborted";
-        relocation.until("it is over", over).await?;
+        // It says for whom it waits, until the source has ended it too and the hand-over key is gone.
+        let abort = ["relocate", "abort", &relocation.id];
+        let over = |status: &Value| {
+            relocation.destination.reduit.run(OPERATORS[0], &abort).ok();
+            status["phase"] == "aborted"
+        };
+        let status = relocation.until("it is over", over).await?;
+        ensure!(number(&status, "released_versions") > 0, "{status}");
         same(&before, &seen(&dataset, "").await?)?;
         let put = dataset.put(&key("after"), "is served", &PutOptions::default());
         put.await.context("the source serves as before")?;

@@ -18,7 +18,7 @@ impl Backoff {
     }
 
     /// How long to wait now.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(super) fn wait(&mut self) -> Duration {
         let now = self.next;
         self.next = (2 * now).min(self.max);
         now
@@ -38,9 +38,9 @@ mod tests {
     fn waits_double_up_to_the_longest_and_begin_anew() {
         let seconds = Duration::from_secs;
         let mut backoff = Backoff::new((seconds(1), seconds(30)));
-        let waits: Vec<_> = (0..7).map(|_| backoff.next().as_secs()).collect();
+        let waits: Vec<_> = (0..7).map(|_| backoff.wait().as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
         backoff.reset();
-        assert_eq!(backoff.next(), seconds(1));
+        assert_eq!(backoff.wait(), seconds(1));
     }
 }

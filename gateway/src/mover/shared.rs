@@ -19,7 +19,7 @@ use super::{CLAIM_MS, RENEW_EVERY};
 /// Between two looks at what operators want of the pace.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// What is waited for, as reports have it in place of a failure.
-pub(super) const WAITS: [&str; 5] = [
+const WAITS: [&str; 5] = [
     "paused",
     "planned",
     "source-not-active",
@@ -106,7 +106,8 @@ impl Shared {
     /// What the source has, and how much of it is known to be here.
     pub(super) fn counted(&self, there: &v1::DepartureStatus, compared: u64) {
         let dataset = there.dataset.as_ref();
-        let report = &mut self.said.lock().report;
+        let mut said = self.said.lock();
+        let report = &mut said.report;
         report.source_versions = dataset.map_or(0, |dataset| dataset.versions);
         report.source_bytes = dataset.map_or(0, |dataset| dataset.sealed_bytes);
         report.source_index = there.at_index;

@@ -110,7 +110,7 @@ impl Work {
     /// Counts and logs a round that failed; how long to wait.
     fn failed(&mut self, error: &Error) -> Duration {
         self.shared.failed(error);
-        let pause = self.failures.next();
+        let pause = self.failures.wait();
         tracing::warn!(
             relocation = %self.relocation,
             error = %Chain(error),
@@ -323,7 +323,7 @@ impl Work {
     /// Writes are not stopped again for a while.
     pub(super) fn rest(&mut self) {
         if self.rests_until <= Instant::now() {
-            self.rests_until = Instant::now() + self.fences.next();
+            self.rests_until = Instant::now() + self.fences.wait();
         }
     }
 
@@ -368,6 +368,6 @@ pub(super) fn image_of(here: &v1::ArrivalStatus) -> Result<&v1::ImageRecord, Err
     let record = here.arrival.as_ref();
     let image = record.and_then(|record| record.image.as_ref());
     image.ok_or(Error::Protocol {
-        what: "an arrival that is being filled says not how far",
+        what: "an arrival that is being filled has no image",
     })
 }
