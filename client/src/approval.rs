@@ -15,6 +15,7 @@ use transport::LocalIdentity;
 
 use crate::access_keys;
 use crate::error::Error;
+use crate::moving::MoveAsked;
 use crate::operator::{approve_until, request_hash, sha256};
 use crate::peering;
 use crate::region::random_id;
@@ -74,6 +75,11 @@ pub enum Approvable {
     TrustRegion {
         /// Without approvals.
         request: v1::TrustRegionRequest,
+    },
+    /// A step of a dataset's move between regions.
+    Relocation {
+        /// Which.
+        asked: MoveAsked,
     },
     /// Unsealing a replica by its token and the requester's half.
     TokenUnseal {
@@ -202,6 +208,15 @@ impl ApprovalRequest {
         })
     }
 
+    /// Asks for a step of a dataset's move between regions.
+    pub fn relocation(requester: &Identity, asked: MoveAsked) -> Self {
+        Self {
+            region: requester.region().clone(),
+            requester: requester.clone(),
+            what: Approvable::Relocation { asked },
+        }
+    }
+
     /// Asks for a restore of datasets from a backup, or to confirm them after it.
     pub fn restore(requester: &Identity, terms: v1::DatasetRestore) -> Result<Self, Error> {
         let claim = v1::Claim {
@@ -244,6 +259,7 @@ impl ApprovalRequest {
             }
             Approvable::Restore { request } => ("ApproveRestore", request.encode_to_vec(), None),
             Approvable::TrustRegion { request } => ("TrustRegion", request.encode_to_vec(), None),
+            Approvable::Relocation { asked } => (asked.method(), asked.encode(), None),
             Approvable::TokenUnseal { asked } => ("UnsealByToken", asked.encode_to_vec(), None),
         };
         let file = RequestFile {
@@ -344,6 +360,13 @@ impl ApprovalRequest {
                     name_salt,
                 }
             }
+            (method, None) => {
+                let asked = MoveAsked::decode(method, bytes);
+                let unknown = || malformed("a kind of request this build cannot approve");
+                Approvable::Relocation {
+                    asked: asked.ok_or_else(unknown)??,
+                }
+            }
             _ => return Err(malformed("a kind of request this build cannot approve")),
         };
         Ok(Self {
@@ -365,6 +388,7 @@ impl ApprovalRequest {
             Approvable::EnableAccessKey { request } => request_hash("SetAccessKeyState", request),
             Approvable::Restore { request } => request_hash("ApproveRestore", request),
             Approvable::TrustRegion { request } => request_hash("TrustRegion", request),
+            Approvable::Relocation { asked } => asked.hash(),
             Approvable::TokenUnseal { asked } => sha256(&transcript::approved_token_unseal(
                 &asked.replica,
                 &asked.boot_id,
@@ -381,6 +405,7 @@ impl ApprovalRequest {
             Approvable::EnableAccessKey { request } => request.single_use_id.clone(),
             Approvable::Restore { request } => request.single_use_id.clone(),
             Approvable::TrustRegion { request } => request.single_use_id.clone(),
+            Approvable::Relocation { asked } => asked.single_use_id(),
             Approvable::TokenUnseal { asked } => asked.single_use_id.clone(),
         }
     }
@@ -445,6 +470,7 @@ impl ApprovalRequest {
                 shown.push(("asks to", "trust another region".to_owned()));
                 shown.extend(described(request).map_or_else(|_| Vec::new(), |told| about(&told)));
             }
+            Approvable::Relocation { asked } => shown.extend(asked.shown()),
             Approvable::TokenUnseal { asked } => {
                 shown.extend([
                     ("asks to", "unseal a KMS replica by its token".to_owned()),

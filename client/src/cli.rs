@@ -23,6 +23,7 @@ mod output;
 mod policy;
 mod region;
 mod regions;
+mod relocate;
 mod restore;
 mod seals;
 mod settings;
@@ -62,6 +63,7 @@ Examples:
   reduit verify evidence/ --policy trust.policy
   reduit region scrub --node 2 --wait
   reduit region peers
+  reduit relocate plan cti --to de-fra --out cti.plan
   reduit --context backup-1 backup create --to /backup/ch-zrh --operator op-1
   reduit doctor";
 
@@ -135,6 +137,9 @@ enum Command {
     /// Backups of datasets: create, ls, verify, drill, prune; restores from them.
     #[command(subcommand, after_help = backup::HELP)]
     Backup(backup::Command),
+    /// A dataset's move to another region: plan, begin, grant, status, cutover, abort, shred, finalize.
+    #[command(subcommand, after_help = relocate::HELP)]
+    Relocate(relocate::Command),
     /// For operators and custodians: status, unsealing.
     #[command(subcommand)]
     Operator(operate::Command),
@@ -201,6 +206,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Custody(command) => custody::run(&session, command).await,
         Command::Kms(command) => kms::run(&session, command).await,
         Command::Backup(command) => backup::run(&session, command).await,
+        Command::Relocate(command) => relocate::run(&session, command).await,
         Command::Operator(command) => operate::run(&session, command).await,
         Command::Region(command) => region::run(&session, command).await,
         Command::Doctor => doctor::run(&session).await,

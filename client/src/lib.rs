@@ -32,6 +32,7 @@ mod lease;
 mod listing;
 mod locks;
 mod log;
+pub mod moving;
 mod multipart;
 mod opens;
 pub mod operator;

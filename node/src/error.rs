@@ -348,6 +348,7 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::OtherPass => (Fault::Precondition, "other-pass"),
         Refusal::FoundEqual => (Fault::Precondition, "found-equal"),
         Refusal::NotResealed => (Fault::Caller, "not-resealed"),
+        Refusal::MoverAtWork => (Fault::Precondition, "mover-at-work"),
         Refusal::MetadataMoved => (Fault::Precondition, "metadata-moved"),
         Refusal::RestoreGap => (Fault::Precondition, "restore-gap"),
         Refusal::NotRestoring => (Fault::Precondition, "not-restoring"),
@@ -456,6 +457,9 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::OtherPass => "the batch was read in another pass than the one that counts",
         Refusal::FoundEqual => "all copies were found equal: nothing is imported any more",
         Refusal::NotResealed => "the object is not sealed under this region's key",
+        Refusal::MoverAtWork => {
+            "another gateway moves the dataset: its claim ends by itself, within a minute"
+        }
         Refusal::MetadataMoved => {
             "the object's metadata was changed meanwhile: read it again, then decide"
         }
@@ -572,6 +576,6 @@ mod tests {
         let reasons: Vec<_> = numbered.map(|of| refusal(of).1).collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
-        assert_eq!(reasons.len(), 65, "a new refusal belongs in this test");
+        assert_eq!(reasons.len(), 66, "a new refusal belongs in this test");
     }
 }

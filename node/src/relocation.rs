@@ -28,6 +28,7 @@ mod import;
 mod roots;
 mod service;
 mod states;
+mod status;
 
 pub(crate) use copies::Copies;
 pub(crate) use roots::Roots;
@@ -91,16 +92,19 @@ impl Core {
         peer: &Peer,
         dataset: &DatasetId,
     ) -> Result<(), CallError> {
-        let moves = peer.identity.role() == Role::Gateway && peer.stated.purpose == PURPOSE;
-        let needed = match (moves, peer.identity.role()) {
-            (true, _) => Action::Write,
-            (false, Role::Operator) => Action::Keys,
-            _ => {
-                return Err(CallError::NotGranted {
-                    identity: peer.identity.clone(),
-                });
-            }
-        };
+        let needed = moves_by(peer)?;
         self.check(table, peer, Some(dataset), &[needed])
+    }
+}
+
+/// What whoever moves a dataset has to be allowed in it.
+fn moves_by(peer: &Peer) -> Result<Action, CallError> {
+    let moves = peer.identity.role() == Role::Gateway && peer.stated.purpose == PURPOSE;
+    match (moves, peer.identity.role()) {
+        (true, _) => Ok(Action::Write),
+        (false, Role::Operator) => Ok(Action::Keys),
+        _ => Err(CallError::NotGranted {
+            identity: peer.identity.clone(),
+        }),
     }
 }

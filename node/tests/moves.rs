@@ -20,6 +20,7 @@ use proto::v1::shard_client::ShardClient;
 use region::abroad::Pair;
 use region::mover::*;
 use region::*;
+use tonic::Status;
 use tonic::transport::Channel;
 use transport::Fault;
 
@@ -520,5 +521,92 @@ async fn who_has_no_part_in_it_is_refused() {
         ..Default::default()
     };
     assert_eq!(why(mover.arrive_with(shred).await), "not-granted");
+    pair.stop().await;
+}
+
+/// A step of an arrival as an operator asks for it.
+async fn asked_by_an_operator(pair: &Pair, step: Arrives) -> Result<v1::ShardAnswer, Status> {
+    pair.destination
+        .on_leader("o1", GroupId(SHARD), |channel| {
+            let request = v1::ArrivalStepRequest {
+                of: of(),
+                step: Some(step.clone()),
+                ..Default::default()
+            };
+            async move {
+                let answer = RelocationsClient::new(channel).step(request).await?;
+                Ok(answer.into_inner())
+            }
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_gateway_moves_a_dataset_at_the_pace_that_operators_want() {
+    let pair = Pair::start(1).await;
+    let Pair {
+        source,
+        destination,
+    } = &pair;
+    source.create_dataset().await.expect("a new dataset");
+    let first = Mover::begin(&pair).await;
+    let second = first.next().await;
+    let name = |by: &Mover<'_>| destination.identity_of(by.by).to_string();
+
+    first.claim(60_000, 900).await.expect("nobody moves it");
+    assert_eq!(why(second.claim(1_000, 0).await), "mover-at-work");
+    first.claim(60_000, 950).await.expect("it goes on");
+    first.claim(0, 950).await.expect("given up");
+    second.claim(200, 10).await.expect("nobody moves it");
+    // Nobody gives this one up.
+    destination
+        .until("the claim ends by itself", || async {
+            first.claim(30_000, 0).await.is_ok()
+        })
+        .await;
+
+    let pace = v1::ArrivalPace {
+        bytes_per_s: 1 << 20,
+        cutover: true,
+        pause_ms: 2_000,
+        ..Default::default()
+    };
+    let paced = first.arrive_with(v1::ArrivalStepRequest {
+        of: of(),
+        step: Some(Arrives::Pace(pace)),
+        ..Default::default()
+    });
+    assert_eq!(why(paced.await), "not-granted");
+    let claimed = Arrives::Claim(v1::ClaimArrival::default());
+    let claimed = asked_by_an_operator(&pair, claimed).await;
+    assert_eq!(reason(claimed), "not-granted");
+    let hasty = v1::ArrivalPace {
+        pause_ms: 5_001,
+        ..pace
+    };
+    let hasty = asked_by_an_operator(&pair, Arrives::Pace(hasty)).await;
+    assert_eq!(reason(hasty), "malformed");
+    asked_by_an_operator(&pair, Arrives::Pace(pace))
+        .await
+        .expect("an operator may");
+
+    let listed = second.arrivals_at(1).await;
+    assert_eq!(listed.len(), 1);
+    let arrival = listed[0].arrival.clone().expect("its record");
+    assert_eq!(listed[0].shard, SHARD);
+    assert_eq!(listed[0].dataset.as_ref().expect("closed").name, "cti");
+    assert_eq!(arrival.phase(), v1::ArrivalPhase::Copying);
+    assert_eq!(arrival.pace, Some(pace));
+    let claim = arrival.mover.clone().expect("it is moved");
+    assert_eq!(claim.mover, name(&first));
+    assert!(claim.until_ms > listed[0].time_ms);
+    assert_eq!(claim.report.expect("it said so").moved_bytes, 950);
+    assert_eq!(first.status().await.arrival, Some(arrival));
+    // Who moves nothing is shown nothing.
+    for stranger in ["g1", "c1"] {
+        let mut client = RelocationsClient::new(destination.channel(stranger, 1));
+        let listed = client.list(v1::ListArrivalsRequest {}).await;
+        assert_eq!(reason(listed), "not-granted");
+    }
     pair.stop().await;
 }

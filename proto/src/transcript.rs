@@ -44,6 +44,9 @@ pub const LABEL_DEPARTURE_STATE: &str = "reduit/v1/departure-state";
 /// Ed25519 label of a node's word on a relocation into its shard, over the encoded `ArrivalState`.
 pub const LABEL_ARRIVAL_STATE: &str = "reduit/v1/arrival-state";
 
+/// Ed25519 label of an operator's notice of a relocation that is planned, over the statement's bytes.
+pub const LABEL_RELOCATION_NOTICE: &str = "reduit/v1/relocation-notice";
+
 /// Label of an access key's id, over [`access_key_id`].
 pub const LABEL_ACCESS_KEY_ID: &str = "reduit/v1/access-key-id";
 

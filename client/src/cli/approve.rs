@@ -32,7 +32,8 @@ A policy text is changed the same way: `reduit approve policy`, `sign`, then `re
 is made: `reduit approve access-key`, `sign`, then `reduit access-key create --request`. Another region is trusted:
 `reduit approve region`, `sign`, then `reduit region trust --request`. A replica is unsealed by its token: `reduit kms
 ask-unseal`, `sign`, then `reduit kms unseal --request`. And datasets are restored from a backup: `reduit backup
-ask-restore`, `sign`, then `reduit backup allow`.";
+ask-restore`, `sign`, then `reduit backup allow`. Steps of a move between regions: `reduit relocate begin`, `grant` and
+`shred` with --ask, `sign`, then the same command with --request.";
 
 #[derive(Subcommand)]
 #[command(after_help = HELP)]
@@ -327,6 +328,7 @@ fn options(request: &ApprovalRequest) -> GetOptions {
         | Approvable::EnableAccessKey { .. }
         | Approvable::Restore { .. }
         | Approvable::TrustRegion { .. }
+        | Approvable::Relocation { .. }
         | Approvable::TokenUnseal { .. } => v1::Claim::default(),
     };
     GetOptions {

@@ -36,6 +36,11 @@ pub(crate) enum Failure {
     BadBackup(usize),
     #[error(transparent)]
     Backup(Box<StorageBackupError>),
+    #[error("{0} things are in the way of the relocation")]
+    Blocked(usize),
+    /// It has not come to its end, for this reason.
+    #[error("not over yet: it waits for {0}")]
+    Waits(String),
     /// The answer is no, and printed already.
     #[error("no")]
     No,
@@ -58,6 +63,7 @@ impl Failure {
             | Self::No => {
                 return 1;
             }
+            Self::Blocked(_) | Self::Waits(_) => Fault::Precondition,
             Self::StillMissing(_) => Fault::Unavailable,
             Self::LogDamaged(_) | Self::BadBackup(_) => Fault::Damaged,
             Self::Backup(error) => match **error {
@@ -122,6 +128,8 @@ impl Failure {
                 Self::LogDamaged(_) => "log-damaged",
                 Self::BadBackup(_) => "bad-backup",
                 Self::Backup(_) => "backup",
+                Self::Blocked(_) => "blocked",
+                Self::Waits(_) => "waits",
                 Self::No => "no",
                 Self::NoAnswer(_) => "no-answer",
             };
@@ -136,16 +144,35 @@ impl Failure {
 
 /// What is not there, and states that have to change first, where the SDK says no more than that the caller acts next.
 fn by_reason(reason: &str) -> Option<Fault> {
-    const STATES: [&str; 11] = [
+    const STATES: [&str; 30] = [
         "access-key-disabled",
         "access-key-enabled",
         "access-key-moved",
+        "dataset-departing",
         "dataset-held",
         "dataset-unconfirmed",
+        "departure-moved",
         "descriptor-expired",
+        "descriptor-not-good",
         "descriptor-older",
+        "fence-over",
+        "hand-over-closed",
+        "hand-over-ended",
+        "hold-not-over",
         "level-too-low",
         "metadata-moved",
+        "not-equal",
+        "not-moved",
+        "not-served",
+        "not-under-way",
+        "other-hand-over",
+        "other-hand-over-key",
+        "out-of-order",
+        "relocation-moved",
+        "relocation-under-way",
+        "source-not-moved",
+        "still-granted",
+        "too-few-words",
         "too-many-regions",
         "wrong-key-state",
     ];

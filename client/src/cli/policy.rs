@@ -244,6 +244,10 @@ fn of_policy(asked: ApprovalRequest) -> Result<v1::ChangePolicyRequest, Failure>
             let why = "that request trusts a region: see `reduit region trust --request`";
             Err(Failure::Usage(why.to_owned()))
         }
+        Approvable::Relocation { .. } => {
+            let why = "that request moves a dataset: see `reduit relocate --help`";
+            Err(Failure::Usage(why.to_owned()))
+        }
         Approvable::TokenUnseal { .. } => {
             let why = "that request unseals a replica: see `reduit kms unseal`";
             Err(Failure::Usage(why.to_owned()))

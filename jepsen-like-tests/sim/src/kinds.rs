@@ -139,7 +139,8 @@ const ENDINGS: [&str; 7] = [
 fn of_relocation(reason: v1::Refusal) -> bool {
     let (first, last) = (v1::Refusal::DatasetMoved, v1::Refusal::NotResealed);
     let theirs = i32::from(first)..=i32::from(last);
-    theirs.contains(&i32::from(reason)) && reason != v1::Refusal::DatasetEpochMoved
+    let only = theirs.contains(&i32::from(reason)) || reason == v1::Refusal::MoverAtWork;
+    only && reason != v1::Refusal::DatasetEpochMoved
 }
 
 fn of_node() -> Wanted {

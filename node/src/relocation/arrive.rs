@@ -5,7 +5,8 @@
 //! is counted here, and not taken from who compared them.
 
 use bytes::Bytes;
-use node_state::{ShardMeta, read};
+use node_state::read;
+use node_state::shard::MOVER_LEVEL;
 use proto::ids::{LogIndex, RegionId, Role, UnixMs};
 use proto::relocation::{Named, words};
 use proto::v1;
@@ -23,6 +24,7 @@ use crate::approvals::{Asked, approvers, request_hash};
 use crate::core::{Core, Decision, Room};
 use crate::error::CallError;
 use crate::groups::Shard;
+use crate::shard::at_level;
 
 /// Words and approvals of one request.
 struct Shown<'a> {
@@ -48,9 +50,9 @@ impl Core {
         // Before the signatures, and before all is read.
         self.leading(&shard.group)?;
         self.may_move(&self.enrolments.current(), peer, &named.dataset)?;
-        let people = matches!(asks, Asks::Force(_) | Asks::Shred(_));
-        if people && self.who(peer)? != Who::Operator {
-            return Err(not_granted(peer));
+        self.may_ask(peer, asks)?;
+        if matches!(asks, Asks::Pace(_) | Asks::Claim(_)) {
+            at_level(&shard.group, MOVER_LEVEL)?;
         }
         let counted = match asks {
             Asks::Compared(_) => Some(self.counted(&shard, &named).await?),
@@ -70,6 +72,19 @@ impl Core {
             Ok(arrives(&named, step, vouch, approvals))
         })
         .await
+    }
+
+    /// Some steps are for people alone, and one is for who moves.
+    fn may_ask(&self, peer: &Peer, asks: &Asks) -> Result<(), CallError> {
+        let may = match asks {
+            Asks::Force(_) | Asks::Shred(_) | Asks::Pace(_) => self.who(peer)? == Who::Operator,
+            Asks::Claim(_) => peer.identity.role() == Role::Gateway,
+            _ => true,
+        };
+        match may {
+            true => Ok(()),
+            false => Err(not_granted(peer)),
+        }
     }
 
     /// What was planned.
@@ -99,6 +114,11 @@ impl Core {
             Asks::Abort(_) => alone(plain(v1::ArrivalStep::Abort)),
             Asks::HoldUntilMs(until) => alone(Step::HoldUntilMs(*until)),
             Asks::Compared(copies) => alone(shown.comparison(copies)?),
+            Asks::Pace(pace) => alone(Step::Pace(*pace)),
+            Asks::Claim(claim) => alone(Step::Claim(v1::ClaimArrival {
+                mover: peer.identity.to_string(),
+                ..claim.clone()
+            })),
             Asks::Force(_) => {
                 let approvals = self.approved(table, peer, shown, "ForceRelocation")?;
                 Ok((plain(v1::ArrivalStep::Force), None, Some(approvals)))
@@ -140,28 +160,6 @@ impl Core {
         };
         let approvers = approvers(table, &asked, &shown.request.approvals)?;
         Ok(by(&peer.identity, approvers))
-    }
-
-    pub(super) async fn arrival_status(
-        &self,
-        peer: &Peer,
-        of: v1::Relocated,
-    ) -> Result<v1::ArrivalStatus, CallError> {
-        let (shard, named) = self.relocated(Some(&of))?;
-        self.may_move(&self.enrolments.current(), peer, &named.dataset)?;
-        let (view, index) = self.read(&shard.group).await?;
-        let arrival = read::arrival(&*view.state, &named.dataset)
-            .filter(|held| held.relocation_id == named.relocation.as_bytes()[..])
-            .ok_or_else(|| CallError::refused(v1::Refusal::NotUnderWay))?;
-        let meta = ShardMeta::load(&*view.state);
-        Ok(v1::ArrivalStatus {
-            shard: shard.group.id().0,
-            arrival: Some(arrival),
-            dataset: read::dataset(&*view.state, &named.dataset),
-            at_index: index.0,
-            upload_epoch: meta.upload_epoch.0,
-            time_ms: meta.time.0,
-        })
     }
 }
 

@@ -218,4 +218,15 @@ impl v1::relocations_server::Relocations for RelocationsService {
         let call = self.0.arrival_uploads(&peer, request.into_inner());
         metered("arrival_uploads", call).await.map(Response::new)
     }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListArrivalsRequest>,
+    ) -> Result<Response<v1::ListArrivalsReply>, Status> {
+        let peer = transport::peer(&request)?;
+        let listed = self.0.list_arrivals(&peer);
+        metered("list_arrivals", async { listed })
+            .await
+            .map(Response::new)
+    }
 }

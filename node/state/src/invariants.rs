@@ -37,6 +37,7 @@ pub fn shard(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
     invariant_garbage_is_unreferenced(state)?;
     invariant_authority_and_status_agree(state)?;
     invariant_arrivals_serve_once_moved(state)?;
+    invariant_claims_end_by_themselves(state)?;
     invariant_imports_are_known(state)?;
     invariant_restores_stand(state)?;
     invariant_request_index_leads(state)?;
@@ -69,7 +70,8 @@ pub use datasets::{
 pub use multipart::invariant_parts_belong;
 pub use relocation::{
     invariant_arrivals_serve_once_moved, invariant_authority_and_status_agree,
-    invariant_due_records_go, invariant_imports_are_known, invariant_request_index_leads,
+    invariant_claims_end_by_themselves, invariant_due_records_go, invariant_imports_are_known,
+    invariant_request_index_leads,
 };
 pub use restore::invariant_restores_stand;
 

@@ -41,6 +41,14 @@ pub const TOMBSTONES_MAX: u64 = 65_536;
 pub const TOMBSTONE_STEPS: u32 = 2;
 /// Milliseconds for which a fence may stop writes.
 pub const FENCE_MS_MAX: u64 = 5_000;
+/// The fewest that operators may leave a mover for it: less ends before anything is compared.
+pub const FENCE_MS_MIN: u64 = 100;
+/// Milliseconds for which one gateway may claim an arrival, before it claims it again.
+pub const CLAIM_MS_MAX: u64 = 60_000;
+/// Bytes of the identity of who claims an arrival.
+pub const MOVER_BYTES_MAX: usize = 256;
+/// Bytes of a mover's reason of its last failure.
+pub const FAILURE_BYTES_MAX: usize = 64;
 /// Units or request ids in one batch of imports.
 pub const IMPORTS_MAX: usize = 1000;
 /// Tokens, versions or parts in one batch of a restore.

@@ -21,6 +21,18 @@ pub fn arrival(state: &(impl Reader + ?Sized), dataset: &DatasetId) -> Option<v1
     record::load(state, &keys::dataset(table::ARRIVAL, dataset))
 }
 
+/// Every relocation into this shard, ended ones included, in order of datasets.
+pub fn arrivals(state: &(impl Reader + ?Sized)) -> Vec<(DatasetId, v1::ArrivalRecord)> {
+    let (start, end) = keys::range(table::ARRIVAL, &[]);
+    let mut found = Vec::new();
+    state.scan(&start, &end, &mut |key, value| {
+        let id = DatasetId::try_from(&key[1..]).expect("the key was written by us");
+        found.push((id, record::decode(value)));
+        true
+    });
+    found
+}
+
 /// The current version of an object, or the one asked for, with manifest, inline bytes and blocks. A delete marker
 /// is answered as one.
 pub fn object(

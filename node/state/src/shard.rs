@@ -44,6 +44,7 @@ mod token;
 pub(crate) mod tombstone;
 mod versions;
 
+pub use arrive::MOVER_LEVEL;
 pub use config::CONFIG_LEVEL;
 pub use hold::{HOLD_LEVEL, is_held};
 pub use lock::LOCK_LEVEL;
@@ -99,7 +100,8 @@ impl ShardMachine {
             Command::SetConfig(_) | Command::SetQuota(_) | Command::LifecycleStep(_) => {
                 CONFIG_LEVEL
             }
-            Command::Depart(_) | Command::Arrive(_) | Command::Import(_) => RELOCATION_LEVEL,
+            Command::Arrive(arrive) => arrive::takes(arrive),
+            Command::Depart(_) | Command::Import(_) => RELOCATION_LEVEL,
             Command::SetMetadata(_) => METADATA_LEVEL,
             Command::Restore(_) => RESTORE_LEVEL,
             _ => FeatureLevel(0),

@@ -362,6 +362,32 @@ impl<'a> Mover<'a> {
         .await
     }
 
+    /// Claims the arrival for a while.
+    pub async fn claim(&self, for_ms: u32, moved_bytes: u64) -> Result<v1::Done, Status> {
+        self.arrive_with(v1::ArrivalStepRequest {
+            of: of(),
+            step: Some(Arrives::Claim(v1::ClaimArrival {
+                // Whoever it says it is.
+                mover: "spiffe://de-fra/gateway/other".to_owned(),
+                for_ms,
+                report: Some(v1::MoverReport {
+                    moved_bytes,
+                    ..Default::default()
+                }),
+            })),
+            ..Default::default()
+        })
+        .await
+    }
+
+    /// What a node says of all arrivals.
+    pub async fn arrivals_at(&self, node: u64) -> Vec<v1::ArrivalStatus> {
+        let channel = self.pair.destination.channel(self.by, node);
+        let request = moving(v1::ListArrivalsRequest {});
+        let listed = RelocationsClient::new(channel).list(request).await;
+        listed.expect("listed").into_inner().arrivals
+    }
+
     pub async fn status(&self) -> v1::ArrivalStatus {
         let status = self
             .relocations(|mut client| async move {

@@ -12,6 +12,7 @@ use proto::v1;
 use super::restore::is_filling;
 use super::{Violation, dataset_of, rows};
 use crate::keys::{self, table};
+use crate::limits::CLAIM_MS_MAX;
 use crate::record::{self, ShardMeta};
 use crate::relocation::{Arrival, Authority, Standing};
 use crate::root;
@@ -92,6 +93,27 @@ pub fn invariant_arrivals_serve_once_moved(
         "arrivals_serve_once_moved",
         "arriving by no arrival: {arriving:?}"
     );
+    Ok(())
+}
+
+/// A gateway that moves an arrival is named, and nobody else waits for it longer than one claim lasts.
+pub fn invariant_claims_end_by_themselves(state: &(impl Reader + ?Sized)) -> Result<(), Violation> {
+    let latest = ShardMeta::load(state).time.0.saturating_add(CLAIM_MS_MAX);
+    for (key, value) in rows(state, table::ARRIVAL) {
+        let (id, held): (_, v1::ArrivalRecord) = (dataset_of(&key), record::decode(&value));
+        let Some(claim) = &held.mover else {
+            continue;
+        };
+        ensure!(
+            !claim.mover.is_empty()
+                && claim.until_ms <= latest
+                && held.phase() != v1::ArrivalPhase::Plan,
+            "claims_end_by_themselves",
+            "dataset {id} at {:?}, until {}, at most {latest}",
+            held.phase(),
+            claim.until_ms
+        );
+    }
     Ok(())
 }
 

@@ -23,6 +23,11 @@ use crate::relocation::{
 mod said;
 #[cfg(test)]
 mod tests;
+mod work;
+
+pub use work::MOVER_LEVEL;
+use work::Work;
+pub(super) use work::takes;
 
 /// An arrival being worked on, and what apply keeps with it.
 pub(super) struct Arriving {
@@ -33,6 +38,7 @@ pub(super) struct Arriving {
     pub(super) settings_index: u64,
     request_epoch: u64,
     pub(super) crossed_until: u64,
+    work: Work,
 }
 
 type Stepped = Result<Result<Arrival, StepRefused>, v1::Refused>;
@@ -57,6 +63,8 @@ impl Apply<'_> {
         };
         let after = match step {
             Step::Prepare(prepare) => self.prepare_arrival(&arriving, arrive, prepare)?,
+            Step::Pace(pace) => arriving.paced(pace)?,
+            Step::Claim(claim) => arriving.claimed(claim, self.meta.time)?,
             _ => self.stepped(&mut arriving, arrive, step)?,
         };
         let after = after.map_err(step_refused)?;
@@ -75,6 +83,7 @@ impl Apply<'_> {
             settings_index: record.settings_index,
             request_epoch: record.request_epoch,
             crossed_until: record.crossed_until,
+            work: Work::stored(&record),
         })
     }
 
@@ -84,6 +93,8 @@ impl Apply<'_> {
             settings_index: arriving.settings_index,
             request_epoch: arriving.request_epoch,
             crossed_until: arriving.crossed_until,
+            pace: arriving.work.pace,
+            mover: arriving.work.mover.clone(),
             ..arriving.arrival.record()
         };
         let place = keys::dataset(table::ARRIVAL, &arriving.id);
@@ -138,6 +149,7 @@ impl Apply<'_> {
             settings_index: 0,
             request_epoch: 0,
             crossed_until: 0,
+            work: Work::default(),
         };
         self.save_arrival(&arriving);
         Ok(self.done())

@@ -16,6 +16,8 @@ use crate::shard::fixture::regions::{
 };
 use crate::shard::fixture::*;
 
+mod work;
+
 /// Some of everything that moves in the source.
 fn furnish(source: &mut Shard) {
     let run = |source: &mut Shard, kind| done(source.run(kind));

@@ -1,0 +1,181 @@
+//! Steps of a relocation up to its cutover: begin, grant, pace, cut over.
+//!
+//! Owns their arguments and what is said once each is done: what comes next, and who does it. Refuses what was approved for
+//! something else.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use client::ids::DatasetName;
+use client::moving::MoveAsked;
+use proto::v1;
+use serde_json::json;
+
+use super::super::Session;
+use super::super::failure::Failure;
+use super::super::output::line;
+use super::asked::{Dual, Which, other_request};
+use super::{files, planned, shown, watch};
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 3_600 * 1_000;
+
+#[derive(Args)]
+pub(crate) struct Begin {
+    /// The plan, as the source's people made it.
+    plan: PathBuf,
+    /// Where to write the offer, for the source's people.
+    #[arg(short, long, required_unless_present = "ask")]
+    out: Option<PathBuf>,
+    /// The dataset's name here; default: as in the source.
+    #[arg(long)]
+    name: Option<DatasetName>,
+    #[command(flatten)]
+    dual: Dual,
+}
+
+#[derive(Args)]
+pub(crate) struct Grant {
+    /// The plan.
+    plan: PathBuf,
+    /// The destination's offer, as `reduit relocate begin` wrote it there.
+    offer: PathBuf,
+    #[command(flatten)]
+    dual: Dual,
+}
+
+#[derive(Args)]
+pub(crate) struct Cutover {
+    /// The relocation's id, or its plan.
+    which: Which,
+    /// How long writes may wait for it: milliseconds.
+    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=5_000))]
+    pause_ms: u32,
+    /// How long keys of the source are kept for sure after it.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(0..=3_650))]
+    hold_days: u64,
+    /// Waits until the dataset is served here.
+    #[arg(long)]
+    wait: bool,
+}
+
+impl Begin {
+    pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
+        let plan = files::plan(&self.plan)?;
+        let region = session.region().await?;
+        let name = self.name.as_ref().unwrap_or(&plan.name);
+        let blockers = region.arrival_blockers(&plan, name).await?;
+        if !blockers.is_empty() {
+            planned::blockers(session, &blockers);
+            return Err(Failure::Blocked(blockers.len()));
+        }
+        let approved = match self.dual.earlier()? {
+            Some(approved) => Some(approved),
+            None => {
+                let fresh = region.hand_over_key_request(&plan).await?;
+                let asked = MoveAsked::HandOverKey(fresh);
+                self.dual.settle(session, &region, asked)?
+            }
+        };
+        let Some((asked, approvals)) = approved else {
+            return Ok(());
+        };
+        let MoveAsked::HandOverKey(request) = asked else {
+            return Err(other_request());
+        };
+        let begun = region
+            .begin_relocation(&plan, name, (request, approvals))
+            .await?;
+        let Some(out) = &self.out else {
+            return Ok(());
+        };
+        files::write(out, &begun.offer.to_file())?;
+        if session.json {
+            line(json!({
+                "relocation": plan.relocation.to_string(), "dataset": plan.dataset.to_string(), "name": name.to_string(),
+                "shard": begun.shard.0, "offer": out,
+            }));
+        } else {
+            let (offer, path) = (out.display(), self.plan.display());
+            line(format!(
+                "{offer}: the offer; next, in {}: `reduit relocate grant {path} {offer}`",
+                plan.source
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Grant {
+    pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
+        let plan = files::plan(&self.plan)?;
+        let offer = files::offer(&self.offer)?;
+        let region = session.region().await?;
+        let fresh = region.grant_request(&plan, &offer).await?;
+        let approved = match self.dual.earlier()? {
+            Some(approved) => Some(approved),
+            None => {
+                let asked = MoveAsked::Grant(fresh);
+                self.dual.settle(session, &region, asked)?
+            }
+        };
+        let Some((asked, approvals)) = approved else {
+            return Ok(());
+        };
+        let MoveAsked::Grant(request) = asked else {
+            return Err(other_request());
+        };
+        if request.key.as_ref() != Some(offer.signed()) {
+            let why = "what was approved is another offer than this one";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        region.grant_relocation(&plan, request, approvals).await?;
+        let (relocation, to) = (plan.relocation, &plan.destination);
+        if session.json {
+            line(
+                json!({ "relocation": relocation.to_string(), "destination": to.as_str(), "granted": true }),
+            );
+        } else {
+            line(format!(
+                "{}: its keys are granted to {to}, whose gateways copy it from now on; there: `reduit relocate status {relocation}`",
+                plan.name
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Changes how a relocation is moved.
+pub(super) async fn pace(
+    session: &Session,
+    which: &Which,
+    change: impl FnOnce(&mut v1::ArrivalPace),
+) -> Result<(), Failure> {
+    let region = session.region().await?;
+    let relocation = which.arrives_in(&region)?;
+    let pace = region.pace_relocation(&relocation, change).await?;
+    if session.json {
+        let mut told = shown::pace_json(&pace);
+        told["relocation"] = relocation.to_string().into();
+        line(told);
+    } else {
+        line(format!("{relocation}: {}", shown::pace_words(&pace)));
+    }
+    Ok(())
+}
+
+impl Cutover {
+    pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
+        let hold_ms = self.hold_days.saturating_mul(DAY_MS);
+        pace(session, &self.which, |pace| {
+            pace.cutover = true;
+            pace.pause_ms = self.pause_ms;
+            pace.hold_ms = hold_ms;
+        })
+        .await?;
+        match self.wait {
+            true => watch::until_served(session, &self.which).await,
+            false => Ok(()),
+        }
+    }
+}
