@@ -204,8 +204,9 @@ fn an_abort_leaves_the_source_as_it_was() {
         let status = relocation.until("it is over", over).await?;
         ensure!(number(&status, "released_versions") > 0, "{status}");
         same(&before, &seen(&dataset, "").await?)?;
-        let put = dataset.put(&key("after"), "is served", &PutOptions::default());
-        put.await.context("the source serves as before")?;
+        let (at, options) = (key("after"), PutOptions::default());
+        let put = dataset.put(&at, "is served", &options).await;
+        put.context("the source serves as before")?;
         Ok(())
     });
 }

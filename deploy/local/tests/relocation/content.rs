@@ -59,8 +59,9 @@ async fn versions_and_sizes(dataset: &Dataset) -> Result<()> {
         put(&format!("kept/sized/{length}"), vec![7; length]).await?;
     }
     put("kept/gone", b"gone".to_vec()).await?;
-    let gone = dataset.delete(&key("kept/gone"), None, Precondition::Any);
-    ensure!(gone.await?.marker.is_some(), "a marker covers it");
+    let at = key("kept/gone");
+    let gone = dataset.delete(&at, None, Precondition::Any).await?;
+    ensure!(gone.marker.is_some(), "a marker covers it");
     Ok(())
 }
 

@@ -74,7 +74,10 @@ async fn write(region: &Region, name: &str, writer: usize, stop: &AtomicBool) ->
         );
         let began = Instant::now();
         loop {
-            match dataset.put(&at, body.clone(), &PutOptions::default()).await {
+            match dataset
+                .put(&at, body.clone().into_bytes(), &PutOptions::default())
+                .await
+            {
                 Ok(_) => break,
                 Err(Error::Moved { .. }) => {
                     dataset = region.dataset(&name.parse()?).await?;
@@ -82,10 +85,10 @@ async fn write(region: &Region, name: &str, writer: usize, stop: &AtomicBool) ->
                 }
                 Err(error @ (Error::Unavailable { .. } | Error::Unknown { .. })) => {
                     if began.elapsed() > PATIENCE {
-                        bail!("{at}: {error}");
+                        bail!("{}: {error}", at.as_str());
                     }
                 }
-                Err(error) => bail!("{at}: {error}"),
+                Err(error) => bail!("{}: {error}", at.as_str()),
             }
         }
         written.longest = written.longest.max(began.elapsed());
@@ -102,7 +105,7 @@ impl Written {
         ensure!(!self.acknowledged.is_empty(), "nobody wrote anything");
         for (at, body) in &self.acknowledged {
             let found = dataset.get_bytes(at).await?;
-            ensure!(found == body.as_bytes(), "{at}: {found:?}");
+            ensure!(found == body.as_bytes(), "{}: {found:?}", at.as_str());
         }
         Ok(())
     }
