@@ -16,24 +16,47 @@ use transport::Stated;
 /// A channel whose requests say on whose behalf they are made.
 pub(crate) type ActingChannel = InterceptedService<Channel, Acting>;
 
-/// Whom calls are made for; nobody else, unless said.
+/// Whom calls are made for, nobody else unless said, and what for: everyday service, unless said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Acting(Option<Arc<str>>);
+pub(crate) struct Acting {
+    principal: Option<Arc<str>>,
+    purpose: &'static str,
+}
 
 impl Acting {
     pub(crate) fn for_principal(principal: &Identity) -> Self {
-        Self(Some(principal.to_string().into()))
+        Self {
+            principal: Some(principal.to_string().into()),
+            purpose: "",
+        }
+    }
+
+    /// For nobody else, and for this purpose in every call and claim.
+    pub(crate) fn for_purpose(purpose: &'static str) -> Self {
+        Self {
+            principal: None,
+            purpose,
+        }
     }
 
     /// Whom a request is made for, that states `stated` of itself.
     pub(crate) fn on_behalf_of(&self, stated: &str) -> String {
-        self.0.as_deref().unwrap_or(stated).to_owned()
+        self.principal.as_deref().unwrap_or(stated).to_owned()
+    }
+
+    /// What a request is made for, that states `stated` of itself.
+    pub(crate) fn purpose(&self, stated: &'static str) -> &'static str {
+        match self.purpose {
+            "" => stated,
+            purpose => purpose,
+        }
     }
 
     /// The claim of a request that states nothing else.
     pub(crate) fn claim(&self) -> v1::Claim {
         v1::Claim {
             on_behalf_of: self.on_behalf_of(""),
+            purpose: self.purpose("").to_owned(),
             ..v1::Claim::default()
         }
     }
@@ -46,13 +69,13 @@ impl Acting {
 
 impl Interceptor for Acting {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(principal) = &self.0 {
-            let stated = Stated {
-                on_behalf_of: principal.to_string(),
-                ..Stated::default()
-            };
-            stated.write(request.metadata_mut());
-        }
+        let stated = Stated {
+            purpose: self.purpose("").to_owned(),
+            on_behalf_of: self.on_behalf_of(""),
+            ..Stated::default()
+        };
+        // Nothing that is empty is written.
+        stated.write(request.metadata_mut());
         transport::spans::write(request.metadata_mut());
         Ok(request)
     }
@@ -77,6 +100,20 @@ mod tests {
         let nobody = Acting::default();
         assert_eq!(nobody.on_behalf_of("night shift"), "night shift");
         assert_eq!(nobody.claim(), v1::Claim::default());
+    }
+
+    #[test]
+    fn a_handle_for_a_purpose_states_it_in_headers_and_claims() {
+        let mut acting = Acting::for_purpose("relocation");
+        assert_eq!(acting.claim().purpose, "relocation");
+        assert_eq!(acting.purpose("reseal"), "relocation");
+        let request = acting.call(Stated::default().of(())).expect("passed on");
+        let stated = request.metadata().get("reduit-purpose");
+        assert_eq!(
+            stated.and_then(|purpose| purpose.to_str().ok()),
+            Some("relocation")
+        );
+        assert_eq!(Acting::default().purpose("reseal"), "reseal");
     }
 
     /// Also where the request named another one by itself.

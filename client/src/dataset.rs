@@ -32,6 +32,7 @@ use transport::{Fault, Stated};
 use crate::acting::{Acting, ActingChannel};
 use crate::error::Error;
 use crate::kms::now;
+use crate::lease::SealLease;
 use crate::locks::Retention;
 use crate::opens::Opens;
 use crate::region::{Region, random};
@@ -54,6 +55,8 @@ pub(crate) struct Inner {
     pub(crate) id: DatasetId,
     pub(crate) name: DatasetName,
     pub(crate) shard: GroupId,
+    /// Which is in the tokens of its leases.
+    epoch: u64,
     /// Why it is listed and looked at, where that is no everyday service.
     pub(crate) stated: Stated,
     pub(crate) replicas: Mutex<Vec<NodeId>>,
@@ -84,6 +87,7 @@ impl Dataset {
             id: info.id,
             name: info.name,
             shard: info.shard,
+            epoch: info.epoch,
             stated,
             replicas: Mutex::default(),
             upload_epoch: AtomicU64::new(epoch),
@@ -290,8 +294,20 @@ impl Dataset {
         version: ObjectVersionId,
         sealed: &Bytes,
     ) -> Result<v1::UserMetadata, Error> {
+        let plain = self.opened_metadata(version, sealed).await?;
+        v1::UserMetadata::decode(&plain[..]).map_err(|_| Error::Protocol {
+            what: "metadata of an unknown format",
+        })
+    }
+
+    /// As [`Self::open_metadata`], as it was sealed.
+    pub(crate) async fn opened_metadata(
+        &self,
+        version: ObjectVersionId,
+        sealed: &Bytes,
+    ) -> Result<Vec<u8>, Error> {
         if sealed.is_empty() {
-            return Ok(v1::UserMetadata::default());
+            return Ok(Vec::new());
         }
         let sealed = SealedMetadata::from_bytes(sealed.to_vec()).map_err(Error::NotAuthentic)?;
         let keys = self
@@ -306,12 +322,9 @@ impl Dataset {
         let lease = keys.version(sealed.key_version()).ok_or(Error::Protocol {
             what: "the kms does not give this metadata key's version",
         })?;
-        let plain = lease
+        lease
             .open(&self.metadata_context(version), &sealed)
-            .map_err(Error::NotAuthentic)?;
-        v1::UserMetadata::decode(&plain[..]).map_err(|_| Error::Protocol {
-            what: "metadata of an unknown format",
-        })
+            .map_err(Error::NotAuthentic)
     }
 
     /// Seals metadata of a version, or of a part of it, under the newest metadata key. Answers that key's version too.
@@ -320,13 +333,29 @@ impl Dataset {
         version: ObjectVersionId,
         plain: &v1::UserMetadata,
     ) -> Result<(SealedMetadata, u32), Error> {
+        self.seal_plain_metadata(version, &plain.encode_to_vec())
+            .await
+    }
+
+    /// As [`Self::seal_metadata`], encoded already.
+    pub(crate) async fn seal_plain_metadata(
+        &self,
+        version: ObjectVersionId,
+        plain: &[u8],
+    ) -> Result<(SealedMetadata, u32), Error> {
         let keys = self
             .keys()
             .metadata_keys(self.0.id, None, "", self.acting())
             .await?;
         let key = keys.current()?;
-        let sealed = key.seal(&self.metadata_context(version), &plain.encode_to_vec())?;
+        let sealed = key.seal(&self.metadata_context(version), plain)?;
         Ok((sealed, key.version()))
+    }
+
+    /// The lease that its objects are sealed under.
+    pub(crate) async fn seal_lease(&self) -> Result<Arc<SealLease>, Error> {
+        let of = (self.0.id, self.0.epoch);
+        self.keys().seal_lease(of, self.acting()).await
     }
 
     pub(crate) fn context(&self, version: ObjectVersionId, name: NameCommitment) -> ObjectContext {
@@ -390,7 +419,7 @@ impl Dataset {
     }
 
     /// Takes note of the shard's upload epoch and, where that is another, the one of this dataset's request ids.
-    fn learn(&self, upload_epoch: u64, request_epoch: u64) {
+    pub(crate) fn learn(&self, upload_epoch: u64, request_epoch: u64) {
         let inner = &self.0;
         inner
             .upload_epoch
@@ -558,4 +587,4 @@ pub(crate) fn time_left(until: UnixMs) -> Duration {
 const TOKEN_PAUSE: Duration = Duration::from_millis(100);
 const TOKEN_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// A reply carries at most one entry of 1 MiB, or a page of listings.
-const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -12,6 +12,7 @@ use envelope::{Manifest, ManifestPart, OpenDek, OpenError, RangeOpener};
 use proto::ids::{NodeId, ObjectKey, UnixMs};
 use proto::v1;
 
+pub(crate) use self::parts::layout;
 use self::parts::{Layouts, Parts};
 pub(crate) use self::source::{Layout, Source, Stored, whole_block};
 use crate::dataset::{Dataset, GetOptions, agree, time_left};
@@ -32,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) token: Bytes,
     pub(crate) replicas: Vec<NodeId>,
     pub(crate) options: GetOptions,
+    /// Of a dataset that arrives by a relocation: its parts are listed to who moves it alone.
+    pub(crate) arriving: Option<v1::Relocated>,
 }
 
 impl Found {

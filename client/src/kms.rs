@@ -422,15 +422,17 @@ impl Keys {
     /// The lease this process seals a dataset's objects with; asked for when there is none or it runs out.
     pub(crate) async fn seal_lease(
         &self,
-        dataset: DatasetId,
+        (dataset, epoch): (DatasetId, u64),
         acting: &Acting,
     ) -> Result<Arc<SealLease>, Error> {
         let held = (dataset, acting.clone());
         let mut leases = self.leases.lock().await;
-        if let Some(lease) = leases.get(&held).filter(|lease| lease.fresh(now())) {
+        let usable = |lease: &&Arc<SealLease>| lease.fresh(now()) && lease.is_of(epoch);
+        if let Some(lease) = leases.get(&held).filter(usable) {
             return Ok(lease.clone());
         }
-        let lease = SealLease::request(self, dataset, acting.claim(), LEASE_SECONDS).await?;
+        let asked = (acting.claim(), epoch);
+        let lease = SealLease::request(self, dataset, asked, LEASE_SECONDS).await?;
         let lease = Arc::new(lease);
         if leases.len() >= LEASES_MAX {
             leases.retain(|_, lease| lease.fresh(now()));
@@ -469,7 +471,7 @@ impl Keys {
             return Ok(keys.clone());
         }
         let claim = v1::Claim {
-            purpose: purpose.to_owned(),
+            purpose: acting.purpose(purpose).to_owned(),
             ..acting.claim()
         };
         let keys = MetadataKeys::request(self, dataset, claim, LEASE_SECONDS).await?;

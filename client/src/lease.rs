@@ -21,6 +21,7 @@ const MARGIN_MS: u64 = 120_000;
 pub(crate) struct SealLease {
     pub(crate) key: SealingLease,
     pub(crate) token: Bytes,
+    dataset_epoch: u64,
     expires: UnixMs,
     registered: AtomicBool,
 }
@@ -29,7 +30,7 @@ impl SealLease {
     pub(crate) async fn request(
         keys: &Keys,
         dataset: DatasetId,
-        claim: v1::Claim,
+        (claim, dataset_epoch): (v1::Claim, u64),
         seconds: u32,
     ) -> Result<Self, Error> {
         let request_id = random_id()?;
@@ -40,7 +41,7 @@ impl SealLease {
                 request_id: request_id.clone(),
                 seconds,
                 claim: Some(claim.clone()),
-                dataset_epoch: 0,
+                dataset_epoch,
             };
             async move {
                 let reply = kms.issue_lease(request).await?.into_inner();
@@ -62,6 +63,7 @@ impl SealLease {
                 Ok(Self {
                     key,
                     token: reply.token,
+                    dataset_epoch,
                     expires: UnixMs(reply.expires_at_ms),
                     registered: AtomicBool::new(false),
                 })
@@ -76,6 +78,11 @@ impl SealLease {
 
     pub(crate) fn fresh(&self, now: UnixMs) -> bool {
         now.0 + MARGIN_MS < self.expires.0
+    }
+
+    /// Whether it is of this epoch of its dataset: the shard takes no other.
+    pub(crate) fn is_of(&self, dataset_epoch: u64) -> bool {
+        self.dataset_epoch == dataset_epoch
     }
 
     /// When nothing may begin under it any more.

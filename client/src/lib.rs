@@ -39,6 +39,7 @@ pub mod operator;
 mod peering;
 mod prepared;
 mod region;
+pub mod relocation;
 mod reseal;
 mod route;
 mod session;

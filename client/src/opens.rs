@@ -158,7 +158,7 @@ impl Ask {
 }
 
 /// As they stand in one request: a token that is the one before's is left out.
-fn items(asks: &[Ask]) -> Vec<v1::OpenItem> {
+pub(crate) fn items(asks: &[Ask]) -> Vec<v1::OpenItem> {
     let mut before: Option<&Bytes> = None;
     let item = |ask| {
         let mut item = Ask::item(ask);

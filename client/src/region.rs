@@ -3,6 +3,7 @@
 //! Owns the first contact and what is learnt from it: members and where groups are. Trust comes from the pinned CA
 //! and the identities in certificates, not from what a server says of itself.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     following: Mutex<Option<JoinHandle<()>>>,
     /// Where else datasets may be found.
     elsewhere: Mutex<Vec<Context>>,
+    /// What the regions that this one trusts say of themselves, by the same set.
+    trusted: Mutex<BTreeMap<String, v1::SignedRegionDescriptor>>,
 }
 
 impl Drop for Inner {
@@ -170,6 +173,7 @@ impl Region {
             members_version: AtomicU64::new(0),
             following: Mutex::new(None),
             elsewhere: Mutex::default(),
+            trusted: Mutex::default(),
         });
         let region = Self(inner, Acting::default());
         region.refresh().await?;
@@ -230,7 +234,20 @@ impl Region {
         }
         self.0.nodes.learn(members(&set, Role::Node));
         self.0.keys.pool().learn(members(&set, Role::Kms));
+        let trusted = set.trusted_regions.into_iter();
+        let trusted = trusted.filter_map(|one| Some((one.region, one.descriptor?)));
+        *self.0.trusted.lock() = trusted.collect();
         Ok(())
+    }
+
+    /// What a region that this one trusts says of itself, as far as is known here.
+    pub(crate) fn described(&self, region: &RegionId) -> Option<v1::SignedRegionDescriptor> {
+        self.0.trusted.lock().get(region.as_str()).cloned()
+    }
+
+    /// The same connection, of which every call is made for a purpose.
+    pub(crate) fn for_purpose(&self, purpose: &'static str) -> Self {
+        Self(self.0.clone(), Acting::for_purpose(purpose))
     }
 
     /// Makes a dataset and its key. Made again under the same name it is refused.

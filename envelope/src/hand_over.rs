@@ -2,15 +2,15 @@
 //!
 //! Owns the pair, born in a destination's KMS, and the two ends of a batch. A batch is a session of its own to that key:
 //! one HPKE exchange whose info names everything the batch is for, then one message a key, from slot to slot. Nothing but
-//! a DEK that opens crosses: neither end has a method for any other key. The exchange does not say who sealed: the sender
-//! signs the whole batch.
+//! keys that open crosses, those of object versions and of a dataset's metadata: neither end has a method for any other. The
+//! exchange does not say who sealed: the sender signs the whole batch.
 
-use proto::ids::{HandOverKeyId, RegionId};
+use proto::ids::{DatasetId, HandOverKeyId, RegionId};
 
 use crate::KeyError;
 use crate::context::ObjectContext;
 use crate::hpke_key::{HpkePrivateKey, HpkePublicKey};
-use crate::keys::OpenDek;
+use crate::keys::{MetadataKey, OpenDek, OpenMetadata};
 use crate::session::{
     Encapsulated, SealedKey, SessionError, SessionInfo, SessionReceiver, SessionSender, establish,
     receiver,
@@ -79,6 +79,11 @@ impl HandOverSender {
     pub fn send(&self, dek: &OpenDek, aad: &[u8]) -> Result<SealedKey, SessionError> {
         self.0.send_dek(dek, aad)
     }
+
+    /// Sends a dataset's metadata key to open with. The caller has recorded the release.
+    pub fn send_metadata(&self, key: &MetadataKey, aad: &[u8]) -> Result<SealedKey, SessionError> {
+        self.0.hand_metadata_over(key, aad)
+    }
 }
 
 /// The side that receives them.
@@ -94,6 +99,17 @@ impl HandOverReceiver {
     ) -> Result<OpenDek, SessionError> {
         self.0.receive_dek(sealed, context, aad)
     }
+
+    /// Receives version `version` of the metadata key of a dataset of `region`, which handed it over.
+    pub fn receive_metadata(
+        &self,
+        sealed: &SealedKey,
+        (region, dataset, version): (RegionId, DatasetId, u32),
+        aad: &[u8],
+    ) -> Result<OpenMetadata, SessionError> {
+        self.0
+            .receive_handed_metadata(sealed, region, dataset, version, aad)
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +117,10 @@ mod tests {
     use proto::ids::{DatasetId, LeaseId, ObjectVersionId};
 
     use super::*;
-    use crate::{DekSalt, LeaseKey, NameCommitment, PartNumber, SealingLease, SessionOffer, Suite};
+    use crate::{
+        DekSalt, LeaseKey, MetadataContext, MetadataLease, NameCommitment, PartNumber,
+        SealingLease, SessionOffer, Suite,
+    };
 
     fn key() -> HandOverKey {
         let region = "de-fra".parse().expect("a valid region");
@@ -176,6 +195,43 @@ mod tests {
         let receiver = key.open(&encapsulated, &info(b"1")).expect("accepted");
         let opened = receiver.receive(&changed, context(7), b"aad");
         assert_eq!(opened.err(), refused);
+    }
+
+    #[test]
+    fn a_metadata_key_crosses_to_open_what_was_sealed_before_and_as_no_other_key() {
+        let region: RegionId = "ch-zrh".parse().expect("a valid region");
+        let (dataset, version) = (DatasetId([1; 16]), 3);
+        let born = MetadataKey::generate(region.clone(), dataset, version).expect("room");
+        let key = key();
+        let (encapsulated, sender) = hand_over(&key.public(), &info(b"m")).expect("a key");
+        let sent = sender.send_metadata(&born, b"aad").expect("sends");
+        let receiver = key.open(&encapsulated, &info(b"m")).expect("opens");
+        let context = MetadataContext {
+            suite: Suite::Cobblestone256,
+            region: region.clone(),
+            dataset,
+            version: ObjectVersionId([7; 16]),
+        };
+        let lease = MetadataLease {
+            region: region.clone(),
+            dataset,
+            version,
+            key: born.key,
+        };
+        let sealed = lease.seal(&context, b"tags").expect("seals");
+        let of = |dataset, version| (region.clone(), dataset, version);
+        let received = receiver.receive_metadata(&sent, of(dataset, version), b"aad");
+        let opened = received.expect("opens").open(&context, &sealed);
+        assert_eq!(opened.expect("opens"), b"tags");
+        let refused = Some(SessionError::NotAuthentic);
+        let other = receiver.receive_metadata(&sent, of(DatasetId([2; 16]), version), b"aad");
+        assert_eq!(other.err(), refused);
+        let newer = receiver.receive_metadata(&sent, of(dataset, 4), b"aad");
+        assert_eq!(newer.err(), refused);
+        assert_eq!(
+            receiver.receive(&sent, self::context(7), b"aad").err(),
+            refused
+        );
     }
 
     /// A session within the region and a batch to another one are not taken for each other, whatever their info: the keys

@@ -333,6 +333,23 @@ impl MetadataLease {
     }
 }
 
+/// A dataset's metadata key as who moves the dataset to another region has it: opens what was sealed in the region that
+/// handed it over, and seals nothing.
+///
+/// ```compile_fail
+/// fn seals(key: &envelope::OpenMetadata, context: &envelope::MetadataContext) {
+///     let _ = key.seal(context, b"");
+/// }
+/// ```
+pub struct OpenMetadata(pub(crate) MetadataLease);
+
+impl OpenMetadata {
+    /// The version of the metadata key; sealed metadata names the version it needs.
+    pub fn version(&self) -> u32 {
+        self.0.version
+    }
+}
+
 /// HKDF-SHA-512(lease key, salt, labelled context), straight into a slot.
 fn derive_dek(
     lease: &KeySlot,

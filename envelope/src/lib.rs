@@ -131,7 +131,8 @@ pub use hpke_key::{
     HPKE_OVERHEAD_BYTES, HpkeError, HpkeInfo, HpkePrivateKey, HpkePublicKey, hpke_open, hpke_seal,
 };
 pub use keys::{
-    Kek, LeaseKey, MetadataKey, MetadataLease, OpenDek, PROOF_BYTES, RootKey, SealDek, SealingLease,
+    Kek, LeaseKey, MetadataKey, MetadataLease, OpenDek, OpenMetadata, PROOF_BYTES, RootKey,
+    SealDek, SealingLease,
 };
 pub use locked::{KEY_SLOTS_MAX, KeyError, KeyMemory, MemoryMode, key_memory};
 pub use log_key::{LOG_PUBLIC_KEY_BYTES, LOG_SIGNATURE_BYTES, LogKey};

@@ -6,7 +6,7 @@
 
 use crate::cobblestone::{CHUNK_BYTES, HEADER_BYTES, Opener, Sealer, StreamHeader};
 use crate::context::{MetadataContext, Suite};
-use crate::keys::MetadataLease;
+use crate::keys::{MetadataLease, OpenMetadata};
 use crate::{OpenError, SealError};
 
 const FORMAT: u8 = 1;
@@ -96,5 +96,19 @@ impl MetadataLease {
 
     fn is_for(&self, context: &MetadataContext) -> bool {
         context.region == self.region && context.dataset == self.dataset
+    }
+}
+
+impl OpenMetadata {
+    /// Opens the metadata of one object version, sealed in the region that handed its key over.
+    ///
+    /// # Errors
+    /// If it was not sealed for this version under this key.
+    pub fn open(
+        &self,
+        context: &MetadataContext,
+        sealed: &SealedMetadata,
+    ) -> Result<Vec<u8>, OpenError> {
+        self.0.open(context, sealed)
     }
 }

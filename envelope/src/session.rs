@@ -23,7 +23,8 @@ use crate::hpke_key::{
     ENCAPSULATED_BYTES, HpkeAead, HpkeKdf, HpkeKem, HpkePrivateKey, HpkePublicKey, hash_list,
 };
 use crate::keys::{
-    KeySlot, LeaseKey, MetadataKey, MetadataLease, OpenDek, RootKey, SealDek, SealingLease,
+    KeySlot, LeaseKey, MetadataKey, MetadataLease, OpenDek, OpenMetadata, RootKey, SealDek,
+    SealingLease,
 };
 use crate::{KeyError, kdf};
 
@@ -206,6 +207,11 @@ enum Subject<'a> {
         dataset: DatasetId,
         version: u32,
     },
+    HandedMetadata {
+        region: &'a RegionId,
+        dataset: DatasetId,
+        version: u32,
+    },
     Root(RootEpoch),
     AccessSecret {
         region: &'a RegionId,
@@ -237,6 +243,16 @@ impl Subject<'_> {
                 version,
             } => {
                 put_field(&mut out, b"metadata");
+                put_field(&mut out, region.as_str().as_bytes());
+                put_field(&mut out, dataset.as_bytes());
+                put_field(&mut out, &version.to_be_bytes());
+            }
+            Self::HandedMetadata {
+                region,
+                dataset,
+                version,
+            } => {
+                put_field(&mut out, b"handed-metadata");
                 put_field(&mut out, region.as_str().as_bytes());
                 put_field(&mut out, dataset.as_bytes());
                 put_field(&mut out, &version.to_be_bytes());
@@ -300,6 +316,46 @@ impl SessionSender {
             key,
             aad,
         )
+    }
+
+    /// Sends a dataset's metadata key to another region. It arrives as an [`OpenMetadata`], which cannot seal.
+    pub(crate) fn hand_metadata_over(
+        &self,
+        metadata: &MetadataKey,
+        aad: &[u8],
+    ) -> Result<SealedKey, SessionError> {
+        let MetadataKey {
+            region,
+            dataset,
+            version,
+            key,
+        } = metadata;
+        let subject = Subject::HandedMetadata {
+            region,
+            dataset: *dataset,
+            version: *version,
+        };
+        self.send(&subject, key, aad)
+    }
+
+    /// Sends on, within the region that received it, a metadata key of another one.
+    pub fn send_handed_metadata(
+        &self,
+        metadata: &OpenMetadata,
+        aad: &[u8],
+    ) -> Result<SealedKey, SessionError> {
+        let MetadataLease {
+            region,
+            dataset,
+            version,
+            key,
+        } = &metadata.0;
+        let subject = Subject::HandedMetadata {
+            region,
+            dataset: *dataset,
+            version: *version,
+        };
+        self.send(&subject, key, aad)
     }
 
     /// Sends the root key to a peer that was let in: unsealing within the region's KMS.
@@ -410,6 +466,29 @@ impl SessionReceiver {
             version,
             key,
         })
+    }
+
+    /// Receives version `version` of the metadata key of a dataset that `region` has handed over.
+    pub fn receive_handed_metadata(
+        &self,
+        sealed: &SealedKey,
+        region: RegionId,
+        dataset: DatasetId,
+        version: u32,
+        aad: &[u8],
+    ) -> Result<OpenMetadata, SessionError> {
+        let subject = Subject::HandedMetadata {
+            region: &region,
+            dataset,
+            version,
+        };
+        let key = self.receive(&subject, sealed, aad)?;
+        Ok(OpenMetadata(MetadataLease {
+            region,
+            dataset,
+            version,
+            key,
+        }))
     }
 
     /// Receives the root key of an epoch. The caller compares its check value.

@@ -30,7 +30,7 @@ use crate::core::{Core, LevelTooLow, StaleError};
 use crate::custody::CustodyError;
 use crate::keys::{KeyError, UnderDualControl, claim, in_force};
 use crate::ledger::{Command, CommitError};
-use crate::opens::OpenError;
+use crate::opens::{self, OpenError, OpenItem};
 use crate::seal::Sealed;
 use crate::sessions::NoSession;
 
@@ -117,6 +117,23 @@ fn key_id(bytes: &[u8]) -> Result<HandOverKeyId, HandOverError> {
 
 fn region_id(text: &str, field: &'static str) -> Result<RegionId, HandOverError> {
     text.parse().map_err(|_| HandOverError::Malformed { field })
+}
+
+/// The object versions of a request for keys: none where it asks for metadata keys.
+fn asked_items(
+    request: &v1::HandOverRequest,
+    dataset: DatasetId,
+    region: &str,
+) -> Result<Vec<OpenItem>, HandOverError> {
+    match (request.metadata, request.items.is_empty()) {
+        (true, true) => Ok(Vec::new()),
+        (true, false) => Err(HandOverError::Malformed {
+            field: "items: metadata keys are asked for by themselves",
+        }),
+        (false, _) => {
+            opens::items(request.items.clone(), dataset, region).map_err(HandOverError::Item)
+        }
+    }
 }
 
 /// Refuses a signature that no KMS replica of a region trusted now has made.

@@ -10,6 +10,7 @@ use common::{
     BODY, Begin, Caller, DATASET, PATIENCE, Region, Sealed, Session, now, open, random, reason,
     sealed_object,
 };
+use envelope::{MetadataContext, SealedKey, Suite};
 use kms::approvals::{approve, request_hash};
 use proto::ids::{LeafIndex, UnixMs};
 use proto::v1;
@@ -350,6 +351,8 @@ async fn keys_cross_for_one_relocation_and_open_there_what_was_sealed_here() {
     );
     assert_eq!(open(&both.sealed, &reply, &session), BODY);
 
+    metadata_crosses(&both, &key, &clients).await;
+
     // Nobody but a gateway that may, and nothing but the source's own answer to just this request.
     let refused = async |name: &str, request: &v1::HandOverRequest, batch: &v1::HandOverBatch| {
         let caller = both.destination.caller(name);
@@ -374,6 +377,80 @@ async fn keys_cross_for_one_relocation_and_open_there_what_was_sealed_here() {
     assert_eq!(refused(MOVER, &request, &forged).await, "bad-signature");
     let _ = both.source.stop().await;
     let _ = both.destination.stop().await;
+}
+
+/// What a client of the source sealed beside its objects opens in the destination, and nothing can be sealed there so.
+async fn metadata_crosses(
+    both: &Both,
+    key: &v1::SignedHandOverKey,
+    clients: &[KmsHandOverClient<Channel>],
+) {
+    let app = both.source.caller("app");
+    let lease = app.at_leader(|at| {
+        let app = &app;
+        async move {
+            let session = app.session(at).await?;
+            let request = v1::IssueLeaseRequest {
+                session_id: session.id.clone(),
+                dataset_id: DATASET.to_vec().into(),
+                request_id: random::<16>().to_vec().into(),
+                seconds: 3_600,
+                ..v1::IssueLeaseRequest::default()
+            };
+            let reply = app.kms(at).issue_metadata_lease(request).await?;
+            Ok((reply.into_inner(), session))
+        }
+    });
+    let (reply, session) = lease.await.expect("a metadata lease");
+    let (source, dataset) = (
+        both.sealed.context.region.clone(),
+        both.sealed.context.dataset,
+    );
+    let sealed = SealedKey::try_from(&reply.keys[0].sealed[..]).expect("a key");
+    let lease = session
+        .receiver
+        .receive_metadata_key(&sealed, source.clone(), dataset, 1, &session.aad())
+        .expect("the metadata key");
+    let context = MetadataContext {
+        suite: Suite::Cobblestone256,
+        region: source.clone(),
+        dataset,
+        version: both.sealed.context.version,
+    };
+    let tags = lease.seal(&context, b"tags").expect("sealed");
+
+    let mixed = v1::HandOverRequest {
+        metadata: true,
+        ..both.asked(key)
+    };
+    let refused = hand_over(clients, &mixed)
+        .await
+        .expect_err("one or the other");
+    assert_eq!(reason(&refused), "malformed");
+    let asked = v1::HandOverRequest {
+        items: Vec::new(),
+        ..mixed
+    };
+    let batch = hand_over(clients, &asked).await.expect("handed over");
+    let (kind, purpose, to) = Both::leaf(&both.source, batch.leaf_index);
+    assert_eq!(
+        (kind, &*purpose, &*to),
+        (Kind::MetadataLease, "relocation", "de-fra")
+    );
+    // Every key stands in what was signed.
+    let mut less = batch.clone();
+    less.metadata_keys.clear();
+    let refused = both.open_batch(&asked, &less).await.map(drop);
+    assert_eq!(reason(&refused.expect_err("not all")), "malformed");
+    let (reply, session) = both.open_batch(&asked, &batch).await.expect("opened");
+    let (kind, ..) = Both::leaf(&both.destination, reply.leaf_index);
+    assert_eq!(kind, Kind::HandOverOpened);
+    let sealed = SealedKey::try_from(&reply.metadata_keys[0].sealed[..]).expect("a key");
+    let opens = session
+        .receiver
+        .receive_handed_metadata(&sealed, source, dataset, 1, &session.aad())
+        .expect("the source's metadata key");
+    assert_eq!(opens.open(&context, &tags).expect("opens"), b"tags");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

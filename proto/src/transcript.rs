@@ -341,6 +341,14 @@ pub fn hand_over_batch(
         &leaf[..],
     ];
     parts.extend(batch.keys.iter().map(|key| &key.sealed_dek[..]));
+    let versions: Vec<_> = batch
+        .metadata_keys
+        .iter()
+        .map(|key| key.version.to_be_bytes())
+        .collect();
+    for (key, version) in batch.metadata_keys.iter().zip(&versions) {
+        parts.extend([&b"metadata"[..], &version[..], &key.sealed[..]]);
+    }
     fields(&parts)
 }
 
@@ -470,6 +478,15 @@ mod tests {
         };
         assert_ne!(signed(&batch), signed(&swapped));
         assert_ne!(signed(&batch), hand_over_batch("d", "s", b"a", &batch));
+        let metadata = |version| v1::HandOverBatch {
+            metadata_keys: vec![v1::SealedMetadataKey {
+                version,
+                sealed: Bytes::from_static(b"s"),
+            }],
+            ..batch.clone()
+        };
+        assert_ne!(signed(&metadata(1)), signed(&batch));
+        assert_ne!(signed(&metadata(1)), signed(&metadata(2)));
     }
 
     /// Approved for one operator, it shows the secret to no other; a retry in another session is the same request.

@@ -19,12 +19,12 @@ use tower::Service;
 
 use crate::certificate::RegionTrust;
 use crate::clock::{SharedClock, SystemClock};
-use crate::enrolment::Enrolments;
+use crate::enrolment::{Enrolments, TrustedRegion};
 use crate::fault::Chain;
 use crate::handshake::{HandshakeError, KeyExchange, client_config};
 use crate::identity::LocalIdentity;
 use crate::lane::Lane;
-use crate::peer::{Expect, Federated, Judge, Peer, PeerConnection};
+use crate::peer::{Described, Expect, Federated, Judge, Peer, PeerConnection};
 use crate::stream::{PeerStream, wire};
 
 /// Makes connections as one identity. Cheap to clone.
@@ -73,8 +73,24 @@ impl Connector {
         }
     }
 
+    /// As [`Connector::federated`], for a process that holds no enrolment set: to one region, by one descriptor of it. It does
+    /// not learn of a newer one, nor that the trust ended: who uses it makes another one of what its region says now.
+    pub fn described(local: LocalIdentity, region: TrustedRegion) -> Self {
+        let clock = SystemClock::shared();
+        let judge = Described::new(region, clock.clone());
+        Self {
+            local,
+            judge: Judge::Described(judge),
+            clock,
+            key_exchange: KeyExchange::HybridOnly,
+        }
+    }
+
     /// Replaces the clock that certificates are judged by.
     pub fn with_clock(mut self, clock: SharedClock) -> Self {
+        if let Judge::Described(described) = &mut self.judge {
+            described.clock = clock.clone();
+        }
         self.clock = clock;
         self
     }

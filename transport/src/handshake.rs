@@ -207,7 +207,8 @@ pub(crate) fn server_config(
 ) -> ServerConfig {
     let provider = key_exchange.provider();
     let verifier: Arc<dyn ClientCertVerifier> = match judge {
-        Judge::Federated(_) => Arc::new(ForeignVerifier {
+        // A listener has no `Described`: it would admit that region's processes by the same rule.
+        Judge::Federated(_) | Judge::Described(_) => Arc::new(ForeignVerifier {
             judge,
             provider: provider.clone(),
         }),

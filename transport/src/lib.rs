@@ -33,7 +33,9 @@ pub use certificate::{CertificateError, RegionTrust};
 pub use clock::{Clock, SharedClock, SystemClock};
 pub use connector::{Connector, Link, LinkState};
 pub use cut::Cut;
-pub use enrolment::{EnrolmentError, Enrolments};
+pub use enrolment::{
+    EnrolmentError, Enrolments, TrustedRegion, UntrustedDescriptor, verify_descriptor,
+};
 pub use fault::{Fault, Faulty, LeaderHint};
 pub use handshake::{HandshakeError, KeyExchange, Refusal};
 pub use identity::{IdentityError, LocalIdentity};

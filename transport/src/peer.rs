@@ -12,7 +12,8 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Status};
 
 use crate::certificate::{self, CertificateError, RegionTrust};
-use crate::enrolment::Enrolments;
+use crate::clock::SharedClock;
+use crate::enrolment::{Enrolments, TrustedRegion};
 use crate::fault::{Fault, Faulty, status_of};
 use crate::keys::PublicKey;
 
@@ -236,7 +237,36 @@ pub(crate) enum Judge {
     Pinned(RegionTrust),
     /// The descriptors of trusted regions: who is not of this region, in a role that may be met there.
     Federated(Federated),
+    /// The descriptor of one other region, of a process that holds no set: who listens there.
+    Described(Described),
 }
+
+/// A region as one descriptor has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    region: Arc<TrustedRegion>,
+    pub(crate) clock: SharedClock,
+}
+
+impl Described {
+    pub(crate) fn new(region: TrustedRegion, clock: SharedClock) -> Self {
+        let region = Arc::new(region);
+        Self { region, clock }
+    }
+
+    fn check(&self, identity: &Identity, key: &PublicKey) -> Result<(), PeerError> {
+        self.region.names(identity, key, self.clock.now())?;
+        match LISTENERS.contains(&identity.role()) {
+            true => Ok(()),
+            false => Err(PeerError::Role {
+                identity: identity.clone(),
+            }),
+        }
+    }
+}
+
+/// Roles that listen for other regions.
+const LISTENERS: &[Role] = &[Role::Kms, Role::Node];
 
 /// Who of other regions is admitted.
 #[derive(Debug, Clone)]
@@ -259,11 +289,10 @@ impl Federated {
 
     /// As this process meets them: who listens there.
     pub(crate) fn listeners(enrolments: Enrolments, local: Role) -> Self {
-        let roles = &[Role::Kms, Role::Node];
         Self {
             enrolments,
             local,
-            roles,
+            roles: LISTENERS,
         }
     }
 
@@ -289,6 +318,7 @@ impl Judge {
         match self {
             Self::Enrolled(enrolments, _) => Ok(enrolments.trust().clone()),
             Self::Pinned(trust) => Ok(trust.clone()),
+            Self::Described(described) => Ok(described.region.trust().clone()),
             Self::Federated(federated) => {
                 let subject = certificate::subject(leaf).map_err(PeerError::Certificate)?;
                 let identity = subject.identity;
@@ -333,6 +363,7 @@ impl Judge {
         match self {
             Self::Enrolled(enrolments, local) => enrolments.check(*local, identity, key),
             Self::Pinned(_) => Ok(None),
+            Self::Described(described) => described.check(identity, key).map(|()| None),
             Self::Federated(federated) => federated.check(identity, key).map(|()| None),
         }
     }

@@ -61,7 +61,7 @@ impl PeerStream {
                 let ended = enrolments.distrusted(peer.identity.clone(), peer.public_key);
                 Some(Box::pin(ended) as Pin<Box<_>>)
             }
-            Judge::Pinned(_) => None,
+            Judge::Pinned(_) | Judge::Described(_) => None,
         };
         let first = BytesMut::new();
         Self {

@@ -322,6 +322,14 @@ async fn the_caller_knows_whom_it_meets_by_the_same_rules() {
     let status = status.expect_err("somebody else");
     let why = HandshakeError::find(&status).expect("typed");
     assert!(matches!(why, HandshakeError::Peer(_)), "{why:?}");
+    // A process without an enrolment set goes by one descriptor: its CA, its keys, its time.
+    let meets = |version, by: &LocalIdentity| {
+        let signed = described(&world.home, by, version);
+        let region = transport::verify_descriptor(&signed).expect("signed");
+        Connector::described(world.peer.clone(), region).with_clock(world.home.clock.clone())
+    };
+    let name = who(meets(1, &world.home_kms), &served, world.node()).await;
+    assert_eq!(name, world.peer.identity().to_string());
     // A listener whose region the caller does not trust.
     let alone = Region::called("fr-par", "FR");
     let stranger = alone.stranger(Role::Kms, "k1");

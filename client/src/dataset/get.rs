@@ -72,6 +72,7 @@ impl Dataset {
             token: reply.token,
             replicas: reply.replicas.into_iter().map(NodeId).collect(),
             options: options.clone(),
+            arriving: None,
         });
         // Sealed bytes are asked for first: the KMS answers while they are on their way.
         let source = found.start(plain.clone())?;
@@ -188,6 +189,7 @@ impl Dataset {
             token: reply.token,
             replicas: reply.replicas.into_iter().map(NodeId).collect(),
             options,
+            arriving: None,
         });
         let source = found.start(plain.clone())?;
         let request = v1::OpenRequest {

@@ -239,7 +239,16 @@ impl Dataset {
 
     /// Lease, salts, ids and the metadata key for one new version.
     pub(crate) async fn sealing(&self, key: &ObjectKey) -> Result<Sealing, Error> {
-        let lease = self.keys().seal_lease(self.0.id, self.acting()).await?;
+        self.sealing_of(key, ObjectVersionId(random()?)).await
+    }
+
+    /// As [`Self::sealing`], for a version that has its id.
+    pub(crate) async fn sealing_of(
+        &self,
+        key: &ObjectKey,
+        version: ObjectVersionId,
+    ) -> Result<Sealing, Error> {
+        let lease = self.seal_lease().await?;
         if !lease.registered() {
             let request = v1::RegisterLeaseRequest {
                 shard: self.0.shard.0,
@@ -253,7 +262,6 @@ impl Dataset {
             .await?;
             lease.set_registered();
         }
-        let version = ObjectVersionId(random()?);
         let (salt, name_salt) = (DekSalt::random()?, NameSalt::random()?);
         let context = self.context(version, NameCommitment::of(&name_salt, key));
         let dek = lease.key.seal_dek(&salt, &context)?;
@@ -322,15 +330,22 @@ impl Sealing {
             .and_then(|part| Manifest::new(vec![part], Vec::new()))
             .map_err(|_| Error::Seal(envelope::SealError::TooLong))?;
         Ok(v1::ObjectEntry {
+            sealed_metadata: Bytes::copy_from_slice(sealed.as_bytes()),
+            metadata_key_version,
+            ..self.bare_entry(&manifest)?
+        })
+    }
+
+    /// The entry but for where its bytes are and what is said of it.
+    pub(crate) fn bare_entry(&self, manifest: &Manifest) -> Result<v1::ObjectEntry, Error> {
+        Ok(v1::ObjectEntry {
             format: 1,
             version_id: self.dek.context().version.into(),
             lease_id: self.lease.id().into(),
             dek_salt: Bytes::copy_from_slice(self.salt.as_bytes()),
             name_salt: Bytes::copy_from_slice(self.name_salt.as_bytes()),
-            plain_bytes: plain,
-            sealed_manifest: self.dek.seal_manifest(&manifest)?.into(),
-            sealed_metadata: Bytes::copy_from_slice(sealed.as_bytes()),
-            metadata_key_version,
+            plain_bytes: manifest.plain_total(),
+            sealed_manifest: self.dek.seal_manifest(manifest)?.into(),
             placement: 1,
             ..v1::ObjectEntry::default()
         })
@@ -341,8 +356,13 @@ impl Sealing {
         &self,
         options: &PutOptions,
     ) -> Result<(SealedMetadata, u32), Error> {
+        self.seal_metadata(&options.metadata().encode_to_vec())
+    }
+
+    /// Metadata of the version or of a part of it, encoded, sealed likewise.
+    pub(crate) fn seal_metadata(&self, plain: &[u8]) -> Result<(SealedMetadata, u32), Error> {
         let key = self.metadata.current()?;
-        let sealed = key.seal(&self.metadata_context, &options.metadata().encode_to_vec())?;
+        let sealed = key.seal(&self.metadata_context, plain)?;
         Ok((sealed, key.version()))
     }
 }

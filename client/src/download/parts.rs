@@ -11,8 +11,10 @@ use std::sync::Arc;
 
 use envelope::{Manifest, ManifestPart, OpenDek, OpenError, PartRange};
 use proto::v1;
+use proto::v1::relocations_client::RelocationsClient;
 
 use super::{Found, Layout, Source, Stream};
+use crate::dataset::MESSAGE_BYTES_MAX;
 use crate::error::Error;
 
 /// Parts of one page.
@@ -151,6 +153,9 @@ impl Parts {
 
     async fn page(&self, start_after: u32) -> Result<v1::ListPartsReply, Error> {
         let found = &self.found;
+        if let Some(of) = &found.arriving {
+            return self.arriving(of, start_after).await;
+        }
         let request = v1::ListPartsRequest {
             shard: found.dataset.shard().0,
             dataset_id: found.dataset.id().into(),
@@ -174,10 +179,36 @@ impl Parts {
             Err(error) => Err(error),
         }
     }
+
+    async fn arriving(
+        &self,
+        of: &v1::Relocated,
+        start_after: u32,
+    ) -> Result<v1::ListPartsReply, Error> {
+        let found = &self.found;
+        let request = v1::RelocatedPartsRequest {
+            of: Some(of.clone()),
+            key: found.key.as_str().to_owned(),
+            version_id: found.entry.version_id.clone(),
+            start_after,
+            limit: PAGE,
+        };
+        let region = &found.dataset.0.region;
+        let ask = |_, channel| {
+            let client = RelocationsClient::new(region.1.over(channel));
+            let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let request = request.clone();
+            async move { Ok(client.parts(request).await?.into_inner()) }
+        };
+        let nodes = &region.0.nodes;
+        nodes
+            .on_leader(found.dataset.shard(), &region.0.tuning, ask)
+            .await
+    }
 }
 
 /// Where the part lies, if it is the one the manifest names.
-fn layout(listed: v1::ListedPart, part: &ManifestPart) -> Option<Layout> {
+pub(crate) fn layout(listed: v1::ListedPart, part: &ManifestPart) -> Option<Layout> {
     let record = listed.part?;
     let stored: u64 = match listed.blocks.is_empty() {
         true => listed.inline.len() as u64,

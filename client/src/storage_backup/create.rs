@@ -319,7 +319,7 @@ impl Making<'_> {
         };
         let keys = self.region.keys();
         let mut lease =
-            SealLease::request(keys, dataset.id(), claim.clone(), LEASE_SECONDS).await?;
+            SealLease::request(keys, dataset.id(), (claim.clone(), 0), LEASE_SECONDS).await?;
         let mut replies = self.replies(dataset, &lease).await?;
         let tags = Tags::of(&keys.local, &dataset.id());
         let (mut cutter, mut checker) = (Cutter::default(), Checker::new(dataset.id()));
@@ -351,7 +351,7 @@ impl Making<'_> {
                     lease = SealLease::request(
                         self.region.keys(),
                         dataset.id(),
-                        claim.clone(),
+                        (claim.clone(), 0),
                         LEASE_SECONDS,
                     )
                     .await?;
@@ -449,6 +449,7 @@ impl Making<'_> {
                 purpose: BACKUP.to_owned(),
                 ..GetOptions::default()
             },
+            arriving: None,
         });
         let is_there = |wanting: &&Wanting| {
             let name = Kind::Block.name(&digest_of(&wanting.block.digest));

@@ -1,14 +1,15 @@
 //! Keys that cross to another region: sealed to its hand-over key here, or received under this region's there.
 //!
-//! Owns both ends of a batch and the hand-over key while it is unwrapped, for one request each. A DEK goes from slot to
-//! slot; no lease key has a way across.
+//! Owns both ends of a batch and the hand-over key while it is unwrapped, for one request each. A DEK, or a metadata key that
+//! opens, goes from slot to slot; no lease key has a way across.
 
 use bytes::Bytes;
 use envelope::{
-    DekSalt, Encapsulated, HandOverKey, HpkePublicKey, NameCommitment, ObjectContext, RootKey,
-    SealedKey, SessionInfo, Suite, Wrapped, hand_over,
+    DekSalt, Encapsulated, HandOverKey, HandOverReceiver, HandOverSender, HpkePublicKey,
+    NameCommitment, ObjectContext, OpenMetadata, RootKey, SealedKey, SessionError, SessionInfo,
+    Suite, Wrapped, hand_over,
 };
-use proto::ids::{HandOverKeyId, RelocationId, RootEpoch, UnixMs};
+use proto::ids::{DatasetId, HandOverKeyId, RegionId, RelocationId, RootEpoch, UnixMs};
 use proto::store::Reader;
 use proto::transcript;
 use proto::v1;
@@ -105,9 +106,14 @@ impl Custody {
             });
             keys.push(opened(sealed, leaf.0)?);
         }
+        let metadata_keys = match asked.request.metadata {
+            true => self.hand_metadata_over(&asked, &granted.key, (&sender, &aad))?,
+            false => Vec::new(),
+        };
         let mut batch = v1::HandOverBatch {
             encapsulated: Bytes::copy_from_slice(encapsulated.as_bytes()),
             keys,
+            metadata_keys,
             leaf_index: leaf.0,
             signer: signer.public_key().as_spki().to_vec().into(),
             signature: Bytes::new(),
@@ -116,6 +122,28 @@ impl Custody {
         let signature = signer.sign(transcript::LABEL_HAND_OVER, &signed);
         batch.signature = signature.to_vec().into();
         Ok(batch)
+    }
+
+    /// Every living version of the dataset's metadata key: all or none, as a metadata lease has them.
+    fn hand_metadata_over(
+        &self,
+        asked: &HandOverAsked,
+        key: &v1::KekRecord,
+        (sender, aad): (&HandOverSender, &[u8]),
+    ) -> Result<Vec<v1::SealedMetadataKey>, CustodyError> {
+        let living = key
+            .versions
+            .iter()
+            .filter(|version| !version.wrapped_metadata_key.is_empty());
+        let sealed = living.map(|version| {
+            let metadata = self.metadata_key(key, version, asked.dataset())?;
+            let sealed = sender.send_metadata(&metadata, aad);
+            Ok(v1::SealedMetadataKey {
+                version: version.version,
+                sealed: Bytes::copy_from_slice(sealed.map_err(CustodyError::Session)?.as_bytes()),
+            })
+        });
+        sealed.collect()
     }
 
     /// Gives a gateway what another region handed over. An item that did not come, or does not open, comes out empty.
@@ -158,7 +186,19 @@ impl Custody {
                 .map_err(CustodyError::Session);
             keys.push(opened(sealed, leaf.0)?);
         }
+        let of = (&asked.source, dataset);
+        let sent = asked.batch.metadata_keys.iter();
+        let metadata_keys = sent.map(|sent| {
+            let sealed = received_metadata(&receiver, sent, of, &theirs)
+                .and_then(|key| session.sender.send_handed_metadata(&key, &ours))
+                .map_err(CustodyError::Session)?;
+            Ok::<_, CustodyError>(v1::SealedMetadataKey {
+                version: sent.version,
+                sealed: Bytes::copy_from_slice(sealed.as_bytes()),
+            })
+        });
         Ok(v1::OpenReply {
+            metadata_keys: metadata_keys.collect::<Result<_, _>>()?,
             request_id: asked.request_id().to_vec().into(),
             keys,
             leaf_index: leaf.0,
@@ -166,6 +206,16 @@ impl Custody {
             error: None,
         })
     }
+}
+
+fn received_metadata(
+    receiver: &HandOverReceiver,
+    sent: &v1::SealedMetadataKey,
+    (source, dataset): (&RegionId, DatasetId),
+    aad: &[u8],
+) -> Result<OpenMetadata, SessionError> {
+    let sealed = SealedKey::try_from(&sent.sealed[..])?;
+    receiver.receive_metadata(&sealed, (source.clone(), dataset, sent.version), aad)
 }
 
 /// A key as it goes out: empty where it did not come out, unless that is because this replica is sealed.

@@ -12,12 +12,12 @@ use proto::transcript;
 use proto::v1;
 use transport::Peer;
 
-use super::{HandOverError, signed_by_region};
+use super::{HandOverError, asked_items, signed_by_region};
 use crate::approvals::sha256;
 use crate::core::{Core, StaleError};
 use crate::custody::HeldHandOver;
 use crate::ledger::DatasetUse;
-use crate::opens::{OpenItem, items, request_id};
+use crate::opens::{OpenItem, request_id};
 
 /// A parsed request to open a batch, whose signature holds.
 pub(crate) struct HandedOverAsked {
@@ -70,6 +70,12 @@ impl DatasetUse for HandedOverAsked {
             items: items.collect(),
             source_leaf: self.batch.leaf_index,
             batch_sha256: Bytes::copy_from_slice(&self.asked),
+            metadata_versions: self
+                .batch
+                .metadata_keys
+                .iter()
+                .map(|key| key.version)
+                .collect(),
         })
     }
 }
@@ -93,8 +99,12 @@ impl Core {
         let request = asked.request.ok_or(malformed("request"))?;
         let batch = asked.batch.ok_or(malformed("batch"))?;
         let named = Named::parse(&request.dataset_id, &request.relocation_id)?;
-        if batch.keys.len() != request.items.len() {
-            return Err(malformed("batch: it answers another number of keys"));
+        let answers = batch.keys.len() == request.items.len()
+            && batch.metadata_keys.is_empty() != request.metadata;
+        if !answers {
+            return Err(malformed(
+                "batch: it answers other keys than were asked for",
+            ));
         }
         let digest = sha256(&transcript::hand_over_asked(&request));
         let (held, source) = {
@@ -125,8 +135,7 @@ impl Core {
                 purpose: kms_state::RELOCATION.to_owned(),
                 ..asked.claim.unwrap_or_default()
             },
-            items: items(request.items.clone(), named.dataset, source.as_str())
-                .map_err(HandOverError::Item)?,
+            items: asked_items(&request, named.dataset, source.as_str())?,
             asked: digest,
             source,
             request,

@@ -13,11 +13,11 @@ use proto::transcript;
 use proto::v1;
 use transport::Peer;
 
-use super::{HandOverError, closing, set};
+use super::{HandOverError, asked_items, closing, set};
 use crate::approvals::sha256;
 use crate::core::{Core, StaleError};
 use crate::ledger::{Release, stated};
-use crate::opens::{OpenItem, items, request_id};
+use crate::opens::{OpenItem, request_id};
 use crate::policy::{Denied, Permit, Policy};
 
 /// What a hand-over is decided on, of one view of the state.
@@ -85,6 +85,10 @@ impl Release for HandOverAsked {
                 relocation_id: self.named.relocation.into(),
                 hand_over_key_id: self.request.hand_over_key_id.clone(),
                 items: items.collect(),
+                metadata_versions: match self.request.metadata {
+                    true => kms_state::living_metadata(&granted.key),
+                    false => Vec::new(),
+                },
             })),
         }
     }
@@ -112,8 +116,7 @@ impl Core {
                 ..v1::Claim::default()
             },
             asked: sha256(&transcript::hand_over_asked(&request)),
-            items: items(request.items.clone(), named.dataset, region)
-                .map_err(HandOverError::Item)?,
+            items: asked_items(&request, named.dataset, region)?,
             request,
         };
         let objects = asked.items.len() as u64;

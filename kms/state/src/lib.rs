@@ -76,7 +76,9 @@ pub use read::{
     key_info, keys, latest_lease_expiry, lease, leaves, member, pseudonym_owner, region,
     region_time, tree_head, witness_policy,
 };
-pub use records::{CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, RESEAL, USABLE_MS};
+pub use records::{
+    CLAIM_TEXT_MAX, LEASE_MS_MAX, OPEN_ITEMS_MAX, RECORDS_MAX, RESEAL, USABLE_MS, living_metadata,
+};
 pub use refusal::Refusal;
 pub use regions::{
     KnownRegion, REGIONS_MAX, known_region, known_regions, own_region, region_fingerprint,

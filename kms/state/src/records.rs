@@ -30,6 +30,7 @@ use crate::requests::Request;
 mod hand_over;
 mod opens;
 
+pub use hand_over::living_metadata;
 use opens::{Opened, Waiting};
 
 /// Records that one command may carry.

@@ -87,7 +87,7 @@ impl TrustedRegion {
     }
 
     /// Refuses an identity that the descriptor does not name with this very key, and everyone past the descriptor's time.
-    pub(super) fn names(
+    pub(crate) fn names(
         &self,
         identity: &Identity,
         key: &PublicKey,

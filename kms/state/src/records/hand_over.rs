@@ -5,7 +5,7 @@
 //! open.
 
 use proto::ids::{DatasetId, Identity, Role};
-use proto::v1::{HandOver, HandedOver, KeyState, OpenedItem, Record, RecordAnswer};
+use proto::v1::{HandOver, HandedOver, KekRecord, KeyState, OpenedItem, Record, RecordAnswer};
 use serde::Serialize;
 use tlog::{Field, Kind, OpenedObject};
 
@@ -16,14 +16,30 @@ use crate::hand_over::{
     RELOCATION, at_level, hand_over_grant, hand_over_key, put_grant, relocation_id,
 };
 use crate::keys::{check_state_version, dataset_id};
+use crate::read;
 use crate::refusal::Refusal;
 use crate::relocation::{HandOverGrant, HandOverKey};
 use crate::requests::Request;
 
+/// Versions of a metadata key that one record names: the leaf stays small.
+const METADATA_VERSIONS_MAX: usize = 256;
+
+/// Versions of a dataset's metadata key that are there, in their order.
+pub fn living_metadata(key: &KekRecord) -> Vec<u32> {
+    let living = key
+        .versions
+        .iter()
+        .filter(|version| !version.wrapped_metadata_key.is_empty());
+    living.map(|version| version.version).collect()
+}
+
 #[derive(Serialize)]
-struct ReleasedDetails {
+struct ReleasedDetails<'a> {
     relocation: String,
     hand_over_key: String,
+    /// Of the dataset's metadata key, where those were released.
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    metadata_versions: &'a [u32],
 }
 
 #[derive(Serialize)]
@@ -35,6 +51,9 @@ struct OpenedDetails<'a> {
     /// Of the release, in the source's log.
     source_leaf: u64,
     batch_sha256: String,
+    /// Of the source's metadata key, where those were opened.
+    #[serde(skip_serializing_if = "<[u32]>::is_empty")]
+    metadata_versions: &'a [u32],
 }
 
 /// What both records state alike.
@@ -52,6 +71,7 @@ impl Asked {
         applying: &Applying<'_>,
         record: &Record,
         items: &[OpenedItem],
+        metadata: &[u32],
     ) -> Result<Self, Refusal> {
         at_level(applying)?;
         let request_id = array::<16>(&record.request_id).ok_or(Refusal::Malformed("request id"))?;
@@ -60,7 +80,18 @@ impl Asked {
         if purpose.as_str() != RELOCATION {
             return Err(Refusal::Malformed("keys are handed over for a relocation"));
         }
-        let (objects, bytes) = objects_of(items)?;
+        let (objects, bytes) = match (items, metadata) {
+            ([], [_, ..]) => (Vec::new(), 0),
+            (_, []) => objects_of(items)?,
+            _ => {
+                return Err(Refusal::Malformed(
+                    "object versions or metadata keys, not both",
+                ));
+            }
+        };
+        if metadata.len() > METADATA_VERSIONS_MAX {
+            return Err(Refusal::Malformed("metadata keys of too many versions"));
+        }
         Ok(Self {
             dataset,
             actor,
@@ -95,7 +126,7 @@ impl Asked {
         (kind, recipient): (Kind, &str),
         said: &impl Serialize,
     ) -> RecordAnswer {
-        let uses = self.objects.len() as u64;
+        let uses = (self.objects.len() as u64).max(1);
         self.private.objects = self.objects;
         self.private.fields.extend([
             (Field::RequestId, request.hex()),
@@ -104,7 +135,7 @@ impl Asked {
         ]);
         details(&mut self.private, said);
         let key = key.changing(applying.state, &self.dataset);
-        if kind == Kind::Open {
+        if kind != Kind::HandOverOpened {
             use_it(key, uses);
         }
         let purpose = crate::hand_over::purpose();
@@ -122,7 +153,8 @@ pub(super) fn release(
     record: &Record,
     asked: &HandOver,
 ) -> Result<RecordAnswer, Refusal> {
-    let who = Asked::check(applying, record, &asked.items)?;
+    let versions = &asked.metadata_versions;
+    let who = Asked::check(applying, record, &asked.items, versions)?;
     let relocation = relocation_id(&asked.relocation_id)?;
     let mut stored = hand_over_grant(&*applying.state, &relocation)
         .filter(|stored| stored.dataset_id == record.dataset_id)
@@ -140,6 +172,12 @@ pub(super) fn release(
         return Err(Refusal::NotGranted);
     }
     who.check_key(applying, key, record)?;
+    if !versions.is_empty() {
+        let whole = read::key(&*applying.state, &who.dataset).ok_or(Refusal::NoSuchKey)?;
+        if *versions != living_metadata(&whole) {
+            return Err(Refusal::Malformed("other metadata keys than there are"));
+        }
+    }
     let request = Request::look(applying, who.request_id, request_hash(record));
     if let Some(memory) = request.known(applying.now)? {
         return Ok(answer_of(memory, true));
@@ -148,8 +186,13 @@ pub(super) fn release(
     let said = ReleasedDetails {
         relocation: relocation.to_string(),
         hand_over_key: hex::encode(&asked.hand_over_key_id),
+        metadata_versions: versions,
     };
-    let leaf = (Kind::Open, terms.destination.as_str());
+    let kind = match versions.is_empty() {
+        true => Kind::Open,
+        false => Kind::MetadataLease,
+    };
+    let leaf = (kind, terms.destination.as_str());
     Ok(who.append(applying, key, &request, leaf, &said))
 }
 
@@ -161,7 +204,8 @@ pub(super) fn receive(
     asked: &HandedOver,
     region: &str,
 ) -> Result<RecordAnswer, Refusal> {
-    let who = Asked::check(applying, record, &asked.items)?;
+    let versions = &asked.metadata_versions;
+    let who = Asked::check(applying, record, &asked.items, versions)?;
     let relocation = relocation_id(&asked.relocation_id)?;
     let stored = hand_over_key(&*applying.state, &relocation)
         .filter(|stored| stored.dataset_id == record.dataset_id)
@@ -191,6 +235,7 @@ pub(super) fn receive(
         source: &stored.source,
         source_leaf: asked.source_leaf,
         batch_sha256: hex::encode(&asked.batch_sha256),
+        metadata_versions: versions,
     };
     let leaf = (Kind::HandOverOpened, region);
     Ok(who.append(applying, key, &request, leaf, &said))

@@ -118,6 +118,7 @@ pub(crate) fn release(lab: &Lab, n: u8, request: u8, items: Vec<OpenedItem>) -> 
         relocation_id: relocation(n).into(),
         hand_over_key_id: vec![n; 16].into(),
         items,
+        ..HandOver::default()
     };
     asked_by(lab, MOVER, request, Use::HandOver(asked))
 }
@@ -129,6 +130,7 @@ pub(crate) fn receive(lab: &Lab, n: u8, request: u8) -> Record {
         items: vec![item(1, 10), item(2, 20)],
         source_leaf: 77,
         batch_sha256: vec![0xBA; 32].into(),
+        ..HandedOver::default()
     };
     let mover = id("gateway/g1").to_string();
     asked_by(lab, &mover, request, Use::HandedOver(asked))
@@ -138,6 +140,15 @@ fn released(lab: &mut Lab, n: u8, request: u8, objects: u8) -> RecordAnswer {
     let items = (1..=objects).map(|version| item(version, 10)).collect();
     let record = release(lab, n, request, items);
     lab.record(record)
+}
+
+/// Metadata keys in place of object versions.
+fn metadata(lab: &Lab, n: u8, request: u8, versions: Vec<u32>) -> Record {
+    let mut record = release(lab, n, request, Vec::new());
+    if let Some(Use::HandOver(asked)) = &mut record.kind {
+        asked.metadata_versions = versions;
+    }
+    record
 }
 
 fn stage(lab: &Lab, n: u8) -> HandOverStage {
@@ -419,6 +430,40 @@ fn a_release_names_every_object_counts_once_and_goes_where_the_grant_says() {
 }
 
 /// Opens wait for a shared leaf, a release does not: what the grant counts is where the release stands.
+#[test]
+fn metadata_keys_leave_all_together_on_record_as_what_they_are() {
+    let mut lab = lab();
+    granted(&mut lab, 1);
+    let mixed = {
+        let mut record = metadata(&lab, 1, 1, vec![1]);
+        if let Some(Use::HandOver(asked)) = &mut record.kind {
+            asked.items = vec![item(1, 10)];
+        }
+        record
+    };
+    let refused = [
+        mixed,
+        metadata(&lab, 1, 1, vec![2]),
+        metadata(&lab, 1, 1, vec![1, 1]),
+        metadata(&lab, 1, 1, vec![1; 257]),
+        metadata(&lab, 1, 1, Vec::new()),
+    ];
+    let size = lab.size();
+    for record in refused {
+        assert_eq!(reason(&lab.record(record)), KmsRefusal::Malformed);
+    }
+    assert_eq!(lab.size(), size);
+    let record = metadata(&lab, 1, 2, vec![1]);
+    let answer = lab.record(record);
+    assert_eq!((answer.refused, answer.leaf_index), (0, size));
+    let (said, shown) = lab.last_leaf();
+    assert_eq!(said.kind(), Kind::MetadataLease);
+    assert_eq!(shown.fields[&Field::RecipientRegion], "de-fra");
+    assert!(shown.fields[&Field::Details].contains("\"metadata_versions\":[1]"));
+    // No object, and one more leaf than its own.
+    assert_eq!(counted(&lab, 1), (0, size + 1));
+}
+
 #[test]
 fn releases_and_opens_share_an_entry_and_no_leaf() {
     let mut lab = lab();
