@@ -72,6 +72,23 @@ pub struct Config {
     /// A collector that spans of requests are sent to; absent: nowhere.
     #[serde(default)]
     pub otlp: Option<daemon::Otlp>,
+    /// Its part in relocations into this region.
+    #[serde(default)]
+    pub mover: MoverConfig,
+}
+
+/// What a gateway does for relocations into its region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MoverConfig {
+    /// Whether it looks for datasets that are to come here, and moves them. It needs the purpose `relocation`.
+    pub enabled: bool,
+}
+
+impl Default for MoverConfig {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
 }
 
 /// How log lines look.
@@ -143,6 +160,9 @@ pub const EXAMPLE: &str = r#"Example configuration:
   # [otlp] # a collector that spans of requests are sent to
   # endpoint = "http://127.0.0.1:4317"
   # sample = 0.01
+  #
+  # [mover] # moves datasets that are to come into this region
+  # enabled = true
 
 Examples:
   reduit-gateway --config /etc/reduit/gateway.toml
@@ -281,6 +301,7 @@ mod tests {
         assert_eq!(config.head_bytes_max, default_head_bytes_max());
         assert_eq!(config.stall_seconds, default_stall_seconds());
         assert_eq!(config.log, default_log());
+        assert_eq!(config.mover, MoverConfig::default());
         config.bounded().expect("the example is within bounds");
     }
 

@@ -22,6 +22,7 @@ mod health;
 mod limits;
 mod metadata;
 mod metered;
+mod mover;
 mod range;
 mod s3;
 mod server;
@@ -35,7 +36,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use client::ids::UnixMs;
 
-pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat};
+pub use config::{Config, ConfigError, EXAMPLE as CONFIG_EXAMPLE, LogFormat, MoverConfig};
 pub use error::ApiError;
 pub use s3::DomainError;
 pub use server::{Gateway, StartError};

@@ -38,6 +38,7 @@ use crate::front::Shared;
 use crate::health::{self, Reached};
 use crate::limits::{self, Limits, Place};
 use crate::metered::Metered;
+use crate::mover;
 use crate::s3::{self, AnswerBody, DomainError, Noted, Service};
 use crate::stall::{Course, Paced, Patient};
 use crate::tls::{self, TlsError};
@@ -148,6 +149,9 @@ impl Gateway {
                 return;
             };
             let _ = reached.set(region.clone());
+            if config.mover.enabled {
+                tasks.spawn(mover::run(region.clone(), stop.clone()));
+            }
             match Served::new(&config, region, stop, tasks) {
                 Ok(served) => served.open(ports),
                 // The domains were checked before anything was bound.

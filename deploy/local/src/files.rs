@@ -132,7 +132,10 @@ pub fn make_region(region: &mut RegionEntry, custodian_count: u32) -> Result<()>
         version: 1,
         signed_at: now(),
         enrolments,
-        grants: grants(region.living(Kind::Gateway).next().is_some()),
+        grants: grants(
+            region.living(Kind::Gateway).next().is_some(),
+            region.federated,
+        ),
         approvals_min: 2,
     };
     let signed = ca.sign_set(&new_set(&ca.trust(), contents))?;
@@ -161,8 +164,9 @@ pub fn renew_genesis(region: &RegionEntry) -> Result<()> {
 }
 
 /// What local regions allow: clients and gateways everything with data, operators keys and nothing with data. Whom
-/// gateways act for, where there is a gateway: a KMS of before access keys would not read that.
-fn grants(gateways: bool) -> Vec<v1::Grant> {
+/// gateways act for, where there is a gateway: a KMS of before access keys would not read that. Where there are other
+/// regions, gateways move datasets from them, which operators make a place for.
+fn grants(gateways: bool, federated: bool) -> Vec<v1::Grant> {
     use v1::Action::{Create, Keys, List, Read, Write};
     let grant = |principal: &str, actions: &[v1::Action], purposes: &[&str]| v1::Grant {
         principal: principal.to_owned(),
@@ -190,6 +194,10 @@ fn grants(gateways: bool) -> Vec<v1::Grant> {
     if gateways {
         let may = [Create, List, Read, Write];
         grants.push(grant("role:service", &may, &["service", "multipart"]));
+    }
+    if federated {
+        grants.push(grant("role:gateway", &[Read, Write], &["relocation"]));
+        grants.push(grant("role:operator", &[Create], &["service"]));
     }
     grants
 }

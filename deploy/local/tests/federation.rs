@@ -2,16 +2,16 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use client::ids::{Identity, Role};
-use common::reduit::Reduit;
+use common::federated::{People, Told};
 use common::with_regions;
+use local::ceremony;
 use local::federation::RegionEntry;
 use local::files::{OPERATORS, make_identity, now};
-use local::{Local, ceremony};
 use proto::v1;
 use proto::v1::federation_client::FederationClient;
 use proto::v1::kms_client::KmsClient;
@@ -25,106 +25,6 @@ use transport::{
 
 const ZURICH: &str = "ch-zrh";
 const FRANKFURT: &str = "de-fra";
-
-/// A region's operators and their files.
-struct People {
-    region: RegionEntry,
-    reduit: Reduit,
-}
-
-impl People {
-    fn of(local: &Local, region: &str) -> Result<Self> {
-        Ok(Self {
-            region: local.federation.region(region)?.clone(),
-            reduit: Reduit::of(local, region)?,
-        })
-    }
-
-    fn json(&self, words: &[&str]) -> Result<Value> {
-        let words = [words, &["--json"]].concat();
-        Ok(serde_json::from_str(
-            &self.reduit.said(OPERATORS[0], &words)?,
-        )?)
-    }
-
-    /// Words that name those operators as approvers.
-    fn by(&self, names: &[&str]) -> Vec<String> {
-        let words = names.iter().flat_map(|name| {
-            let (certificate, key) = self.region.identity_files(name);
-            let shown = |path: PathBuf| path.display().to_string();
-            [
-                "--certificate".to_owned(),
-                shown(certificate),
-                "--key".to_owned(),
-                shown(key),
-            ]
-        });
-        words.collect()
-    }
-
-    fn trust(&self, told: &Told, approvers: &[&str]) -> Vec<String> {
-        let words = [
-            "region",
-            "trust",
-            &told.file,
-            "--fingerprint",
-            &told.fingerprint,
-        ];
-        let words = words.into_iter().map(str::to_owned);
-        words.chain(self.by(approvers)).collect()
-    }
-
-    fn said(&self, words: &[String]) -> Result<String> {
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.reduit.said(OPERATORS[0], &words)
-    }
-
-    fn refused(&self, words: &[String], code: i32) -> Result<String> {
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        self.reduit.refused(OPERATORS[0], &words, code)
-    }
-
-    /// What it says of itself, once every member of it that listens is in it.
-    async fn described(&self) -> Result<Told> {
-        let file = self.region.dir.join("told.region").display().to_string();
-        let shown = ceremony::until("the region is described", async || {
-            let shown = self.json(&["region", "show", "-o", &file])?;
-            let members = shown["members"].as_array().context("members")?;
-            let listening = members.iter().filter(|one| one["endpoint"].is_string());
-            let wanted = self.region.services.len();
-            let found = listening.count();
-            ensure!(found == wanted, "{found} of {wanted} listen: {shown}");
-            Ok(shown)
-        })
-        .await?;
-        let fingerprint = shown["fingerprint"].as_str().context("a fingerprint")?;
-        Ok(Told {
-            file,
-            fingerprint: fingerprint.to_owned(),
-            version: shown["version"].as_u64().context("a version")?,
-        })
-    }
-
-    /// What it holds of the other region, once it is so.
-    async fn peer(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        ceremony::until(what, async || {
-            let peers = self.json(&["region", "peers"])?;
-            let peer = peers["regions"][0].clone();
-            match wanted(&peer) {
-                true => Ok(peer),
-                false => Err(anyhow!("not yet: {peers}")),
-            }
-        })
-        .await
-    }
-}
-
-/// A region's word, as a file and as people say it.
-struct Told {
-    file: String,
-    fingerprint: String,
-    version: u64,
-}
 
 #[test]
 fn two_regions_trust_each_other_by_people_and_one_operator_ends_it() {

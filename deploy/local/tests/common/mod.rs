@@ -11,6 +11,7 @@ use local::files::CLIENTS;
 use local::{FederationPlan, Local, RegionPlan};
 
 pub(crate) mod damage;
+pub(crate) mod federated;
 pub(crate) mod grants;
 pub(crate) mod memory;
 pub(crate) mod reduit;

@@ -10,14 +10,28 @@ use local::{Kind, Local, Service, ceremony};
 
 /// A gateway of `ch-zrh`.
 pub(crate) fn gateway_of(local: &Local) -> Result<Service> {
-    let region = local.federation.region("ch-zrh")?;
+    gateway_in(local, "ch-zrh")
+}
+
+/// A gateway of a region.
+pub(crate) fn gateway_in(local: &Local, region: &str) -> Result<Service> {
+    let region = local.federation.region(region)?;
     let gateway = region.living(Kind::Gateway).next();
     gateway.cloned().context("a gateway")
 }
 
 /// An access key of a service, made by one operator and approved by two.
 pub(crate) async fn access_key(local: &Local, service: &str) -> Result<NewAccessKey> {
-    let region = local.federation.region("ch-zrh")?;
+    access_key_in(local, "ch-zrh", service).await
+}
+
+/// The same in a region.
+pub(crate) async fn access_key_in(
+    local: &Local,
+    region: &str,
+    service: &str,
+) -> Result<NewAccessKey> {
+    let region = local.federation.region(region)?;
     let operator = ceremony::connect(region, OPERATORS[0]).await?;
     let principal = Identity::new(region.region.clone(), Role::Service, service)?;
     let approvers = ceremony::approvers(region)?;
