@@ -173,7 +173,9 @@ fn as_source(state: &dyn Reader, said: &Relocation, named: &Named) -> Result<(),
     let terms = grant.terms.clone();
     let terms = terms.ok_or(not_yet("it was closed before it was granted"))?;
     let moved = grant.moved.clone();
-    let moved = moved.ok_or(not_yet("the end of its dataset's key was not scheduled by it"))?;
+    let moved = moved.ok_or(not_yet(
+        "the end of its dataset's key was not scheduled by it",
+    ))?;
     let destroyed = match key.state() {
         v1::KeyState::Destroyed => true,
         v1::KeyState::PendingDestruction => false,

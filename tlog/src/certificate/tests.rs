@@ -67,7 +67,10 @@ fn a_statement_has_one_encoding() {
         ("\"catalogRoot\":\"09", "\"catalogRoot\":\"08"),
         ("\"catalogRoot\":\"09", "\"catalogRoot\":\"0"),
         ("are not excluded", "are excluded"),
-        ("\"destroyedLeaf\":9,\"erasedLeaf\":null", "\"destroyedLeaf\":null,\"erasedLeaf\":9"),
+        (
+            "\"destroyedLeaf\":9,\"erasedLeaf\":null",
+            "\"destroyedLeaf\":null,\"erasedLeaf\":9",
+        ),
     ] {
         assert!(text.contains(from), "{from}");
         let bent = text.replacen(from, to, 1);
