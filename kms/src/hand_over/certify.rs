@@ -220,7 +220,7 @@ fn as_source(state: &dyn Reader, said: &Relocation, named: &Named) -> Result<(),
         ),
         (ended == ours.destroyed_leaf, "leaf of the key's end"),
         (
-            erased == ours.erased_leaf.is_some(),
+            ours.erased_leaf.is_none() || erased,
             "word that the key is erased",
         ),
     ])?;
