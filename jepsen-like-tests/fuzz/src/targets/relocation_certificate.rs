@@ -61,7 +61,11 @@ fn certificate(data: &[u8]) {
     assert_eq!(bundle.encode(), bytes, "one spelling");
     let report = verify_certificate(&bundle, pins);
     drop((report.to_text(), report.to_json()));
-    assert_eq!(report.holds(), is_honest, "only the true one holds");
+    assert!(report.holds() || !is_honest, "a true certificate holds");
+    // A leaf may be left out that no claim needs; what is stated stays.
+    let stated = |bundle: &Bundle| bundle.certificate().open().map(|(said, _)| said);
+    let same = || Bundle::parse(file).is_ok_and(|honest| stated(&honest) == stated(&bundle));
+    assert!(!report.holds() || same(), "another statement holds");
     assert!(!verify_certificate(&bundle, &Pins::default()).holds());
 }
 
@@ -69,7 +73,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = vec![Vec::new()];
     let end = u32::try_from(honest().file.len()).unwrap_or(u32::MAX);
     for at in (0..end).step_by(997) {
-        let [a, b, c, d] = at.to_be_bytes();
+        let [a, b, c, d] = at.to_le_bytes();
         // A bit, a cut, and bytes that stand elsewhere.
         seeds.push(vec![0, a, b, c, d, 1]);
         seeds.push(vec![4, a, b, c, d, 0]);
