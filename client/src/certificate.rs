@@ -213,7 +213,7 @@ fn found(wanted: &mut Wanted, entry: &v1::LeafEntry) -> Result<Option<Found>, Er
     let shown = openings
         .as_ref()
         .and_then(|openings| openings_of(&leaf, openings).ok());
-    let details = shown.as_ref().and_then(|shown| {
+    let details: Option<Details> = shown.as_ref().and_then(|shown| {
         let details = shown.fields.get(&Field::Details)?;
         serde_json::from_str(details).ok()
     });

@@ -264,7 +264,7 @@ impl Party {
             (1..=TEXT_BYTES_MAX).contains(&text.len())
                 && text.bytes().all(|byte| byte.is_ascii_graphic())
         };
-        if !texts.iter().all(|text| printed(text)) {
+        if !texts.iter().all(printed) {
             return Err(CertificateError::Field("name of a region, law or log"));
         }
         digits::<32>(&self.descriptor.fingerprint, "descriptor fingerprint")?;

@@ -77,8 +77,7 @@ impl Certificate {
         let plan = Plan::read(&self.plan)?;
         let named = plan.named()?;
         let source = connected(session, &self.source_context, &plan.source).await?;
-        let destination =
-            connected(session, &self.destination_context, &plan.destination).await?;
+        let destination = connected(session, &self.destination_context, &plan.destination).await?;
         let bar = match session.json {
             true => ProgressBar::hidden(),
             false => ProgressBar::no_length(),

@@ -79,7 +79,7 @@ struct Erased {
 /// Refuses at the first field that differs.
 fn same(fields: &[(bool, &'static str)]) -> Result<(), CertifyError> {
     match fields.iter().find(|(is, _)| !is) {
-        Some((_, field)) => Err(CertifyError::Differs(field)),
+        Some(&(_, field)) => Err(CertifyError::Differs(field)),
         None => Ok(()),
     }
 }
@@ -146,7 +146,7 @@ fn details<T: DeserializeOwned>(
 
 /// Whether a leaf of this kind is of the dataset and the relocation.
 fn is_of(state: &dyn Reader, index: u64, kind: Kind, key: &v1::KekRecord, id: &str) -> bool {
-    details::<OfRelocation>(state, index, (kind, Some(&key.pseudonym)))
+    details::<OfRelocation>(state, index, (kind, Some(&key.pseudonym[..])))
         .is_some_and(|details| details.relocation == id)
 }
 
@@ -345,7 +345,7 @@ impl Core {
             .map(tonic::Response::into_inner)
             .collect();
         let panel = Panel::own_nodes(&self.enrolments.current());
-        Ok(panel.hear(named, &said, opened)?.record)
+        Ok(panel.hear(named, said.as_slice(), opened)?.record)
     }
 }
 

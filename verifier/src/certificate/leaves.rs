@@ -2,7 +2,7 @@
 //!
 //! Owns what each named leaf has to record. Refuses to guess at details that are not disclosed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use tlog::certificate::{DescriptorNamed, OpenedBy, Relocation};
@@ -166,16 +166,17 @@ impl Read<'_> {
 
     /// Leaves that record a release.
     fn releases(&self) -> impl Iterator<Item = &Shown> {
-        let releases = |shown: &&Shown| {
+        let id = self.said.relocation.as_str();
+        let releases = move |shown: &&Shown| {
             matches!(shown.leaf.kind(), Kind::Open | Kind::MetadataLease)
-                && shown.is_of_relocation(&self.said.relocation)
+                && shown.is_of_relocation(id)
         };
         self.source.leaves.iter().filter(releases)
     }
 
     pub(super) fn released(&self) -> Finding {
         let ours = &self.said.source;
-        let objects: u64 = self.releases().map(|shown| count(shown)).sum();
+        let objects: u64 = self.releases().map(count).sum();
         let (first, last) = (self.releases().next(), self.releases().last());
         if objects < ours.released_objects {
             return Finding::not_shown(format!(
@@ -279,14 +280,14 @@ impl Read<'_> {
         let index = said.source.shred_leaf;
         let leaf = named(self.source, index, Kind::KeyDestructionPending)?;
         let shred: Shred = read(leaf)?;
-        let signers = shred.signers.iter();
-        let votes = signers.filter(|signer| shred.voters.contains(signer));
+        let (signers, voters) = (distinct(&shred.signers), distinct(&shred.voters));
+        let is_majority = signers.is_subset(&voters) && 2 * signers.len() > voters.len();
         let same = shred.relocation == said.relocation
             && shred.destination == said.destination.party.region
             && shred.epoch == said.epoch_to
             && shred.fence == said.fence
             && shred.catalog_root == said.catalog_root
-            && 2 * votes.count() > shred.voters.len();
+            && is_majority;
         match same && leaf.is_approved() {
             true => Ok(()),
             false => Err(other(leaf)),
@@ -381,6 +382,10 @@ impl Read<'_> {
             format!("recorded in leaf {index}"),
         ))
     }
+}
+
+fn distinct(ids: &[u64]) -> BTreeSet<u64> {
+    ids.iter().copied().collect()
 }
 
 fn count(shown: &Shown) -> u64 {
