@@ -4,6 +4,7 @@
 //! it says is read in `side` (one region's descriptor and log) and `leaves` (what they record), judged in `judge`, and shown
 //! in `report`.
 
+mod details;
 mod judge;
 mod leaves;
 mod report;

@@ -8,74 +8,13 @@ use serde::Deserialize;
 use tlog::certificate::{DescriptorNamed, OpenedBy, Relocation};
 use tlog::{Field, Kind};
 
+use super::details::{Ended, Erased, Granted, KeyMade, Keyed, Opened, Shred, Totals};
 use super::side::{Shown, Side};
 use crate::check::Finding;
 use crate::time::utc;
 
 /// The purpose under which keys are handed over.
 const RELOCATION: &str = "relocation";
-
-#[derive(Deserialize)]
-struct Granted {
-    dataset: String,
-    relocation: String,
-    destination: String,
-    jurisdiction: String,
-    descriptor_version: u64,
-    descriptor_fingerprint: String,
-    hand_over_key: String,
-}
-
-#[derive(Deserialize)]
-struct KeyMade {
-    dataset: String,
-    relocation: String,
-    source: String,
-    descriptor_version: u64,
-    descriptor_fingerprint: String,
-    hand_over_key: String,
-}
-
-#[derive(Deserialize)]
-struct Totals {
-    objects: u64,
-    leaves: u64,
-}
-
-#[derive(Deserialize)]
-struct Keyed {
-    hand_over_key: String,
-}
-
-#[derive(Deserialize)]
-struct Opened {
-    hand_over_key: String,
-    source: String,
-    source_leaf: u64,
-}
-
-#[derive(Deserialize)]
-struct Shred {
-    relocation: String,
-    destination: String,
-    epoch: u64,
-    fence: u64,
-    catalog_root: String,
-    signers: Vec<u64>,
-    voters: Vec<u64>,
-}
-
-#[derive(Deserialize)]
-struct Ended {
-    dataset: String,
-    kek: String,
-}
-
-#[derive(Deserialize)]
-struct Erased {
-    through_leaf: u64,
-    waiting_for: Vec<String>,
-}
 
 /// What is read of both sides.
 pub(super) struct Read<'r> {
