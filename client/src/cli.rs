@@ -4,6 +4,7 @@ mod access_keys;
 mod approve;
 mod approvers;
 mod backup;
+mod certificate;
 mod context;
 mod copy;
 mod custody;

@@ -12,6 +12,7 @@ mod acting;
 mod approval;
 pub mod backup;
 mod body;
+mod certificate;
 #[cfg(feature = "fuzzing")]
 #[allow(
     dead_code,
@@ -56,6 +57,7 @@ pub use approval::{
     approval_to_text,
 };
 pub use body::{Body, Reader};
+pub use certificate::CertificateStep;
 pub use custody::SealedRegion;
 pub use dataset::{
     Checksums, Dataset, DatasetInfo, Deleted, GetOptions, Invocation, Object, ObjectInfo,

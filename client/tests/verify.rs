@@ -102,6 +102,22 @@ fn exit_codes_tell_proven_from_not_and_from_unreadable() {
     );
 }
 
+/// What is in a certificate is tested where it is judged.
+#[test]
+fn a_file_is_a_certificate_and_takes_no_policy() {
+    let disk = tempfile::tempdir().expect("a folder");
+    let (folder, policy) = written(disk.path());
+    let code = |arguments: &[&str]| reduit(arguments).status.code();
+    assert_eq!(code(&["verify", &folder]), Some(2), "evidence takes one");
+    let file = disk.path().join("cert.json").display().to_string();
+    std::fs::write(&file, "{}\n").expect("written");
+    assert_eq!(code(&["verify", &file]), Some(2), "no certificate");
+    assert_eq!(code(&["verify", &file, "--policy", &policy]), Some(2));
+    let fingerprint = "0a".repeat(32);
+    let pinned = ["--source-fingerprint", &fingerprint, "--policy", &policy];
+    assert_eq!(code(&[&["verify", &file][..], &pinned].concat()), Some(2));
+}
+
 #[test]
 fn json_and_page_are_written_whatever_the_verdict() {
     let disk = tempfile::tempdir().expect("a folder");

@@ -179,7 +179,7 @@ impl Core {
         }
     }
 
-    fn channel(&self, endpoint: &str, expect: &Expect) -> Result<Channel, ConfirmError> {
+    pub(crate) fn channel(&self, endpoint: &str, expect: &Expect) -> Result<Channel, ConfirmError> {
         self.connector
             .channel_lazy(endpoint, expect.clone(), Lane::Control)
             .map_err(|error| ConfirmError::Nodes(error.to_string()))

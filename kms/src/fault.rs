@@ -19,7 +19,7 @@ use crate::core::StaleError;
 use crate::cosigner::CosignError;
 use crate::custody::CustodyError;
 use crate::gate::Unwitnessed;
-use crate::hand_over::HandOverError;
+use crate::hand_over::{CertifyError, HandOverError};
 use crate::kek_rotation::RewrapError;
 use crate::keys::KeyError;
 use crate::leases::LeaseError;
@@ -291,6 +291,16 @@ faulty!(HandOverError {
     Self::NotAsked(_) => (Unavailable, "shard-not-heard"),
     Self::Level(_) => (Precondition, "level-too-low"),
 } inner { Sealed, Item, Session, Stale, Approval, Commit, Custody, Words, Key });
+
+faulty!(CertifyError {
+    Self::Role(_) => (Denied, "role-asks-no-certificate"),
+    Self::Statement(_) => (Caller, "bad-statement"),
+    Self::OtherRegions => (Caller, "other-regions"),
+    Self::Differs(_) => (Precondition, "statement-differs"),
+    Self::NotYet(_) => (Precondition, "not-certified-yet"),
+    Self::Shard(_) => (Unavailable, "shard-not-heard"),
+    Self::Level(_) => (Precondition, "level-too-low"),
+} inner { Sealed, Stale, Commit, Words });
 
 faulty!(LeaseError {
     Self::Role { .. } => (Denied, "role-receives-no-keys"),

@@ -4,6 +4,7 @@
 //! signed word that the other region counts. Refuses an offered hand-over key that no KMS replica of a trusted region has
 //! signed, and everybody but operators. What crosses is `source`'s and `destination`'s.
 
+mod certify;
 mod destination;
 mod fences;
 mod service;
@@ -34,6 +35,7 @@ use crate::opens::{self, OpenError, OpenItem};
 use crate::seal::Sealed;
 use crate::sessions::NoSession;
 
+pub(crate) use certify::CertifyError;
 pub(crate) use destination::HandedOverAsked;
 pub(crate) use service::{HandOverService, ShredService};
 pub(crate) use source::{Granted, HandOverAsked};

@@ -382,6 +382,15 @@ impl Kms for Services {
         )
     }
 
+    async fn certify_relocation(
+        &self,
+        request: Request<v1::CertifyRelocationRequest>,
+    ) -> Answer<v1::DsseSignature> {
+        let peer = peer(&request)?;
+        let certified = self.0.certify_relocation(&peer, request.get_ref()).await;
+        answer("CertifyRelocation", certified)
+    }
+
     async fn list_access_keys(
         &self,
         request: Request<v1::ListAccessKeysRequest>,

@@ -422,6 +422,15 @@ pub fn approved_unseal(replica: &str, boot_id: &[u8], offer_hash: &[u8]) -> Vec<
     ])
 }
 
+/// What a DSSE signature is over (DSSE v1, PAE): `DSSEv1 <length> <type> <length> <payload>`. No label of this module begins
+/// so, and no handshake does: an enrolled key may sign all three.
+pub fn dsse(payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let (of_type, of_payload) = (payload_type.len(), payload.len());
+    let mut encoded = format!("DSSEv1 {of_type} {payload_type} {of_payload} ").into_bytes();
+    encoded.extend_from_slice(payload);
+    encoded
+}
+
 /// What a region's descriptor is known by among people: the SHA-256 of this. Its signature is no part of it, so that two
 /// signatures of one statement are one fingerprint.
 pub fn region_fingerprint(descriptor: &[u8]) -> Vec<u8> {

@@ -3,12 +3,13 @@
 //! Owns what an outsider needs to check a claim: hashing, the frontier a state machine keeps, proofs and their
 //! verification, the bytes of a leaf and the openings shown beside it; and the C2SP formats by which logs, witnesses
 //! and verifiers that share no code understand each other: signed notes, checkpoints, cosignatures, tiles, witness
-//! requests, proof files and trust policies. Refuses: files, sockets, clocks and randomness; salts, seeds and times are
+//! requests, proof files and trust policies; and the statement that both regions of a relocation sign. Refuses: files, sockets, clocks and randomness; salts, seeds and times are
 //! the caller's, storage comes through [`HashReader`] and [`TileSource`].
 //!
 //! **Invariant:** a leaf's bytes are a function of its content alone, a proof is accepted only for exactly the sizes,
 //! index and hashes it is shown with, and each format has one spelling: what parses is written back byte for byte.
 
+pub mod certificate;
 mod checkpoint;
 mod commitment;
 mod cosignature;

@@ -118,6 +118,11 @@ impl LocalIdentity {
         self.0.key.sign(label, message)
     }
 
+    /// Ed25519 over what DSSE v1 puts around a payload, by the enrolled key.
+    pub fn sign_dsse(&self, payload_type: &str, payload: &[u8]) -> [u8; 64] {
+        self.0.key.sign_dsse(payload_type, payload)
+    }
+
     fn certified(&self) -> Arc<CertifiedKey> {
         self.0.certified.read().clone()
     }

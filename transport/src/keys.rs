@@ -227,6 +227,11 @@ impl KeyPair {
         self.sign_raw(&labelled(label, message))
     }
 
+    /// Ed25519 over what DSSE v1 puts around a payload.
+    pub fn sign_dsse(&self, payload_type: &str, payload: &[u8]) -> [u8; 64] {
+        self.sign_raw(&proto::transcript::dsse(payload_type, payload))
+    }
+
     fn of(pair: Ed25519KeyPair) -> Self {
         let public = PublicKey::from_raw(pair.public_key().as_ref());
         Self { pair, public }

@@ -207,7 +207,16 @@ impl Panel {
 
     /// KMS replicas of this region, by their enrolment.
     pub fn own_kms(table: &EnrolmentTable) -> Self {
-        let members = table.members(Role::Kms).filter_map(|enrolled| {
+        Self::own(table, Role::Kms)
+    }
+
+    /// Storage nodes of this region, by their enrolment.
+    pub fn own_nodes(table: &EnrolmentTable) -> Self {
+        Self::own(table, Role::Node)
+    }
+
+    fn own(table: &EnrolmentTable, role: Role) -> Self {
+        let members = table.members(role).filter_map(|enrolled| {
             Some(Member {
                 number: enrolled.node_id?.0,
                 identity: enrolled.identity.clone(),

@@ -59,6 +59,10 @@ impl Finding {
         let statement = statement.into();
         Self { verdict, statement }
     }
+
+    pub(crate) fn into_parts(self) -> (Verdict, String) {
+        (self.verdict, self.statement)
+    }
 }
 
 /// Judges every claim.

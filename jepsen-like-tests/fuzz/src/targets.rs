@@ -20,6 +20,7 @@ mod raft;
 mod raft_log;
 mod raft_peer;
 mod region;
+mod relocation_certificate;
 mod sealed;
 mod storage_backup;
 mod upload;
@@ -88,6 +89,7 @@ static TARGETS: &[Target] = &[
     gateway::CHUNKED,
     gateway::VALUES,
     evidence::EVIDENCE,
+    relocation_certificate::RELOCATION_CERTIFICATE,
     witness::ENTRIES,
     witness::POSITION,
     witness::CONFIG,

@@ -8,12 +8,13 @@ use fuzz::{campaign, planted, targets};
 const CHANGED: u32 = 5_000;
 /// Of targets that start a whole member, a service or a connection for each.
 const CHANGED_SLOW: u32 = 1_000;
-const SLOW: [&str; 5] = [
+const SLOW: [&str; 6] = [
     "raft-peer",
     "upload",
     "handshake",
     "enrolment-file",
     "evidence",
+    "relocation-certificate",
 ];
 const SEED: u64 = 0x5EED;
 /// Kept inputs, and their bytes, of all targets together.
