@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use proto::ids::{DatasetId, GroupId, NodeId, RegionId, UnixMs};
@@ -12,7 +11,7 @@ use proto::v1;
 use proto::v1::kms_client::KmsClient;
 use tonic::Status;
 use tonic::transport::Channel;
-use transport::{Lane, LocalIdentity};
+use transport::{Clock as _, Lane, LocalIdentity, SystemClock};
 
 use crate::acting::Acting;
 use crate::error::Error;
@@ -552,8 +551,5 @@ impl LeafReader<'_> {
 
 /// Wall-clock time, to judge expiries stated by servers.
 pub(crate) fn now() -> UnixMs {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemClock.now()
 }

@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(
     bin_name = "cargo xtask",
-    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --data ~/cti --keep\n  cargo xtask test\n  \
+    after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --data ~/cti --keep\n  cargo xtask demo --relocate --large-mib 256\n  cargo xtask test\n  \
                   cargo xtask test --full\n  cargo xtask bench envelope"
 )]
 struct Arguments {
@@ -36,9 +36,13 @@ enum Task {
         /// Leave the regions running and their folder in place.
         #[arg(long)]
         keep: bool,
-        /// Size in MiB of the one large generated file.
-        #[arg(long, default_value_t = 256)]
-        large_mib: u32,
+        /// Size in MiB of the one large generated file, 256 by default; with --relocate of several together, 2048.
+        #[arg(long)]
+        large_mib: Option<u32>,
+        /// Instead: a dataset moves from ru-mow to ch-zrh while it is written, and ru-mow's keys are destroyed. Stores what
+        /// `REDUIT_CTI` names, if it is set.
+        #[arg(long)]
+        relocate: bool,
     },
     /// Every test, then every promise switched off once to see its test go red.
     Test {
@@ -92,13 +96,23 @@ fn main() -> Result<()> {
             data,
             keep,
             large_mib,
+            relocate,
         } => {
             setup::build_needs()?;
-            build_daemons(&root, &target)?;
-            let mut run = product(&target);
-            run.arg("demo")
-                .arg("--large-mib")
-                .arg(large_mib.to_string());
+            let mut run = match relocate {
+                true => relocating(&root, &target)?,
+                false => {
+                    build_daemons(&root, &target)?;
+                    product(&target)
+                }
+            };
+            run.arg("demo");
+            if relocate {
+                run.arg("--relocate");
+            }
+            if let Some(large_mib) = large_mib {
+                run.arg("--large-mib").arg(large_mib.to_string());
+            }
             if let Some(data) = data {
                 run.arg("--data").arg(data);
             }
@@ -263,6 +277,9 @@ const DAEMONS: [&str; 10] = [
 /// The build before the newest feature level.
 const OLDER: &str = "reduit-node/level_0,reduit-kms-state/level_0";
 
+/// Clocks that a file moves; release builds refuse it.
+const CLOCKS: &str = "xtask-run/danger_clock_ahead";
+
 /// Builds the daemons with `features` and puts them into the folder `name` of the target folder, where no other
 /// build replaces them.
 fn daemons_with(
@@ -335,6 +352,16 @@ fn product(target: &std::path::Path) -> Command {
         run.env("REDUIT_REPOSITORY", root);
     }
     run
+}
+
+/// The demo of a relocation, with daemons whose clocks can be moved: keys wait for days before they are destroyed.
+fn relocating(root: &std::path::Path, target: &std::path::Path) -> Result<Command> {
+    let bin = daemons_with(root, target, CLOCKS, "clocks")?;
+    let mut run = Command::new(bin.join("xtask-run"));
+    run.env("REDUIT_REPOSITORY", root);
+    let clock = bin.join(format!("clock-{}", std::process::id()));
+    run.env("REDUIT_CLOCK_AHEAD", clock).env("REDUIT_BIN", bin);
+    Ok(run)
 }
 
 /// A cargo call in the repository with the shared target folder.

@@ -1,10 +1,11 @@
-//! `cargo xtask demo`: two regions, real data, two kills, and the enemy.
+//! `cargo xtask demo`: two regions, real data, two kills, and the enemy; or a relocation between two (`--relocate`).
 //!
-//! Owns the story and its table. Every line of it was measured in this run; a promise that does not hold ends it
+//! Owns the first story and its table. Every line of it was measured in this run; a promise that does not hold ends it
 //! with exit code 1.
 
 mod enemy;
 pub(crate) mod objects;
+mod relocate;
 pub(crate) mod s3;
 pub(crate) mod search;
 pub(crate) mod table;
@@ -19,6 +20,7 @@ use local::{FederationPlan, Kind, Local};
 use proto::ids::{DatasetName, GroupId, ObjectKey};
 
 use self::objects::{Large, Source, Work};
+use self::relocate::RegionClock;
 use self::table::Table;
 
 /// Requests in flight while the folder is stored and read back.
@@ -28,29 +30,48 @@ const DATASET: &str = "demo";
 /// What the demo is run with.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// A folder to store; default: this project's own files.
+    /// A folder to store; default: this project's own files. With --relocate: what `REDUIT_CTI` names, if it is set.
     #[arg(long)]
     data: Option<PathBuf>,
     /// Leave the regions running and their folder in place.
     #[arg(long)]
     keep: bool,
-    /// Size in MiB of the one large generated file.
-    #[arg(long, default_value_t = 256)]
-    large_mib: u32,
+    /// Size in MiB of the one large generated file, 256 by default; with --relocate of several together, 2048.
+    #[arg(long)]
+    large_mib: Option<u32>,
+    /// A dataset moves from one region to the other while it is written.
+    #[arg(long)]
+    relocate: bool,
 }
+
+const LARGE_MIB_DEFAULT: u32 = 256;
 
 /// Runs it; always takes the regions down again unless told to keep them.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("reduit-demo-").tempdir()?;
     let dir = folder.path().join("regions");
     let mut table = Table::start();
-    table.step("two regions: ch-zrh (3 nodes, 3 KMS, an S3 gateway), de-fra (1 and 1)");
-    let mut plan = FederationPlan::demo();
-    plan.regions[0].gateways = 1;
+    let (clock, plan) = match options.relocate {
+        true => {
+            table.step("two regions: ru-mow, ch-zrh (3 nodes, 3 KMS, a gateway each)");
+            (Some(RegionClock::start()?), relocate::plan())
+        }
+        false => {
+            table.step("two regions: ch-zrh (3 nodes, 3 KMS, an S3 gateway), de-fra (1 and 1)");
+            let mut plan = FederationPlan::demo();
+            plan.regions[0].gateways = 1;
+            (None, plan)
+        }
+    };
     let local = Local::up(&dir, &plan).await;
     let outcome = match local {
         Ok(mut local) => {
-            let outcome = story(&mut local, &options, &mut table).await;
+            let outcome = match clock {
+                Some(mut clock) => {
+                    relocate::story(&mut local, &options, &mut clock, &mut table).await
+                }
+                None => story(&mut local, &options, &mut table).await,
+            };
             if !options.keep {
                 local.down().context("ending the regions")?;
             }
@@ -95,7 +116,8 @@ async fn story(local: &mut Local, options: &Options, table: &mut Table) -> Resul
     ensure!(stored == work.sources.len(), "not everything was stored");
 
     table.step("one large object, streamed in and out");
-    let large = Large::new(u64::from(options.large_mib) << 20);
+    let mib = options.large_mib.unwrap_or(LARGE_MIB_DEFAULT);
+    let large = Large::new(u64::from(mib) << 20);
     stream(&dataset, &large, table).await?;
 
     table.step("read everything back and compare byte for byte");

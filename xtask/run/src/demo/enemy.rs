@@ -1,6 +1,6 @@
 //! The enemy: an operator of de-fra with a full copy of ch-zrh's disks and an unsealed KMS of their own.
 //!
-//! Owns one attack script, run twice: with de-fra's KMS it must open nothing; with ch-zrh's own it must open
+//! Owns how copied disks are read, and one attack script, run twice: with de-fra's KMS it must open nothing; with ch-zrh's own it must open
 //! everything, or it would prove nothing.
 
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use client::{Dataset, DetachedObject, Region};
-use local::{Kind, Local, process};
+use local::{Kind, Local, Service, process};
 use node::blocks::{BlockKey, BlockNumber, BlockStore, StoreOptions};
 use node_state::{listing, read};
 use proto::ids::{DatasetId, LeaseId, ObjectVersionId, RegionId};
@@ -23,6 +23,8 @@ use super::table::Table;
 
 /// Copied objects one attack tries; every kind is among them, and the canaries come first in byte order.
 const TRIED_MAX: usize = 2_000;
+/// One that is larger is left: all that are tried are held in memory.
+const LIFTED_BYTES_MAX: u64 = 256 << 20;
 
 pub(crate) async fn run(
     local: &mut Local,
@@ -30,7 +32,7 @@ pub(crate) async fn run(
     work: &Work,
     table: &mut Table,
 ) -> Result<()> {
-    let loot = copy_disks(local)?;
+    let loot = copy_disks(local, "ch-zrh", Which::All)?;
     let copies = find_objects(&loot, dataset.id(), "ch-zrh".parse()?)?;
     ensure!(
         copies.len() >= work.sources.len().min(TRIED_MAX),
@@ -75,14 +77,36 @@ pub(crate) async fn run(
     Ok(())
 }
 
-/// Copies every disk of ch-zrh. One node is stopped in good order first, so that its state is whole.
-fn copy_disks(local: &mut Local) -> Result<PathBuf> {
+/// Sealed objects of a dataset, from a copied disk of a region: its other nodes hold the same.
+pub(super) fn loot(
+    local: &mut Local,
+    region: &str,
+    dataset: DatasetId,
+) -> Result<Vec<DetachedObject>> {
+    let loot = copy_disks(local, region, Which::One)?;
+    let copies = find_objects(&loot, dataset, region.parse()?);
+    std::fs::remove_dir_all(loot)?;
+    copies
+}
+
+/// Whose disks are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// The node's that is stopped for it.
+    One,
+}
+
+/// Copies disks of a region. One node is stopped in good order first, so that its state is whole.
+fn copy_disks(local: &mut Local, region: &str, which: Which) -> Result<PathBuf> {
     let loot = local.federation.dir.join("loot");
-    let region = local.federation.region("ch-zrh")?.clone();
+    let region = local.federation.region(region)?.clone();
     let stopped = region.living(Kind::Node).next().context("a node")?.clone();
     process::signal(&stopped, "TERM")?;
     process::wait_gone(&stopped, std::time::Duration::from_secs(20))?;
-    for service in region.services.iter().filter(|service| !service.removed) {
+    let copied = |service: &&Service| which == Which::All || service.name == stopped.name;
+    let living = region.services.iter().filter(|service| !service.removed);
+    for service in living.filter(copied) {
         let short = service.name.rsplit('/').next().unwrap_or_default();
         copy(&service.data, &loot.join(short))?;
     }
@@ -140,7 +164,7 @@ fn find_objects(loot: &Path, dataset: DatasetId, region: RegionId) -> Result<Vec
             let page = listing::objects(&*state, query);
             for object in page.objects {
                 if copies.len() < TRIED_MAX {
-                    copies.push(lift(&*state, &blocks, dataset, &region, &object.key)?);
+                    copies.extend(lift(&*state, &blocks, dataset, &region, &object.key)?);
                 }
             }
             if !page.truncated {
@@ -158,8 +182,11 @@ fn lift(
     dataset: DatasetId,
     region: &RegionId,
     key: &str,
-) -> Result<DetachedObject> {
+) -> Result<Option<DetachedObject>> {
     let entry = read::object(state, &dataset, key, None).context("a listed object has an entry")?;
+    if entry.plain_bytes > LIFTED_BYTES_MAX {
+        return Ok(None);
+    }
     let lease = LeaseId::try_from(&entry.lease_id[..])?;
     let token = read::token(state, &dataset, &lease).context("an object's lease has a token")?;
     let version = ObjectVersionId::try_from(&entry.version_id[..])?;
@@ -177,18 +204,18 @@ fn lift(
             sealed.extend_from_slice(&piece);
         }
     }
-    Ok(DetachedObject {
+    Ok(Some(DetachedObject {
         region: region.clone(),
         dataset,
         key: key.parse()?,
         entry,
         token: token.token,
         sealed: sealed.freeze(),
-    })
+    }))
 }
 
 /// Tries every copy with one region's KMS: how many opened, how many did not.
-async fn attack(kms: &Region, copies: &[DetachedObject]) -> (usize, usize) {
+pub(super) async fn attack(kms: &Region, copies: &[DetachedObject]) -> (usize, usize) {
     use futures::StreamExt as _;
     let tries = futures::stream::iter(copies).map(|copy| async move {
         let plain: Result<Bytes, client::Error> =

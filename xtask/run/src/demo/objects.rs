@@ -104,27 +104,35 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// Random bytes from a seed, made again for the comparison instead of kept.
 pub(crate) struct Large {
     pub(crate) bytes: u64,
+    seed: u64,
 }
 
 const SEED: u64 = 0x7265_6475_6974;
 /// Generated in pieces, so that a range can be made without what stands before it.
 const PIECE: u64 = 64 * 1024;
 
-fn piece(number: u64) -> Vec<u8> {
+fn piece(seed: u64, number: u64) -> Vec<u8> {
     let mut bytes = vec![0; PIECE as usize];
-    SmallRng::seed_from_u64(SEED ^ number).fill_bytes(&mut bytes);
+    SmallRng::seed_from_u64(seed ^ number).fill_bytes(&mut bytes);
     bytes
 }
 
 impl Large {
     pub(crate) fn new(bytes: u64) -> Self {
-        Self { bytes }
+        Self { bytes, seed: SEED }
+    }
+
+    /// One of several, each of other bytes.
+    pub(crate) fn numbered(bytes: u64, number: u64) -> Self {
+        let seed = SEED ^ (number << 48);
+        Self { bytes, seed }
     }
 
     pub(crate) fn reader(&self) -> LargeReader {
         LargeReader {
             at: 0,
             bytes: self.bytes,
+            seed: self.seed,
             piece: Vec::new(),
         }
     }
@@ -133,13 +141,16 @@ impl Large {
         Comparer {
             at: 0,
             bytes: self.bytes,
+            seed: self.seed,
             piece: Vec::new(),
         }
     }
 
     pub(crate) fn range(&self, (start, end): (u64, u64)) -> Vec<u8> {
         let first = start / PIECE;
-        let all: Vec<u8> = (first..end.div_ceil(PIECE)).flat_map(piece).collect();
+        let all: Vec<u8> = (first..end.div_ceil(PIECE))
+            .flat_map(|number| piece(self.seed, number))
+            .collect();
         all[(start - first * PIECE) as usize..(end - first * PIECE) as usize].to_vec()
     }
 }
@@ -147,6 +158,7 @@ impl Large {
 pub(crate) struct LargeReader {
     at: u64,
     bytes: u64,
+    seed: u64,
     piece: Vec<u8>,
 }
 
@@ -160,7 +172,7 @@ impl AsyncRead for LargeReader {
         if left > 0 {
             let offset = (self.at % PIECE) as usize;
             if offset == 0 {
-                self.piece = piece(self.at / PIECE);
+                self.piece = piece(self.seed, self.at / PIECE);
             }
             let take = buffer
                 .remaining()
@@ -176,6 +188,7 @@ impl AsyncRead for LargeReader {
 pub(crate) struct Comparer {
     at: u64,
     bytes: u64,
+    seed: u64,
     piece: Vec<u8>,
 }
 
@@ -188,7 +201,7 @@ impl Comparer {
         while !chunk.is_empty() {
             let offset = (self.at % PIECE) as usize;
             if offset == 0 {
-                self.piece = piece(self.at / PIECE);
+                self.piece = piece(self.seed, self.at / PIECE);
             }
             let take = chunk.len().min(PIECE as usize - offset);
             let (head, rest) = chunk.split_at(take);

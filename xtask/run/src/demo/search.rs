@@ -133,7 +133,7 @@ fn in_file(path: &Path, needles: &[Needle]) -> Result<(u64, Option<&'static str>
 }
 
 /// Looks in the writable memory of a process of ours: bytes read, and what is there.
-fn in_memory(pid: u32, needles: &[Needle]) -> Result<(u64, Option<&'static str>)> {
+pub(crate) fn in_memory(pid: u32, needles: &[Needle]) -> Result<(u64, Option<&'static str>)> {
     let (mut total, mut found) = (0, None);
     search::memory(pid, overlap(needles), &mut |window| {
         total += window.len() as u64;
