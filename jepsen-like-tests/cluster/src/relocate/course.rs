@@ -96,7 +96,7 @@ impl<'a> Course<'a> {
 
     /// A command of an operator of the destination, until it is taken: its region may be unwell.
     pub(super) async fn operator(&self, command: &str, words: &[&str]) -> Result<()> {
-        let all = [&["relocate", command, &self.id], words].concat();
+        let all = [&["relocate", command, &self.id][..], words].concat();
         let end = Instant::now() + DONE_MAX;
         loop {
             match self.destination.said(&all) {
@@ -124,7 +124,7 @@ impl<'a> Course<'a> {
             .into_iter()
             .map(|node| self.arrival(node));
         let departures = nodes(&source).into_iter().map(|node| self.departure(node));
-        let (arrivals, departures) = futures::join!(
+        let (arrivals, departures) = tokio::join!(
             futures::future::join_all(arrivals),
             futures::future::join_all(departures)
         );
@@ -277,8 +277,7 @@ impl<'a> Course<'a> {
         let collect = ["relocate", "words", plan, "--out", &words];
         self.destination.said(&collect)?;
         let shred = ["relocate", "shred", plan, &words, "--days", "7"];
-        self.source.refused(&shred)?;
-        Ok(())
+        self.source.refused(&shred)
     }
 
     /// The source's key is as it has to be when nobody was allowed to end it.

@@ -11,6 +11,9 @@ use local::files::{CLIENTS, OPERATORS};
 use local::{Local, RegionEntry, ceremony};
 use serde_json::Value;
 
+/// How the command ends where a precondition does not hold.
+const REFUSED: i32 = 4;
+
 /// A region's operators and their files.
 pub(super) struct People {
     pub(super) region: RegionEntry,
@@ -86,15 +89,21 @@ impl People {
         self.said(&[words, &by].concat())
     }
 
-    /// As [`Self::approved`]; it has to be refused. What it complained of.
-    pub(super) fn refused(&self, words: &[&str]) -> Result<String> {
+    /// As [`Self::approved`]; it has to be refused because of where things stand, and not by chance.
+    pub(super) fn refused(&self, words: &[&str]) -> Result<()> {
         let by = self.approvers();
         let by: Vec<_> = by.iter().map(String::as_str).collect();
         let output = self.run(&[words, &by].concat())?;
-        if output.status.success() {
-            bail!("{}: {} was done", self.region.region, words.join(" "));
+        if output.status.code() != Some(REFUSED) {
+            bail!(
+                "{}: {} was not refused: {}, {}",
+                self.region.region,
+                words.join(" "),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
-        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+        Ok(())
     }
 
     fn approvers(&self) -> Vec<String> {

@@ -153,7 +153,8 @@ impl Load {
             served: Mutex::default(),
         });
         let region = sides.access(false).last_connect(APP).await?;
-        let made = region.create_dataset(&sides.name, &CreateOptions::default());
+        let options = CreateOptions::default();
+        let made = region.create_dataset(&sides.name, &options);
         let dataset = made.await.context("making the dataset that moves")?;
         fill(&dataset, &shared, recorder, canary).await?;
         let (stop, stopped) = watch::channel(false);
@@ -213,7 +214,8 @@ async fn fill(dataset: &Dataset, shared: &Shared, recorder: &Recorder, canary: &
         let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
         let asked = client.begin(&name, F::Write).value(number);
         let body = Content::new(number, bytes).body();
-        let put = dataset.put(&key, body, &numbered(number, Precondition::Any));
+        let options = numbered(number, Precondition::Any);
+        let put = dataset.put(&key, body, &options);
         put.await.with_context(|| format!("filling {name}"))?;
         client.end(asked, Ended::Ok(None));
         if name.starts_with("gone") {
