@@ -4,17 +4,18 @@
 //! is served there too early is seen. Owns as well what lies there before it moves, what was deleted before, and the
 //! word on two writers: a write acknowledged in the source that began after one was acknowledged in the destination.
 
+mod served;
+mod sides;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
-use checker::{F, Op, Workload};
-use client::ids::{DatasetId, DatasetName, GroupId, ObjectKey};
-use client::{CreateOptions, Dataset, Error, Precondition, PutOptions, Region};
-use futures::StreamExt as _;
-use local::RegionEntry;
+use anyhow::{Context as _, Result};
+use checker::{F, Workload};
+use client::ids::{DatasetId, GroupId, ObjectKey};
+use client::{CreateOptions, Dataset, Error, Precondition, PutOptions};
 use local::files::CLIENTS;
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -23,13 +24,15 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
+use super::Stop;
 use super::content::Content;
 use super::ended::{self, OPERATION_MAX};
-use super::keys::{Keys, touched};
-use super::register::{Seen, ended_read, get, head, last_read, numbered};
-use super::session::{insist, tuning};
-use super::{Access, PATIENCE, Stop};
+use super::keys::Keys;
+use super::register::{Seen, ended_read, get, head, numbered};
 use crate::recorder::{Asked, Client, Ended, Recorder};
+
+pub(crate) use served::Served;
+pub(crate) use sides::{Sides, only_one_accepts, read_back};
 
 /// Who uses the data, in both regions.
 const APP: &str = CLIENTS[0];
@@ -49,83 +52,6 @@ const SMALL_BYTES: u64 = 3_000;
 const LARGE_BYTES: u64 = 60_000;
 /// What is forgotten of keys beyond this.
 const SEEN_MAX: usize = 32;
-const LAST_AT_ONCE: usize = 8;
-
-/// The two regions, and the dataset that moves from one to the other.
-#[derive(Debug, Clone)]
-pub(crate) struct Sides {
-    pub(crate) source: RegionEntry,
-    pub(crate) destination: RegionEntry,
-    pub(crate) name: DatasetName,
-    pub(crate) seed: u64,
-}
-
-impl Sides {
-    fn access(&self, moved: bool) -> Access {
-        let region = if moved {
-            &self.destination
-        } else {
-            &self.source
-        };
-        Access {
-            region: region.clone(),
-            seed: self.seed,
-            patience: PATIENCE,
-        }
-    }
-
-    /// Whether a region takes a write to the dataset, asked there alone.
-    pub(crate) async fn accepts(&self, moved: bool) -> Result<bool, Error> {
-        let context = self.access(moved).region.context(APP);
-        let region = Region::connect(&context, tuning()).await?;
-        let dataset = match region.dataset(&self.name).await {
-            Ok(dataset) => dataset,
-            Err(Error::Moved { .. } | Error::NoSuchDataset) => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let key: ObjectKey = PROBE.parse()?;
-        match dataset.put(&key, "probe", &PutOptions::default()).await {
-            Ok(_) => Ok(true),
-            Err(Error::Moved { .. } | Error::NoSuchDataset) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-const PROBE: &str = "probe";
-
-/// Where writes were acknowledged, and when.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Served {
-    /// Writes the source acknowledged, and those that the destination did.
-    pub(crate) source: u64,
-    pub(crate) destination: u64,
-    /// When the last one that the source acknowledged was sent.
-    source_sent: Option<Instant>,
-    /// When the destination acknowledged its first.
-    destination_done: Option<Instant>,
-}
-
-impl Served {
-    fn count(&mut self, moved: bool, sent: Instant) {
-        let now = Instant::now();
-        if moved {
-            self.destination += 1;
-            self.destination_done.get_or_insert(now);
-        } else {
-            self.source += 1;
-            self.source_sent = self.source_sent.max(Some(sent));
-        }
-    }
-
-    /// Whether both took writes: one that was sent to the source after the destination had acknowledged one.
-    pub(crate) fn two_writers(&self) -> bool {
-        match (self.source_sent, self.destination_done) {
-            (Some(sent), Some(done)) => sent > done,
-            _ => false,
-        }
-    }
-}
 
 struct Shared {
     keys: Keys,
@@ -224,26 +150,6 @@ async fn fill(dataset: &Dataset, shared: &Shared, recorder: &Recorder, canary: &
             deleted.await.with_context(|| format!("deleting {name}"))?;
             client.end(asked, Ended::Ok(None));
         }
-    }
-    Ok(())
-}
-
-/// The last look at every register, in the region that serves the dataset now.
-pub(crate) async fn read_back(sides: &Sides, moved: bool, recorder: &Recorder) -> Result<()> {
-    let written = |op: &Op| op.f != F::Read;
-    let keys = touched(&recorder.recall(Workload::Register)?, written);
-    let region = sides.access(moved).last_connect(APP).await?;
-    let found = insist("finding what moved", async || {
-        region.dataset(&sides.name).await
-    });
-    let dataset = found.await?;
-    let reads = keys.into_iter().map(|name| {
-        let (dataset, mut client) = (dataset.clone(), recorder.client(Workload::Register));
-        async move { last_read(&dataset, &mut client, &name).await }
-    });
-    let mut reads = futures::stream::iter(reads).buffer_unordered(LAST_AT_ONCE);
-    while let Some(read) = reads.next().await {
-        read?;
     }
     Ok(())
 }
@@ -426,38 +332,5 @@ impl Task {
         }
         self.client.end(asked, ended);
         then
-    }
-}
-
-/// The first region that serves the dataset has to be the only one: asked until each has answered.
-pub(crate) async fn only_one_accepts(sides: &Sides, moved: bool) -> Result<()> {
-    let serves = insist("a write to who serves", async || sides.accepts(moved).await);
-    if !serves.await? {
-        bail!("who has to serve the dataset refuses a write to it");
-    }
-    // One that is not served is refused; that nobody could say so in time is as good.
-    if matches!(sides.accepts(!moved).await, Ok(true)) {
-        bail!("both regions take writes to the dataset");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_write_sent_to_the_source_after_the_destination_took_one_makes_two_writers() {
-        let mut served = Served::default();
-        let early = Instant::now();
-        served.count(false, early);
-        served.count(true, early);
-        // Sent before the destination's first was acknowledged: either order is one.
-        served.count(false, early);
-        assert!(!served.two_writers());
-        let done = served.destination_done.expect("one was counted");
-        served.count(false, done + Duration::from_millis(1));
-        assert!(served.two_writers());
-        assert_eq!((served.source, served.destination), (3, 1));
     }
 }
