@@ -220,6 +220,11 @@ impl<'a> Course<'a> {
         status.map_or_else(|error| format!("{error:#}"), |status| status.to_string())
     }
 
+    /// The mover stands still.
+    pub(super) fn hold(&self, world: &World) {
+        self.mover(world, "STOP");
+    }
+
     /// The mover goes on, if it was held.
     pub(super) fn go_on(&self, world: &World) {
         self.mover(world, "CONT");
