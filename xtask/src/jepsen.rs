@@ -13,10 +13,10 @@ use anyhow::{Context as _, Result, bail};
     disable_help_flag = true,
     after_help = "Examples:\n  cargo xtask jepsen --minutes 10 --seed 7\n  cargo xtask jepsen --workload register \
                   --nemesis isolate-leader\n  cargo xtask jepsen self-test\n  cargo xtask jepsen sim --seeds 10000\n  \
-                  cargo xtask jepsen ci"
+                  cargo xtask jepsen relocate --runs 20\n  cargo xtask jepsen ci"
 )]
 pub(crate) struct Arguments {
-    /// `self-test`, `sim`, `judge FILE`, `list`, `ci`, or the options of a run (`--help` there).
+    /// `self-test`, `sim`, `relocate`, `judge FILE`, `list`, `ci`, or the options of a run (`--help` there).
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
@@ -27,6 +27,8 @@ const SKIPPED: i32 = 77;
 const CI_MINUTES: &str = "2";
 const CI_SEED: &str = "20";
 const CI_SIM_SEEDS: &str = "250";
+const CI_RUNS: &[&str] = &["--runs", "1"];
+const CI_MATRIX: &[&str] = &["--matrix", "--sample", "3"];
 
 pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<()> {
     let rest: Vec<&str> = arguments.rest.iter().map(String::as_str).collect();
@@ -36,7 +38,7 @@ pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<(
             crate::call(Command::new(target.join("debug/reduit-sim")).args(options))
         }
         ["self-test", options @ ..] => self_test(root, target, options),
-        ["judge" | "list", ..] => {
+        ["relocate" | "judge" | "list", ..] => {
             crate::build_daemons(root, target)?;
             program(&target.join("debug"), root, &rest)
         }
@@ -56,6 +58,8 @@ pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<(
                 out,
             ];
             program(&debug, root, &options)?;
+            relocations(&debug, root, &target.join("jepsen-ci/relocations"), CI_RUNS)?;
+            relocations(&debug, root, &target.join("jepsen-ci/matrix"), CI_MATRIX)?;
             self_test(root, target, &["--out", out])
         }
         options => {
@@ -65,6 +69,19 @@ pub(crate) fn run(root: &Path, target: &Path, arguments: &Arguments) -> Result<(
             program(&target.join("debug"), root, &all)
         }
     }
+}
+
+/// Every fault at every point of a relocation: an hour and more.
+pub(crate) fn matrix(root: &Path, target: &Path) -> Result<()> {
+    crate::build_daemons(root, target)?;
+    let out = target.join("jepsen-matrix");
+    relocations(&target.join("debug"), root, &out, &["--matrix"])
+}
+
+fn relocations(bin: &Path, root: &Path, out: &Path, options: &[&str]) -> Result<()> {
+    let out = out.to_str().context("a target folder with a plain name")?;
+    let all = ["relocate", "--seed", CI_SEED, "--out", out];
+    program(bin, root, &[&all[..], options].concat())
 }
 
 fn self_test(root: &Path, target: &Path, options: &[&str]) -> Result<()> {

@@ -154,6 +154,7 @@ fn main() -> Result<()> {
             promises::run(&root, &target, None)?;
             if full {
                 long(&root, &target, &[])?;
+                jepsen::matrix(&root, &target)?;
             }
             Ok(())
         }

@@ -7,6 +7,7 @@ pub mod nemesis;
 pub mod net;
 pub mod oracle;
 pub mod recorder;
+pub mod relocate;
 pub mod report;
 pub mod run;
 pub mod selftest;

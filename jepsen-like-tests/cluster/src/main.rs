@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use checker::Workload;
 use clap::{Args, Parser, Subcommand};
 use jepsen::nemesis::Fault;
+use jepsen::relocate::{Relocations, Scope};
 use jepsen::run::{Plan, run};
 use jepsen::world::{WorldPlan, isolate};
 use jepsen::{selftest, workload};
@@ -20,8 +21,9 @@ use local::{FederationPlan, process};
 #[command(
     name = "reduit-jepsen",
     after_help = "Examples:\n  reduit-jepsen run --minutes 3\n  reduit-jepsen run --workload register --nemesis \
-                  isolate-leader --seed 7\n  reduit-jepsen self-test --only ack_before_sync\n  reduit-jepsen judge \
-                  jepsen/history.jsonl\n\nExit codes: 0 good, 1 not good, 2 the harness failed, 77 skipped."
+                  isolate-leader --seed 7\n  reduit-jepsen self-test --only ack_before_sync\n  reduit-jepsen \
+                  relocate --runs 20 --seed 7 --out relocations\n  reduit-jepsen relocate --matrix --sample 3\n  \
+                  reduit-jepsen judge jepsen/history.jsonl\n\nExit codes: 0 good, 1 not good, 2 the harness failed, 77 skipped."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -34,6 +36,9 @@ enum Task {
     Run(Run),
     /// Promises switched off one by one: each has to be found.
     SelfTest(SelfTest),
+    /// Datasets that move between two regions, with faults on their way.
+    #[command(after_help = RELOCATE_HELP)]
+    Relocate(Relocate),
     /// Judges a history that was recorded.
     Judge {
         /// A file of one operation a line.
@@ -90,6 +95,30 @@ struct SelfTest {
     out: PathBuf,
 }
 
+const RELOCATE_HELP: &str = "Examples:
+  reduit-jepsen relocate --runs 20 --seed 7 --out relocations
+  reduit-jepsen relocate --matrix --seed 7
+  reduit-jepsen relocate --matrix --sample 3";
+
+#[derive(Args)]
+struct Relocate {
+    /// Relocations, each with the link between the regions cut at every transition.
+    #[arg(long, default_value_t = 20, conflicts_with = "matrix")]
+    runs: u32,
+    /// Every fault at every point of a relocation instead, one relocation for each.
+    #[arg(long)]
+    matrix: bool,
+    /// Only so many of the matrix, by chance.
+    #[arg(long, requires = "matrix")]
+    sample: Option<usize>,
+    /// Of everything chosen by chance; default: by chance.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where histories, the report and, if something is wrong, logs go.
+    #[arg(long, default_value = "jepsen-relocate")]
+    out: PathBuf,
+}
+
 /// What clients can do; replicas are compared at the end of every run.
 fn workloads() -> Vec<Workload> {
     let all = Workload::ALL.into_iter();
@@ -113,8 +142,10 @@ const SKIPPED: u8 = 77;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if matches!(arguments.task, Task::Run(_) | Task::SelfTest(_))
-        && let Err(skipped) = isolate()
+    if matches!(
+        arguments.task,
+        Task::Run(_) | Task::SelfTest(_) | Task::Relocate(_)
+    ) && let Err(skipped) = isolate()
     {
         println!("reduit-jepsen: {skipped}");
         return ExitCode::from(SKIPPED);
@@ -144,6 +175,7 @@ async fn task(task: Task) -> Result<bool> {
     match task {
         Task::Run(options) => one(options).await,
         Task::SelfTest(options) => self_test(options).await,
+        Task::Relocate(options) => relocate(options).await,
         Task::Judge { file, json } => judge(&file, json),
         Task::List => {
             let workloads = workloads().into_iter().map(Workload::name);
@@ -198,6 +230,22 @@ async fn one(options: Run) -> Result<bool> {
     print!("{}", report.table());
     println!("report: {}", plan.out.join("report.html").display());
     Ok(report.is_good())
+}
+
+async fn relocate(options: Relocate) -> Result<bool> {
+    let plan = Relocations {
+        scope: match options.matrix {
+            true => Scope::Matrix(options.sample),
+            false => Scope::Runs(options.runs),
+        },
+        seed: options
+            .seed
+            .unwrap_or_else(|| rand::random_range(0..1_000_000)),
+        bin: process::binaries()?,
+        out: options.out,
+    };
+    println!("seed {}", plan.seed);
+    jepsen::relocate::run(&plan).await
 }
 
 fn replay(options: &Run, seed: u64) -> String {

@@ -457,7 +457,7 @@ impl Canaries {
 }
 
 /// What the daemons said, for a look at a run that is not good.
-fn keep_logs(world: &Path, out: &Path) -> Result<()> {
+pub(crate) fn keep_logs(world: &Path, out: &Path) -> Result<()> {
     let logs = out.join("logs");
     std::fs::create_dir_all(&logs)?;
     for region in std::fs::read_dir(world.join("regions"))?.filter_map(Result::ok) {

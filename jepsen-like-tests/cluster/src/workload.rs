@@ -21,6 +21,7 @@ mod ended;
 mod key_states;
 mod keys;
 mod locks;
+pub(crate) mod moving;
 mod parts;
 mod records;
 mod register;

@@ -4,6 +4,7 @@
 //! [`isolate`]: the network goes with the process. What is injected and healed is in
 //! [`nemesis`](crate::nemesis).
 
+mod abroad;
 mod digest;
 mod isolate;
 mod place;
