@@ -17,7 +17,7 @@ pub enum MoveAsked {
     /// In the destination: a key to receive keys under.
     HandOverKey(v1::CreateHandOverKeyRequest),
     /// In the source: keys may be handed over to that key.
-    Grant(v1::GrantHandOverRequest),
+    Grant(Box<v1::GrantHandOverRequest>),
     /// In the destination: the source's keys may be destroyed.
     Shred(v1::ArrivalStepRequest),
     /// In the source: the end of its key.
@@ -51,7 +51,7 @@ impl MoveAsked {
         }
         let asked = match method {
             "CreateHandOverKey" => decoded(bytes).map(Self::HandOverKey),
-            "GrantHandOver" => decoded(bytes).map(Self::Grant),
+            "GrantHandOver" => decoded(bytes).map(|request| Self::Grant(Box::new(request))),
             "ShredRelocation" => decoded(bytes).and_then(|request: v1::ArrivalStepRequest| {
                 let shreds = matches!(request.step, Some(v1::arrival_step_request::Step::Shred(_)));
                 let none = "it asks for a step that takes no approvals";
@@ -67,7 +67,7 @@ impl MoveAsked {
     pub(crate) fn hash(&self) -> [u8; 32] {
         match self {
             Self::HandOverKey(request) => request_hash(self.method(), request),
-            Self::Grant(request) => request_hash(self.method(), request),
+            Self::Grant(request) => request_hash(self.method(), &**request),
             Self::Shred(request) => request_hash(self.method(), request),
             Self::ShredKey(request) => request_hash(self.method(), request),
         }
@@ -179,7 +179,7 @@ mod tests {
                 single_use_id: single_use_id.clone(),
                 ..Default::default()
             }),
-            MoveAsked::Grant(v1::GrantHandOverRequest {
+            MoveAsked::Grant(Box::new(v1::GrantHandOverRequest {
                 key: Some(v1::SignedHandOverKey {
                     destination: "de-fra".to_owned(),
                     key: Some(key),
@@ -187,7 +187,7 @@ mod tests {
                 }),
                 single_use_id: single_use_id.clone(),
                 ..Default::default()
-            }),
+            })),
             MoveAsked::Shred(v1::ArrivalStepRequest {
                 of: Some(v1::Relocated {
                     shard: 4,

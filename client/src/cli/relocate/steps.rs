@@ -115,7 +115,7 @@ impl Grant {
         let approved = match self.dual.earlier()? {
             Some(approved) => Some(approved),
             None => {
-                let asked = MoveAsked::Grant(fresh);
+                let asked = MoveAsked::Grant(Box::new(fresh));
                 self.dual.settle(session, &region, asked)?
             }
         };
@@ -129,7 +129,7 @@ impl Grant {
             let why = "what was approved is another offer than this one";
             return Err(Failure::Usage(why.to_owned()));
         }
-        region.grant_relocation(&plan, request, approvals).await?;
+        region.grant_relocation(&plan, *request, approvals).await?;
         let (relocation, to) = (plan.relocation, &plan.destination);
         if session.json {
             line(
