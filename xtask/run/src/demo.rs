@@ -3,6 +3,7 @@
 //! Owns the first story and its table. Every line of it was measured in this run; a promise that does not hold ends it
 //! with exit code 1.
 
+mod conditions;
 mod enemy;
 pub(crate) mod objects;
 mod relocate;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use client::{CreateOptions, Dataset, GetOptions, Precondition, PutOptions, Region, Tuning};
+use client::{CreateOptions, Dataset, GetOptions, PutOptions, Region, Tuning};
 use local::{FederationPlan, Kind, Local};
 use proto::ids::{DatasetName, GroupId, ObjectKey};
 
@@ -124,7 +125,7 @@ async fn story(local: &mut Local, options: &Options, table: &mut Table) -> Resul
     read_back(&dataset, &work, table).await?;
 
     table.step("list, overwrite with a precondition, delete");
-    conditions(&dataset, &work, table).await?;
+    conditions::run(&dataset, &work, table).await?;
 
     table.step("by S3: objects, parts, a copy, with metadata and tags");
     let by_s3 = s3::store(local, table).await?;
@@ -354,72 +355,5 @@ async fn read_back(dataset: &Dataset, work: &Work, table: &mut Table) -> Result<
         bytes,
         started.elapsed(),
     );
-    Ok(())
-}
-
-async fn conditions(dataset: &Dataset, work: &Work, table: &mut Table) -> Result<()> {
-    let started = Instant::now();
-    let listed = dataset.list_all("").await?;
-    ensure!(
-        listed.len() == work.sources.len() + 1,
-        "{} listed, {} stored",
-        listed.len(),
-        work.sources.len() + 1
-    );
-    table.row(
-        "listed",
-        format!(
-            "{} objects in {} ms",
-            listed.len(),
-            started.elapsed().as_millis()
-        ),
-    );
-    let source = &work.sources[0];
-    let first = dataset.head(&source.key, None).await?;
-    let with = |precondition| PutOptions {
-        precondition,
-        ..PutOptions::default()
-    };
-    let absent = dataset
-        .put(&source.key, "x", &with(Precondition::Absent))
-        .await;
-    ensure!(
-        matches!(absent, Err(client::Error::PreconditionFailed { .. })),
-        "if-none-match was not refused"
-    );
-    let second = dataset
-        .put(
-            &source.key,
-            "second",
-            &with(Precondition::Is(first.version)),
-        )
-        .await?;
-    let stale = dataset
-        .put(&source.key, "third", &with(Precondition::Is(first.version)))
-        .await;
-    ensure!(
-        matches!(stale, Err(client::Error::PreconditionFailed { .. })),
-        "a stale if-match was not refused"
-    );
-    ensure!(
-        dataset.get_bytes(&source.key).await? == "second",
-        "the overwrite is not what is read"
-    );
-    table.row(
-        "preconditions",
-        "one overwrite done, two refused".to_owned(),
-    );
-    dataset
-        .delete(&source.key, None, Precondition::Is(second.version))
-        .await?;
-    let gone = dataset.head(&source.key, None).await;
-    ensure!(
-        matches!(gone, Err(client::Error::NoSuchObject)),
-        "a deleted object is still there"
-    );
-    dataset
-        .put(&source.key, source.read()?, &PutOptions::default())
-        .await?;
-    table.row("delete", "gone when read, stored again".to_owned());
     Ok(())
 }

@@ -128,7 +128,8 @@ pub(crate) async fn story(
     let holders = ending::retire(&relocation, &shares, table).await?;
 
     table.step("the enemy: all of ru-mow, and fewer old shares than it takes");
-    attack::run(local, &relocation, &loot, (&shares, &holders), table).await?;
+    let left = (shares.as_path(), &holders[..]);
+    attack::run(local, &relocation, &loot, left, table).await?;
     table.step("search every disk, the backup and memory for the canary");
     let needles = [Needle::new("the canary", content.work.canary.as_bytes())];
     // What is read meanwhile lies open in the gateway, and nowhere else.

@@ -5,9 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, ensure};
-use client::DetachedObject;
+use anyhow::{Context as _, Result, anyhow, ensure};
 use client::ids::DatasetId;
+use client::{CreateOptions, DetachedObject, PutOptions};
 use envelope::{HpkeInfo, RootCheck, Share, ShareError, hpke_open};
 use local::federation::RegionEntry;
 use local::files::{OPERATORS, custodian_key};
@@ -77,6 +77,18 @@ pub(super) async fn run(
     table.row(
         "copies of before, ru-mow's unsealed KMS",
         format!("0 opened, {refused} refused"),
+    );
+
+    // It serves others: what it refuses, it refuses because that key has ended.
+    let alive = kms
+        .create_dataset(&"alive".parse()?, &CreateOptions::default())
+        .await
+        .context("the KMS that is attacked")?;
+    let (key, options) = ("control".parse()?, PutOptions::default());
+    alive.put(&key, "opens", &options).await?;
+    ensure!(
+        alive.get_bytes(&key).await? == "opens",
+        "the KMS that is attacked opens nothing at all"
     );
 
     let moved = enemy::loot(local, DESTINATION, dataset)?;

@@ -38,14 +38,14 @@ impl Content {
         let mut huge = line.repeat(HUGE_BYTES.div_ceil(line.len())).into_bytes();
         huge.truncate(HUGE_BYTES);
         let bytes = u64::from(options.large_mib.unwrap_or(LARGE_MIB_DEFAULT)) << 20;
-        let large = (0..LARGE).map(|number| {
+        let large = |number| -> Result<(ObjectKey, Large)> {
             let key = format!("generated/large-{number}.bin").parse()?;
             Ok((key, Large::numbered(bytes / LARGE, number)))
-        });
+        };
         Ok(Self {
             work,
             huge: huge.into(),
-            large: large.collect::<Result<_>>()?,
+            large: (0..LARGE).map(large).collect::<Result<_>>()?,
         })
     }
 
@@ -59,7 +59,8 @@ impl Content {
         while let Some(stored) = puts.next().await {
             stored?;
         }
-        let put = dataset.put(&HUGE.parse()?, self.huge.clone(), &PutOptions::default());
+        let (key, options) = (HUGE.parse()?, PutOptions::default());
+        let put = dataset.put(&key, self.huge.clone(), &options);
         put.await.context("storing a large text")?;
         let bytes: u64 = self.work.sources.iter().map(|source| source.bytes).sum();
         let count = self.work.sources.len() as u64 + 1;
@@ -72,7 +73,7 @@ impl Content {
         let started = Instant::now();
         for (key, large) in &self.large {
             let body = Body::stream(large.reader());
-            let put = dataset.put(key, body, &PutOptions::default());
+            let put = dataset.put(key, body, &options);
             put.await.with_context(|| format!("storing {key}"))?;
         }
         let bytes: u64 = self.large.iter().map(|(_, large)| large.bytes).sum();

@@ -169,8 +169,8 @@ impl Door {
     async fn put(&mut self, key: &ObjectKey, body: &Bytes) -> Result<(), Refused> {
         match self {
             Self::Sdk { region, dataset } => {
-                let put = dataset.put(key, body.clone(), &PutOptions::default());
-                match put.await {
+                let options = PutOptions::default();
+                match dataset.put(key, body.clone(), &options).await {
                     Ok(_) => Ok(()),
                     Err(error) => Err(refused(region, dataset, error).await),
                 }
