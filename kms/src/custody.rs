@@ -301,6 +301,7 @@ impl Custody {
             leaf_index: leaf.0,
             usable_ms: usable_ms(recorded_at, now),
             error: None,
+            metadata_keys: Vec::new(),
         })
     }
 

@@ -17,8 +17,9 @@ use clap::{Args, Subcommand};
 use client::ids::{DatasetName, RegionId};
 use client::moving::Planned;
 
-use self::asked::{Dual, Which, parse_rate};
+use self::asked::{Which, parse_rate};
 use super::Session;
+use super::certificate::Certificate;
 use super::failure::{Failure, file};
 use super::output::line;
 
@@ -36,6 +37,7 @@ pub(crate) const HELP: &str = "Each region has people of its own, and each comma
   zurich$     reduit relocate finalize cti.plan                   once the key is destroyed
   zurich$     reduit relocate words cti.plan --out zrh.words
   frankfurt$  reduit relocate finalize cti.plan --words zrh.words
+  auditors$   reduit relocate certificate cti.plan --source-context zrh --destination-context fra --out cert.json
 
 Before the cutover `reduit relocate abort` gives it up, in both regions. After it the way back is a new relocation.
 
@@ -194,6 +196,8 @@ pub(crate) enum Command {
         #[arg(long)]
         words: Option<PathBuf>,
     },
+    /// What both regions sign of it, as one file that `reduit verify` reads.
+    Certificate(Certificate),
 }
 
 #[derive(Args)]
@@ -276,6 +280,7 @@ pub(crate) async fn run(session: &Session, command: Command) -> Result<(), Failu
         Command::Finalize { which, words } => {
             ends::finalize(session, &which, words.as_deref()).await
         }
+        Command::Certificate(certificate) => certificate.run(session).await,
     }
 }
 

@@ -573,8 +573,10 @@ mod tests {
 
     #[test]
     fn what_a_look_at_all_does_not_meet_is_forgotten() {
-        let mut compared = Compared::default();
-        compared.look = 1;
+        let mut compared = Compared {
+            look: 1,
+            ..Compared::default()
+        };
         compared.put("a", mark(1, 1, 1));
         compared.put("a", mark(2, 1, 1));
         compared.put("b", mark(3, 1, 1));
