@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use proto::ids::{ObjectKey, ObjectVersionId};
 use proto::v1;
@@ -152,7 +152,7 @@ impl Seen {
 }
 
 /// One copy here.
-struct Copy {
+struct Own {
     key: String,
     entry: v1::ObjectEntry,
     token: Bytes,
@@ -234,7 +234,7 @@ impl Inner {
                 let kept = held.into_iter().filter(|mark| compared.has(key, mark));
                 let kept = kept.collect();
                 compared.replace(key, kept);
-                Ok(found)
+                Ok::<_, Error>(found)
             };
             match looked.await {
                 Ok((looked, read)) => {
@@ -253,7 +253,7 @@ impl Inner {
     }
 
     /// All copies of one key.
-    async fn of_key(&self, key: &str, look: u32) -> Result<Vec<Copy>, Error> {
+    async fn of_key(&self, key: &str, look: u32) -> Result<Vec<Own>, Error> {
         const PAGE: u32 = 16;
         let mut all = Vec::new();
         let mut after = v1::Place {
@@ -277,7 +277,7 @@ impl Inner {
     async fn find_equal(
         self: &Arc<Self>,
         compared: &mut Compared,
-        copies: Vec<Copy>,
+        copies: Vec<Own>,
         taken: u64,
         how: &How,
     ) -> Result<(u64, u64), Error> {
@@ -294,9 +294,12 @@ impl Inner {
             let chunk: Vec<_> = left.by_ref().take(ITEMS_MAX).collect();
             let sources = self.unseen(&chunk).await?;
             let work = chunk.into_iter().zip(sources);
-            let work = stream::iter(work).map(|(copy, source)| async move {
-                let read = self.is_equal(&copy, source, taken, how).await?;
-                Ok::<_, Error>((copy, read))
+            let work = stream::iter(work).map(|(copy, source)| {
+                let compared = async move {
+                    let read = self.is_equal(&copy, source, taken, how).await?;
+                    Ok::<_, Error>((copy, read))
+                };
+                compared.boxed()
             });
             let found: Vec<_> = work.buffered(AT_ONCE).try_collect().await?;
             for (copy, (equal, read)) in found {
@@ -311,7 +314,7 @@ impl Inner {
     }
 
     /// The sources of those copies that this mover has not made, with their keys.
-    async fn unseen(&self, copies: &[Copy]) -> Result<Vec<Unseen>, Error> {
+    async fn unseen(&self, copies: &[Own]) -> Result<Vec<Unseen>, Error> {
         let (mut all, mut wanted) = (Vec::with_capacity(copies.len()), Vec::new());
         for copy in copies {
             let digests = self
@@ -344,7 +347,7 @@ impl Inner {
     }
 
     /// The version that a copy is of, if the source has it still.
-    async fn source_of(&self, copy: &Copy) -> Result<Option<Sealed>, Error> {
+    async fn source_of(&self, copy: &Own) -> Result<Option<Sealed>, Error> {
         let index = copy.entry.source_index;
         let after = v1::Place {
             key: copy.key.clone(),
@@ -368,7 +371,7 @@ impl Inner {
 
     async fn is_equal(
         self: &Arc<Self>,
-        copy: &Copy,
+        copy: &Own,
         source: Unseen,
         taken: u64,
         how: &How,
@@ -399,7 +402,7 @@ impl Inner {
     }
 
     /// What a copy comes to as it is read back and opened here.
-    async fn own_digests(&self, copy: &Copy) -> Result<Digests, Error> {
+    async fn own_digests(&self, copy: &Own) -> Result<Digests, Error> {
         let dataset = self.dataset().await?;
         let entry = copy.entry.clone();
         let version = ObjectVersionId::try_from(&entry.version_id[..])?;
@@ -440,7 +443,7 @@ impl Inner {
                         ..PartSeen::bare(part)
                     })
                 };
-                let all: Result<_, Error> = manifest.parts().iter().map(part).collect();
+                let all: Result<Vec<_>, Error> = manifest.parts().iter().map(part).collect();
                 all?
             }
         };
@@ -494,7 +497,7 @@ enum Unseen {
     Gone,
 }
 
-fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Copy>, Error> {
+fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Own>, Error> {
     let tokens = Tokens::of(&page.tokens)?;
     let mut copies = Vec::new();
     for unit in page.units {
@@ -506,7 +509,7 @@ fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Copy>, Error> {
             true => Bytes::new(),
             false => tokens.of_lease(&entry.lease_id)?,
         };
-        copies.push(Copy {
+        copies.push(Own {
             key: unit.key,
             mark: Mark {
                 version: ObjectVersionId::try_from(&entry.version_id[..])?.0,
@@ -573,8 +576,10 @@ mod tests {
 
     #[test]
     fn what_a_look_at_all_does_not_meet_is_forgotten() {
-        let mut compared = Compared::default();
-        compared.look = 1;
+        let mut compared = Compared {
+            look: 1,
+            ..Compared::default()
+        };
         compared.put("a", mark(1, 1, 1));
         compared.put("a", mark(2, 1, 1));
         compared.put("b", mark(3, 1, 1));

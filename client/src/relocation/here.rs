@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use proto::ids::ObjectVersionId;
 use proto::v1;
 use proto::v1::import::Span;
@@ -165,7 +165,7 @@ impl Inner {
         while units.peek().is_some() {
             let chunk = units.by_ref().take(ITEMS_MAX).collect();
             let work = self.work(chunk, tokens).await?;
-            let made = stream::iter(work).map(|work| self.made_ready(work, how));
+            let made = stream::iter(work).map(|work| self.made_ready(work, how).boxed());
             let made: Vec<Ready> = made.buffered(AT_ONCE).try_collect().await?;
             ready.extend(made);
         }
