@@ -4,7 +4,7 @@
 //! them, only keys that this mover has touched are looked at, so that little is left to do under a fence. Refuses to pass over
 //! a copy that differs. What another mover imports meanwhile begins the look at all anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -122,8 +122,9 @@ impl Compared {
 #[derive(Default)]
 pub(super) struct Seen {
     digests: HashMap<Bytes, Digests>,
-    /// Keys of batches that it has had imported, or tried to.
-    pub(super) touched: BTreeSet<String>,
+    /// Keys of batches that it has had imported, or tried to, each with when it was touched last.
+    touched: BTreeMap<String, u64>,
+    touches: u64,
 }
 
 impl Seen {
@@ -140,14 +141,24 @@ impl Seen {
         }
     }
 
-    fn take(&mut self) -> Vec<String> {
-        let mut taken = Vec::new();
-        while taken.len() < KEYS_AT_ONCE
-            && let Some(key) = self.touched.pop_first()
-        {
-            taken.push(key);
+    pub(super) fn touch(&mut self, keys: impl IntoIterator<Item = String>) {
+        self.touches += 1;
+        let now = self.touches;
+        let touched = keys.into_iter().map(|key| (key, now));
+        self.touched.extend(touched);
+    }
+
+    /// Keys to be looked at, a few at a time. They stay until they were: who is stopped in the middle loses none.
+    fn due(&self) -> Vec<(String, u64)> {
+        let due = self.touched.iter().take(KEYS_AT_ONCE);
+        due.map(|(key, at)| (key.clone(), *at)).collect()
+    }
+
+    /// A key was looked at, as it was when it had been touched at `at`.
+    fn settle(&mut self, key: &str, at: u64) {
+        if self.touched.get(key) == Some(&at) {
+            self.touched.remove(key);
         }
-        taken
     }
 }
 
@@ -224,29 +235,18 @@ impl Inner {
         taken: u64,
         how: &How,
     ) -> Result<Brought, Error> {
-        let keys = self.seen.lock().take();
+        let due = self.seen.lock().due();
         let (mut units, mut bytes) = (0, 0);
-        for (at, key) in keys.iter().enumerate() {
-            let looked = async {
-                let copies = self.of_key(key, compared.look).await?;
-                let held: Vec<_> = copies.iter().map(|copy| copy.mark).collect();
-                let found = self.find_equal(compared, copies, taken, how).await?;
-                let kept = held.into_iter().filter(|mark| compared.has(key, mark));
-                let kept = kept.collect();
-                compared.replace(key, kept);
-                Ok::<_, Error>(found)
-            };
-            match looked.await {
-                Ok((looked, read)) => {
-                    units += looked;
-                    bytes += read;
-                }
-                Err(error) => {
-                    let left = keys[at..].iter().cloned();
-                    self.seen.lock().touched.extend(left);
-                    return Err(error);
-                }
-            }
+        for (key, at) in due {
+            let copies = self.of_key(&key, compared.look).await?;
+            let held: Vec<_> = copies.iter().map(|copy| copy.mark).collect();
+            let (looked, read) = self.find_equal(compared, copies, taken, how).await?;
+            let kept = held.into_iter().filter(|mark| compared.has(&key, mark));
+            let kept: Vec<_> = kept.collect();
+            compared.replace(&key, kept);
+            self.seen.lock().settle(&key, at);
+            units += looked;
+            bytes += read;
         }
         let more = !self.seen.lock().touched.is_empty();
         Ok(Brought { units, bytes, more })
@@ -612,12 +612,18 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_were_touched_are_taken_a_few_at_a_time() {
+    fn a_key_is_due_until_it_was_looked_at_as_it_is() {
         let mut seen = Seen::default();
-        seen.touched
-            .extend((0..KEYS_AT_ONCE + 3).map(|n| format!("{n:05}")));
-        assert_eq!(seen.take().len(), KEYS_AT_ONCE);
-        assert_eq!(seen.take().len(), 3);
-        assert!(seen.take().is_empty());
+        seen.touch((0..KEYS_AT_ONCE + 3).map(|n| format!("{n:05}")));
+        let due = seen.due();
+        assert_eq!(due.len(), KEYS_AT_ONCE);
+        assert_eq!(seen.due(), due, "nobody has looked at them");
+        // Touched again while it was looked at.
+        seen.touch([due[0].0.clone()]);
+        for (key, at) in &due {
+            seen.settle(key, *at);
+        }
+        let left: Vec<_> = seen.due().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left, ["00000", "00256", "00257", "00258"]);
     }
 }

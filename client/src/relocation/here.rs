@@ -186,7 +186,7 @@ impl Inner {
             import.push(one.unit);
         }
         // Before it is proposed: what may have changed is looked at again, whatever the answer.
-        self.seen.lock().touched.extend(keys);
+        self.seen.lock().touch(keys);
         let import = v1::Import {
             dataset_id: self.of.dataset_id.clone(),
             relocation_id: self.of.relocation_id.clone(),
