@@ -36,6 +36,7 @@ use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::region::{Region, random};
 
+mod again;
 mod anew;
 mod batches;
 mod compare;

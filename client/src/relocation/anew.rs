@@ -100,7 +100,7 @@ impl Inner {
             0 => reading.one_stream(&sealing, &sealed, &manifest).await?,
             _ => reading.parts(&sealing, &sealed, &manifest).await?,
         };
-        let (parts, names): (Vec<_>, _) = laid.parts.into_iter().unzip();
+        let (parts, names): (Vec<_>, Vec<_>) = laid.parts.into_iter().unzip();
         let remade = Manifest::new(parts, manifest.checksums().to_vec());
         let remade = remade.map_err(|_| Error::Seal(envelope::SealError::TooLong))?;
         let (sealed_metadata, metadata_key_version) = match metadata.is_empty() {

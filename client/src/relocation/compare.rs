@@ -4,12 +4,12 @@
 //! them, only keys that this mover has touched are looked at, so that little is left to do under a fence. Refuses to pass over
 //! a copy that differs. What another mover imports meanwhile begins the look at all anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use prost::Message as _;
 use proto::ids::{ObjectKey, ObjectVersionId};
 use proto::v1;
@@ -122,8 +122,9 @@ impl Compared {
 #[derive(Default)]
 pub(super) struct Seen {
     digests: HashMap<Bytes, Digests>,
-    /// Keys of batches that it has had imported, or tried to.
-    pub(super) touched: BTreeSet<String>,
+    /// Keys of batches that it has had imported, or tried to, each with when it was touched last.
+    touched: BTreeMap<String, u64>,
+    touches: u64,
 }
 
 impl Seen {
@@ -140,19 +141,29 @@ impl Seen {
         }
     }
 
-    fn take(&mut self) -> Vec<String> {
-        let mut taken = Vec::new();
-        while taken.len() < KEYS_AT_ONCE
-            && let Some(key) = self.touched.pop_first()
-        {
-            taken.push(key);
+    pub(super) fn touch(&mut self, keys: impl IntoIterator<Item = String>) {
+        self.touches += 1;
+        let now = self.touches;
+        let touched = keys.into_iter().map(|key| (key, now));
+        self.touched.extend(touched);
+    }
+
+    /// Keys to be looked at, a few at a time. They stay until they were: who is stopped in the middle loses none.
+    fn due(&self) -> Vec<(String, u64)> {
+        let due = self.touched.iter().take(KEYS_AT_ONCE);
+        due.map(|(key, at)| (key.clone(), *at)).collect()
+    }
+
+    /// A key was looked at, as it was when it had been touched at `at`.
+    fn settle(&mut self, key: &str, at: u64) {
+        if self.touched.get(key) == Some(&at) {
+            self.touched.remove(key);
         }
-        taken
     }
 }
 
 /// One copy here.
-struct Copy {
+struct Own {
     key: String,
     entry: v1::ObjectEntry,
     token: Bytes,
@@ -224,36 +235,25 @@ impl Inner {
         taken: u64,
         how: &How,
     ) -> Result<Brought, Error> {
-        let keys = self.seen.lock().take();
+        let due = self.seen.lock().due();
         let (mut units, mut bytes) = (0, 0);
-        for (at, key) in keys.iter().enumerate() {
-            let looked = async {
-                let copies = self.of_key(key, compared.look).await?;
-                let held: Vec<_> = copies.iter().map(|copy| copy.mark).collect();
-                let found = self.find_equal(compared, copies, taken, how).await?;
-                let kept = held.into_iter().filter(|mark| compared.has(key, mark));
-                let kept = kept.collect();
-                compared.replace(key, kept);
-                Ok(found)
-            };
-            match looked.await {
-                Ok((looked, read)) => {
-                    units += looked;
-                    bytes += read;
-                }
-                Err(error) => {
-                    let left = keys[at..].iter().cloned();
-                    self.seen.lock().touched.extend(left);
-                    return Err(error);
-                }
-            }
+        for (key, at) in due {
+            let copies = self.of_key(&key, compared.look).await?;
+            let held: Vec<_> = copies.iter().map(|copy| copy.mark).collect();
+            let (looked, read) = self.find_equal(compared, copies, taken, how).await?;
+            let kept = held.into_iter().filter(|mark| compared.has(&key, mark));
+            let kept: Vec<_> = kept.collect();
+            compared.replace(&key, kept);
+            self.seen.lock().settle(&key, at);
+            units += looked;
+            bytes += read;
         }
         let more = !self.seen.lock().touched.is_empty();
         Ok(Brought { units, bytes, more })
     }
 
     /// All copies of one key.
-    async fn of_key(&self, key: &str, look: u32) -> Result<Vec<Copy>, Error> {
+    async fn of_key(&self, key: &str, look: u32) -> Result<Vec<Own>, Error> {
         const PAGE: u32 = 16;
         let mut all = Vec::new();
         let mut after = v1::Place {
@@ -277,7 +277,7 @@ impl Inner {
     async fn find_equal(
         self: &Arc<Self>,
         compared: &mut Compared,
-        copies: Vec<Copy>,
+        copies: Vec<Own>,
         taken: u64,
         how: &How,
     ) -> Result<(u64, u64), Error> {
@@ -294,9 +294,12 @@ impl Inner {
             let chunk: Vec<_> = left.by_ref().take(ITEMS_MAX).collect();
             let sources = self.unseen(&chunk).await?;
             let work = chunk.into_iter().zip(sources);
-            let work = stream::iter(work).map(|(copy, source)| async move {
-                let read = self.is_equal(&copy, source, taken, how).await?;
-                Ok::<_, Error>((copy, read))
+            let work = stream::iter(work).map(|(copy, source)| {
+                let compared = async move {
+                    let read = self.is_equal(&copy, source, taken, how).await?;
+                    Ok::<_, Error>((copy, read))
+                };
+                compared.boxed()
             });
             let found: Vec<_> = work.buffered(AT_ONCE).try_collect().await?;
             for (copy, (equal, read)) in found {
@@ -311,7 +314,7 @@ impl Inner {
     }
 
     /// The sources of those copies that this mover has not made, with their keys.
-    async fn unseen(&self, copies: &[Copy]) -> Result<Vec<Unseen>, Error> {
+    async fn unseen(&self, copies: &[Own]) -> Result<Vec<Unseen>, Error> {
         let (mut all, mut wanted) = (Vec::with_capacity(copies.len()), Vec::new());
         for copy in copies {
             let digests = self
@@ -344,7 +347,7 @@ impl Inner {
     }
 
     /// The version that a copy is of, if the source has it still.
-    async fn source_of(&self, copy: &Copy) -> Result<Option<Sealed>, Error> {
+    async fn source_of(&self, copy: &Own) -> Result<Option<Sealed>, Error> {
         let index = copy.entry.source_index;
         let after = v1::Place {
             key: copy.key.clone(),
@@ -368,7 +371,7 @@ impl Inner {
 
     async fn is_equal(
         self: &Arc<Self>,
-        copy: &Copy,
+        copy: &Own,
         source: Unseen,
         taken: u64,
         how: &How,
@@ -399,7 +402,7 @@ impl Inner {
     }
 
     /// What a copy comes to as it is read back and opened here.
-    async fn own_digests(&self, copy: &Copy) -> Result<Digests, Error> {
+    async fn own_digests(&self, copy: &Own) -> Result<Digests, Error> {
         let dataset = self.dataset().await?;
         let entry = copy.entry.clone();
         let version = ObjectVersionId::try_from(&entry.version_id[..])?;
@@ -440,7 +443,7 @@ impl Inner {
                         ..PartSeen::bare(part)
                     })
                 };
-                let all: Result<_, Error> = manifest.parts().iter().map(part).collect();
+                let all: Result<Vec<_>, Error> = manifest.parts().iter().map(part).collect();
                 all?
             }
         };
@@ -494,7 +497,7 @@ enum Unseen {
     Gone,
 }
 
-fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Copy>, Error> {
+fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Own>, Error> {
     let tokens = Tokens::of(&page.tokens)?;
     let mut copies = Vec::new();
     for unit in page.units {
@@ -506,7 +509,7 @@ fn copies_of(page: v1::FeedPage, look: u32) -> Result<Vec<Copy>, Error> {
             true => Bytes::new(),
             false => tokens.of_lease(&entry.lease_id)?,
         };
-        copies.push(Copy {
+        copies.push(Own {
             key: unit.key,
             mark: Mark {
                 version: ObjectVersionId::try_from(&entry.version_id[..])?.0,
@@ -609,12 +612,18 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_were_touched_are_taken_a_few_at_a_time() {
+    fn a_key_is_due_until_it_was_looked_at_as_it_is() {
         let mut seen = Seen::default();
-        seen.touched
-            .extend((0..KEYS_AT_ONCE + 3).map(|n| format!("{n:05}")));
-        assert_eq!(seen.take().len(), KEYS_AT_ONCE);
-        assert_eq!(seen.take().len(), 3);
-        assert!(seen.take().is_empty());
+        seen.touch((0..KEYS_AT_ONCE + 3).map(|n| format!("{n:05}")));
+        let due = seen.due();
+        assert_eq!(due.len(), KEYS_AT_ONCE);
+        assert_eq!(seen.due(), due, "nobody has looked at them");
+        // Touched again while it was looked at.
+        seen.touch([due[0].0.clone()]);
+        for (key, at) in &due {
+            seen.settle(key, *at);
+        }
+        let left: Vec<_> = seen.due().into_iter().map(|(key, _)| key).collect();
+        assert_eq!(left, ["00000", "00256", "00257", "00258"]);
     }
 }

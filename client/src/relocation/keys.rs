@@ -148,12 +148,12 @@ impl Inner {
         request.relocation_id = self.of.relocation_id.clone();
         request.dataset_id = self.of.dataset_id.clone();
         request.hand_over_key_id = self.hand_over_key().await?;
-        let hand_over = |mut kms: v1::kms_hand_over_client::KmsHandOverClient<_>| {
+        let source = self.source()?;
+        let batch = source.hand_over(&self.region.0.tuning, |mut kms| {
             let request = request.clone();
             async move { Ok(kms.hand_over(request).await?.into_inner()) }
-        };
-        let tuning = &self.region.0.tuning;
-        let batch = self.source()?.hand_over(tuning, hand_over).await?;
+        });
+        let batch = batch.await?;
         let request_id = random_id()?;
         let opened = self.region.keys().call_in_session(|mut kms, session| {
             let open = v1::OpenHandedOverRequest {

@@ -211,7 +211,8 @@ impl Members {
                 return Err(Error::from_status(&status));
             }
             turn += 1;
-            if turn % self.control.len() == 0 {
+            if turn == self.control.len() {
+                turn = 0;
                 tokio::time::sleep(ROUND_PAUSE).await;
             }
         }

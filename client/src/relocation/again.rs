@@ -1,0 +1,226 @@
+//! A listing that is read a second time, since the source has forgotten removals: compared with what is here.
+//!
+//! Owns which units of a page are left out, as they are here already, and which removals it is owed. Refuses to remove what an
+//! earlier page told of, and what came after the listing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use proto::v1;
+use proto::v1::imported_unit::Content;
+use proto::v1::read_departure_request::Next;
+
+use super::Inner;
+use crate::error::Error;
+
+impl Inner {
+    /// What of a page is here already, by what an earlier pass brought, left out; and what is here and not in it, as gone.
+    pub(super) async fn against_here(
+        &self,
+        after: Option<&v1::Place>,
+        page: v1::FeedPage,
+    ) -> Result<v1::FeedPage, Error> {
+        let through = page.place.clone().unwrap_or_default();
+        let mut from = own_place(after);
+        let mut here: BTreeMap<(String, Bytes), u64> = BTreeMap::new();
+        loop {
+            let own = self.read_here(from, 0).await?;
+            let mut past = own.place.as_ref().is_none_or(|place| place.end);
+            for unit in own.units {
+                let Some(Content::Version(version)) = unit.content else {
+                    continue;
+                };
+                if !through.end && unit.key > through.key {
+                    past = true;
+                    break;
+                }
+                let index = version.entry.map_or(0, |entry| entry.source_index);
+                here.insert((unit.key, unit.version_id), index);
+            }
+            if past {
+                break;
+            }
+            from = own.place;
+        }
+        here.retain(|_, index| *index <= page.at_index);
+        if here.is_empty() {
+            return Ok(page);
+        }
+        let cut = after.filter(|place| place.within > 0);
+        let before = match cut.filter(|cut| here.keys().any(|(key, _)| *key == cut.key)) {
+            Some(cut) => self.told_before(cut).await?,
+            None => BTreeSet::new(),
+        };
+        Ok(reconciled(page, &through, &before, here))
+    }
+
+    /// Versions of a key that earlier pages told of.
+    async fn told_before(&self, cut: &v1::Place) -> Result<BTreeSet<(String, Bytes)>, Error> {
+        let mut told = BTreeSet::new();
+        let mut from = v1::Place {
+            within: 1,
+            ..cut.clone()
+        };
+        loop {
+            let page = self
+                .read_source(Next::Page(v1::PageFrom { after: Some(from) }), 0)
+                .await?;
+            let of_key = page.units.iter().filter(|unit| unit.key == cut.key);
+            let before = of_key.filter(|unit| unit.index <= cut.within && is_version(unit));
+            told.extend(before.map(named));
+            match page.place {
+                Some(place) if place.key == cut.key && (1..cut.within).contains(&place.within) => {
+                    from = place;
+                }
+                _ => return Ok(told),
+            }
+        }
+    }
+}
+
+fn named(unit: &v1::ImportedUnit) -> (String, Bytes) {
+    (unit.key.clone(), unit.version_id.clone())
+}
+
+fn is_version(unit: &v1::ImportedUnit) -> bool {
+    matches!(unit.content, Some(Content::Version(_)))
+}
+
+/// Where to begin here so that all of the key is seen which a listing of the source is in: log indexes of the two regions have
+/// nothing to do with each other.
+fn own_place(after: Option<&v1::Place>) -> Option<v1::Place> {
+    let after = after?.clone();
+    Some(match after.within {
+        0 => after,
+        _ => v1::Place { within: 1, ..after },
+    })
+}
+
+/// A page of a later pass: without what is here as it is told, and with removals of what is here and not told. `here`: what
+/// is here of its keys, by source log index; `before`: what earlier pages told of the key that it begins in.
+fn reconciled(
+    page: v1::FeedPage,
+    through: &v1::Place,
+    before: &BTreeSet<(String, Bytes)>,
+    here: BTreeMap<(String, Bytes), u64>,
+) -> v1::FeedPage {
+    let versions = page.units.iter().filter(|unit| is_version(unit));
+    let told: BTreeSet<_> = versions.map(named).collect();
+    let mut units = page.units;
+    units.retain(|unit| !is_version(unit) || here.get(&named(unit)) != Some(&unit.index));
+    // A removal has the listing's log index: of a key that the page cuts, the last page has them.
+    let cut = (!through.end && through.within > 0).then_some(&through.key);
+    let mut gone = here
+        .into_keys()
+        .filter(|unit| !told.contains(unit) && !before.contains(unit) && Some(&unit.0) != cut)
+        .peekable();
+    let removal = |(key, version_id)| v1::ImportedUnit {
+        index: page.at_index,
+        key,
+        version_id,
+        content: Some(Content::Gone(true)),
+    };
+    // After all else of their keys.
+    let mut all = Vec::with_capacity(units.len());
+    for unit in units {
+        while let Some(one) = gone.next_if(|(key, _)| *key < unit.key) {
+            all.push(removal(one));
+        }
+        all.push(unit);
+    }
+    all.extend(gone.map(removal));
+    v1::FeedPage { units: all, ..page }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(key: &str, id: u8, index: u64) -> v1::ImportedUnit {
+        v1::ImportedUnit {
+            index,
+            key: key.to_owned(),
+            version_id: Bytes::copy_from_slice(&[id; 16]),
+            content: Some(Content::Version(v1::ImportedVersion::default())),
+        }
+    }
+
+    fn here(of: &[(&str, u8, u64)]) -> BTreeMap<(String, Bytes), u64> {
+        let one = |(key, id, index): &(&str, u8, u64)| {
+            let id = Bytes::copy_from_slice(&[*id; 16]);
+            (((*key).to_owned(), id), *index)
+        };
+        of.iter().map(one).collect()
+    }
+
+    fn told(page: &v1::FeedPage) -> Vec<(&str, u8, bool)> {
+        let one = |unit: &'_ v1::ImportedUnit| (unit.version_id[0], !is_version(unit));
+        page.units
+            .iter()
+            .map(|unit| (unit.key.as_str(), one(unit).0, one(unit).1))
+            .collect()
+    }
+
+    #[test]
+    fn a_second_listing_brings_what_is_new_and_removes_what_is_gone() {
+        let page = v1::FeedPage {
+            at_index: 50,
+            units: vec![unit("b", 1, 5), unit("b", 2, 40), unit("d", 4, 9)],
+            ..v1::FeedPage::default()
+        };
+        let end = v1::Place {
+            end: true,
+            ..v1::Place::default()
+        };
+        let held = here(&[
+            ("a", 7, 3),
+            ("b", 1, 5),
+            ("b", 8, 6),
+            ("d", 4, 8),
+            ("e", 9, 2),
+        ]);
+        let page = reconciled(page, &end, &BTreeSet::new(), held);
+        let expected = [
+            ("a", 7, true),
+            ("b", 2, false),
+            ("b", 8, true),
+            ("d", 4, false),
+            ("e", 9, true),
+        ];
+        assert_eq!(told(&page), expected);
+        assert_eq!(page.units[0].index, 50);
+    }
+
+    #[test]
+    fn of_a_key_that_a_page_cuts_nothing_is_removed_before_its_last_page() {
+        let page = || v1::FeedPage {
+            at_index: 50,
+            units: vec![unit("b", 2, 40)],
+            ..v1::FeedPage::default()
+        };
+        let held = || here(&[("b", 1, 5), ("b", 8, 6)]);
+        let cut = v1::Place {
+            key: "b".to_owned(),
+            within: 40,
+            end: false,
+        };
+        let first = reconciled(page(), &cut, &BTreeSet::new(), held());
+        assert_eq!(told(&first), [("b", 2, false)]);
+        let whole = v1::Place { within: 0, ..cut };
+        let before: BTreeSet<_> = here(&[("b", 1, 5)]).into_keys().collect();
+        let last = reconciled(page(), &whole, &before, held());
+        assert_eq!(told(&last), [("b", 2, false), ("b", 8, true)]);
+    }
+
+    #[test]
+    fn a_key_that_is_cut_is_read_from_its_beginning_here() {
+        let place = |within| v1::Place {
+            key: "b".to_owned(),
+            within,
+            end: false,
+        };
+        assert_eq!(own_place(None), None);
+        assert_eq!(own_place(Some(&place(0))), Some(place(0)));
+        assert_eq!(own_place(Some(&place(77))), Some(place(1)));
+    }
+}
