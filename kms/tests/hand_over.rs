@@ -219,6 +219,7 @@ impl Both {
             dataset_id: DATASET.to_vec().into(),
             hand_over_key_id: key.hand_over_key_id,
             items: vec![self.sealed.item.clone()],
+            metadata: false,
         }
     }
 

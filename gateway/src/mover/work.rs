@@ -342,7 +342,7 @@ impl Work {
             match mover.close_keys().await {
                 Ok(()) => {}
                 // Nothing was granted to this region, or people have closed it.
-                Err(error) if matches!(error, Error::Denied { .. }) => {}
+                Err(Error::Denied { .. }) => {}
                 Err(error) => return Err(error),
             }
             self.heard_or_waits(Arrives::Closed(true)).await?;

@@ -74,7 +74,8 @@ impl Content {
         for (key, large) in &self.large {
             let body = Body::stream(large.reader());
             let put = dataset.put(key, body, &options);
-            put.await.with_context(|| format!("storing {key}"))?;
+            put.await
+                .with_context(|| format!("storing {}", key.as_str()))?;
         }
         let bytes: u64 = self.large.iter().map(|(_, large)| large.bytes).sum();
         let what = format!("{LARGE} large objects in");
@@ -97,14 +98,16 @@ impl Content {
         let started = Instant::now();
         for (key, large) in &self.large {
             let object = dataset.get(key, &GetOptions::default()).await;
-            let mut object = object.with_context(|| format!("opening {key}"))?;
+            let mut object = object.with_context(|| format!("opening {}", key.as_str()))?;
             let mut compare = large.comparer();
             while let Some(chunk) = object.body.chunk().await.context("reading it")? {
                 compare
                     .take(&chunk)
-                    .with_context(|| format!("{key} differs"))?;
+                    .with_context(|| format!("{} differs", key.as_str()))?;
             }
-            compare.finish().with_context(|| format!("{key} differs"))?;
+            compare
+                .finish()
+                .with_context(|| format!("{} differs", key.as_str()))?;
         }
         let bytes: u64 = self.large.iter().map(|(_, large)| large.bytes).sum();
         let what = format!("{LARGE} large objects out, equal");
@@ -122,8 +125,12 @@ impl Content {
             let dataset = dataset.clone();
             async move {
                 let found = dataset.get_bytes(&key).await;
-                let found = found.with_context(|| format!("{key} was acknowledged"))?;
-                ensure!(found == body, "{key} is not what was acknowledged");
+                let found = found.with_context(|| format!("{} was acknowledged", key.as_str()))?;
+                ensure!(
+                    found == body,
+                    "{} is not what was acknowledged",
+                    key.as_str()
+                );
                 Ok(1_usize)
             }
         });

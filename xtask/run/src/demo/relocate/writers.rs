@@ -285,7 +285,11 @@ impl Writer {
                 // An older one, of before the move in the end.
                 let (key, body) = self.item(number / 2)?;
                 let found = self.get(&key, &mut written).await?;
-                ensure!(found == body, "{key} is read otherwise than written");
+                ensure!(
+                    found == body,
+                    "{} is read otherwise than written",
+                    key.as_str()
+                );
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -343,11 +347,14 @@ async fn again(
 ) -> Result<()> {
     let said = match error {
         Refused::Again(said) => said,
-        Refused::Failed(error) => return Err(error.context(format!("a request for {key} failed"))),
+        Refused::Failed(error) => {
+            return Err(error.context(format!("a request for {} failed", key.as_str())));
+        }
     };
     ensure!(
         began.elapsed() < PATIENCE,
-        "a request for {key} failed after {} s of retries: {said}",
+        "a request for {} failed after {} s of retries: {said}",
+        key.as_str(),
         PATIENCE.as_secs()
     );
     written.retried += 1;
