@@ -248,6 +248,22 @@ impl Dataset {
         key: &ObjectKey,
         version: ObjectVersionId,
     ) -> Result<Sealing, Error> {
+        let (lease, metadata) = self.ready_to_seal().await?;
+        let (salt, name_salt) = (DekSalt::random()?, NameSalt::random()?);
+        let context = self.context(version, NameCommitment::of(&name_salt, key));
+        let dek = lease.key.seal_dek(&salt, &context)?;
+        Ok(Sealing {
+            lease,
+            dek,
+            salt,
+            name_salt,
+            metadata,
+            metadata_context: self.metadata_context(version),
+        })
+    }
+
+    /// A lease that the shard knows, and the keys that metadata is sealed under.
+    pub(crate) async fn ready_to_seal(&self) -> Result<(Arc<SealLease>, Arc<MetadataKeys>), Error> {
         let lease = self.seal_lease().await?;
         if !lease.registered() {
             let request = v1::RegisterLeaseRequest {
@@ -262,21 +278,11 @@ impl Dataset {
             .await?;
             lease.set_registered();
         }
-        let (salt, name_salt) = (DekSalt::random()?, NameSalt::random()?);
-        let context = self.context(version, NameCommitment::of(&name_salt, key));
-        let dek = lease.key.seal_dek(&salt, &context)?;
         let metadata = self
             .keys()
             .metadata_keys(self.0.id, None, "", self.acting())
             .await?;
-        Ok(Sealing {
-            lease,
-            dek,
-            salt,
-            name_salt,
-            metadata,
-            metadata_context: self.metadata_context(version),
-        })
+        Ok((lease, metadata))
     }
 }
 

@@ -220,6 +220,10 @@ impl Inner {
                 sealed.push(Arc::new(one));
             }
         }
+        if !sealed.is_empty() {
+            // What leaves the source counts as disclosed: nothing is asked for that could not be sealed here.
+            self.dataset().await?.ready_to_seal().await?;
+        }
         let mut handed = self.handed(sealed).await?.into_iter();
         let mut work = Vec::with_capacity(units.len());
         for mut unit in units {

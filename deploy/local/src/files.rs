@@ -196,7 +196,7 @@ fn grants(gateways: bool, federated: bool) -> Vec<v1::Grant> {
         grants.push(grant("role:service", &may, &["service", "multipart"]));
     }
     if federated {
-        grants.push(grant("role:gateway", &[Read, Write], &["relocation"]));
+        grants.push(grant("role:gateway", &[List, Read, Write], &["relocation"]));
         grants.push(grant("role:operator", &[Create], &["service"]));
     }
     grants

@@ -6,6 +6,8 @@
 use proto::v1;
 use proto::v1::{ArrivalPhase, Opened, Standing};
 
+/// A hold is stated to begin with some time ahead: the shard's goes on until the step is applied.
+const HOLD_MS_MIN: u64 = 10_000;
 /// How long writes may wait where operators have not said.
 const PAUSE_MS_DEFAULT: u64 = 5_000;
 /// Changes that may be left when writes are stopped: so many are re-sealed within the fence.
@@ -155,7 +157,10 @@ pub(super) fn next(seen: &Seen<'_>) -> Next {
             There::NotUnderWay => Next::HearEnded,
             There::Unasked => Next::Wait("waiting-for-source"),
         },
-        ArrivalPhase::Cutover => Next::Hold(seen.here.time_ms.saturating_add(pace.hold_ms)),
+        ArrivalPhase::Cutover => {
+            let hold_ms = pace.hold_ms.max(HOLD_MS_MIN);
+            Next::Hold(seen.here.time_ms.saturating_add(hold_ms))
+        }
         ArrivalPhase::Hold if record.opened() == Opened::ByForce => Next::Supersede,
         ArrivalPhase::Aborting => Next::End(ending(record, seen.there)),
         ArrivalPhase::Hold

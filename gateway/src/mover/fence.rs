@@ -51,6 +51,7 @@ impl Work {
         let moved = Departs::Moved(true);
         self.shared.mover.depart(moved, FENCE_PATIENCE).await?;
         self.moved();
+        self.shared.all_moved(self.compared.equal());
         self.arrive(Arrives::Moved(true)).await
     }
 

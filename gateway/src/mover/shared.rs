@@ -115,6 +115,14 @@ impl Shared {
         report.compared = compared;
     }
 
+    /// Nothing is left at the source, and all that is here was compared.
+    pub(super) fn all_moved(&self, compared: u64) {
+        let mut said = self.said.lock();
+        said.report.changes_behind = 0;
+        said.report.compared = compared;
+        said.report.source_versions = compared;
+    }
+
     pub(super) fn brought(&self, brought: &Brought) {
         self.said.lock().report.moved_bytes += brought.bytes;
         metrics::counter!("reduit_mover_units_total").increment(brought.units);

@@ -61,7 +61,7 @@ fn paced(mut record: v1::ArrivalRecord, pace: v1::ArrivalPace) -> v1::ArrivalRec
 fn cutting_over() -> v1::ArrivalPace {
     v1::ArrivalPace {
         cutover: true,
-        hold_ms: 50,
+        hold_ms: 50_000,
         ..Default::default()
     }
 }
@@ -109,7 +109,7 @@ fn every_phase_has_its_step() {
         (ArrivalPhase::CatchUp, Next::Follow, true),
         (ArrivalPhase::Verifying, Next::Follow, true),
         (ArrivalPhase::Fenced, Next::HearReverted(0), true),
-        (ArrivalPhase::Cutover, Next::Hold(1_000), true),
+        (ArrivalPhase::Cutover, Next::Hold(11_000), true),
         (ArrivalPhase::Hold, Next::Over, false),
         (ArrivalPhase::Shred, Next::Over, false),
         (ArrivalPhase::Certified, Next::Over, false),
@@ -284,7 +284,7 @@ fn ends_are_gone_through_whatever_part_is_left() {
     assert_eq!(next(&begun(&here_now, There::NotUnderWay)), left);
 
     let held = here(paced(record(ArrivalPhase::Cutover), cutting_over()));
-    assert_eq!(next(&begun(&held, There::Unasked)), Next::Hold(1_050));
+    assert_eq!(next(&begun(&held, There::Unasked)), Next::Hold(51_000));
     let mut forced = record(ArrivalPhase::Hold);
     forced.opened = Opened::ByForce.into();
     let forced = here(forced);
