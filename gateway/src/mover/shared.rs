@@ -10,6 +10,7 @@ use client::Error;
 use client::relocation::{Brought, Mover};
 use parking_lot::Mutex;
 use proto::v1;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use transport::fault::Chain;
 
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     pub(super) mover: Mover,
     pub(super) bucket: Arc<Bucket>,
     said: Mutex<Said>,
+    /// Whether operators have given it up.
+    aborting: watch::Sender<bool>,
 }
 
 /// What there is to say of the work.
@@ -59,6 +62,7 @@ impl Shared {
                 report,
                 waits_for: "",
             }),
+            aborting: watch::Sender::new(false),
         })
     }
 
@@ -101,6 +105,20 @@ impl Shared {
         let record = here.arrival.as_ref();
         let pace = record.and_then(|record| record.pace.as_ref());
         self.bucket.follow(&pace.copied().unwrap_or_default());
+        let phase = record.map_or(v1::ArrivalPhase::Plan, v1::ArrivalRecord::phase);
+        if phase == v1::ArrivalPhase::Aborting {
+            self.aborting.send_replace(true);
+        }
+    }
+
+    /// Until it is given up; for ever where that was known before.
+    pub(super) async fn given_up(&self) {
+        let mut aborting = self.aborting.subscribe();
+        if *aborting.borrow_and_update() {
+            return std::future::pending().await;
+        }
+        // The sender lives in `self`, so it cannot have gone.
+        drop(aborting.wait_for(|aborting| *aborting).await);
     }
 
     /// What the source has, and how much of it is known to be here.

@@ -91,7 +91,13 @@ impl Work {
     /// Round by round, until there is nothing to do any more.
     pub(super) async fn go(mut self) {
         loop {
-            let pause = match self.round().await {
+            let shared = self.shared.clone();
+            let round = tokio::select! {
+                round = self.round() => round,
+                // What is under way may take long, or wait for operators: nothing of it is of use any more.
+                () = shared.given_up() => Ok(Turn::Again),
+            };
+            let pause = match round {
                 Ok(Turn::Over) => return,
                 Ok(turn) => {
                     self.failures.reset();
