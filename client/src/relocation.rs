@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use self::batches::{place_of, split};
+use self::batches::{SEALED_MAX, place_of, split};
 pub use self::compare::Compared;
 use self::compare::Seen;
 use self::digests::Digester;
@@ -359,6 +359,11 @@ impl Mover {
             let with = (image.base, span);
             brought.bytes += mover.bring(with, batch.units, &tokens, how).await?;
             after = Some(through);
+            if brought.bytes >= SEALED_MAX {
+                // What there is to say of it is said meanwhile.
+                brought.more |= after.as_ref() != page.place.as_ref();
+                break;
+            }
         }
         Ok(brought)
     }
@@ -388,6 +393,10 @@ impl Mover {
             let with = (image.base, span);
             brought.bytes += mover.bring(with, batch.units, &tokens, how).await?;
             after = through;
+            if brought.bytes >= SEALED_MAX {
+                brought.more |= after < page.index;
+                break;
+            }
         }
         Ok(brought)
     }

@@ -1,7 +1,8 @@
 //! A page of the source, cut into batches that a shard takes.
 //!
 //! Owns their bounds: no two versions of a key, which would stand at one log index; a number of units; encoded bytes with room
-//! for what the shard's leader puts in. Each batch ends at a place, so that a mover that dies goes on there.
+//! for what the shard's leader puts in; sealed bytes that are read of the source for it. Each batch ends at a place, so that a
+//! mover that dies goes on there.
 
 use std::collections::HashSet;
 
@@ -13,6 +14,8 @@ use proto::v1::imported_unit::Content;
 const UNITS_MAX: usize = 1_000;
 /// Encoded bytes of one batch at most, with what is reserved.
 const BYTES_MAX: usize = 900_000;
+/// Sealed bytes of its versions at most, but for one that has more by itself: what is read again where a mover dies.
+pub(super) const SEALED_MAX: u64 = 64 << 20;
 /// What a leader puts in of every version: holder, key and the tags of both.
 const LEADERS_BYTES: usize = 64;
 /// And of one in blocks: what the receipts of all replicas come to.
@@ -32,12 +35,15 @@ pub(super) fn split<T>(
     place: impl Fn(&v1::ImportedUnit) -> T,
 ) -> Vec<Batch<T>> {
     let mut batches = Vec::new();
-    let (mut batch, mut bytes) = (Vec::<v1::ImportedUnit>::new(), 0);
+    let (mut batch, mut bytes, mut sealed) = (Vec::<v1::ImportedUnit>::new(), 0, 0_u64);
     let mut keys = HashSet::new();
     for unit in units {
         let size = size(&unit);
         let again = is_version(&unit) && keys.contains(&unit.key);
-        let full = batch.len() >= UNITS_MAX || bytes + size > BYTES_MAX;
+        let reads = sealed_bytes(&unit);
+        let full = batch.len() >= UNITS_MAX
+            || bytes + size > BYTES_MAX
+            || sealed.saturating_add(reads) > SEALED_MAX;
         if let Some(last) = batch.last()
             && (again || full)
         {
@@ -45,12 +51,13 @@ pub(super) fn split<T>(
             let units = std::mem::take(&mut batch);
             batches.push(Batch { units, through });
             keys.clear();
-            bytes = 0;
+            (bytes, sealed) = (0, 0);
         }
         if is_version(&unit) {
             keys.insert(unit.key.clone());
         }
         bytes += size;
+        sealed = sealed.saturating_add(reads);
         batch.push(unit);
     }
     batches.push(Batch {
@@ -71,6 +78,15 @@ pub(super) fn place_of(unit: &v1::ImportedUnit) -> v1::Place {
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {
     matches!(unit.content, Some(Content::Version(_)))
+}
+
+fn sealed_bytes(unit: &v1::ImportedUnit) -> u64 {
+    match &unit.content {
+        Some(Content::Version(version)) => {
+            version.entry.as_ref().map_or(0, |entry| entry.sealed_bytes)
+        }
+        _ => 0,
+    }
 }
 
 fn size(unit: &v1::ImportedUnit) -> usize {
@@ -165,6 +181,29 @@ mod tests {
         assert_eq!(
             ends(&split(many, 2_000, |unit| unit.index)),
             [(1_000, 1_000), (1, 2_000)]
+        );
+    }
+
+    #[test]
+    fn a_batch_reads_so_much_and_no_more_but_of_one_version() {
+        let large = |key: &str, index, sealed_bytes| {
+            let mut unit = version(key, index, 0);
+            if let Some(Content::Version(version)) = &mut unit.content {
+                let entry = version.entry.as_mut().expect("made with one");
+                entry.sealed_bytes = sealed_bytes;
+            }
+            unit
+        };
+        let page = vec![
+            large("a", 1, SEALED_MAX / 2),
+            large("b", 2, SEALED_MAX / 2),
+            large("c", 3, 1),
+            large("d", 4, 2 * SEALED_MAX),
+            large("e", 5, u64::MAX),
+        ];
+        assert_eq!(
+            ends(&split(page, 5, |unit| unit.index)),
+            [(2, 2), (1, 3), (1, 4), (1, 5)]
         );
     }
 

@@ -70,7 +70,8 @@ fn is_whole(state: &dyn Reader, grant: &HandOverGrantRecord) -> bool {
     let size = read::frontier(state).size();
     terms
         && grant.format == 1
-        && (objects == 0) == (leaves == 0)
+        // A metadata key is no object's.
+        && (objects == 0 || leaves > 0)
         && leaves <= size
         && grant.leaf_index < size
         && (fenced || grant.fence == 0)
