@@ -77,9 +77,12 @@ impl Shared {
         let lasts = Duration::from_millis(CLAIM_MS.into());
         let mut claimed = Instant::now();
         let mut tried = claimed;
+        // What the first round saw is said soon.
+        let mut renew_in = LOOK_EVERY;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            if tried.elapsed() >= RENEW_EVERY {
+            if tried.elapsed() >= renew_in {
+                renew_in = RENEW_EVERY;
                 tried = Instant::now();
                 let renewed = tokio::time::timeout(RENEW_EVERY, self.claim(CLAIM_MS)).await;
                 match renewed {
