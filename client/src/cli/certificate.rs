@@ -102,6 +102,12 @@ impl Certificate {
             .await?;
         bar.finish_and_clear();
         let bytes = bundle.encode();
+        if bytes.len() as u64 > verifier::FILE_BYTES_MAX {
+            return Err(Failure::Usage(format!(
+                "the certificate has {} bytes, more than `reduit verify` reads",
+                bytes.len()
+            )));
+        }
         std::fs::write(&self.out, &bytes)
             .map_err(file(format!("writing {}", self.out.display())))?;
         let leaves = [bundle.source(), bundle.destination()].map(|part| part.leaves().len());

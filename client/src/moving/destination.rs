@@ -50,6 +50,15 @@ pub(super) fn phase_of(status: &v1::ArrivalStatus) -> Phase {
     arrival.map_or(Phase::Plan, v1::ArrivalRecord::phase)
 }
 
+/// Looks for a relocation that was begun a moment ago, beyond the first, and the time between two.
+const LOOKS_MAX: u32 = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+fn is_of(status: &v1::ArrivalStatus, relocation: &RelocationId) -> bool {
+    let arrival = status.arrival.as_ref();
+    arrival.is_some_and(|arrival| arrival.relocation_id[..] == relocation.as_bytes()[..])
+}
+
 impl Region {
     /// All that is in the way of a relocation to this region, as far as this region can know. Changes nothing.
     pub async fn arrival_blockers(
@@ -72,15 +81,21 @@ impl Region {
         if datasets.iter().any(taken) {
             found.push(Blocker::NameTaken(name.clone()));
         }
-        // Every node of a region has every block of a dataset.
+        // Every node of a region has every block of a dataset. Begun before, some of it may be here.
+        let begun = self
+            .arrivals()
+            .await?
+            .iter()
+            .any(|one| is_of(one, &plan.relocation));
+        let needed = if begun { 0 } else { plan.sealed_bytes };
         let full = levels
             .nodes
             .iter()
-            .filter(|node| node.full || node.disk_free_bytes < plan.sealed_bytes);
+            .filter(|node| node.full || node.disk_free_bytes < needed);
         found.extend(full.map(|node| Blocker::Disk {
             node: node.identity.clone(),
             free: node.disk_free_bytes,
-            needed: plan.sealed_bytes,
+            needed,
         }));
         Ok(found)
     }
@@ -96,19 +111,28 @@ impl Region {
             reason: "region-not-trusted".to_owned(),
             message: format!("region {} is not trusted here", plan.source),
         })?;
-        // The key of an earlier try is the relocation's: it has one.
+        // The key of an earlier try is the relocation's, by the descriptor of that time: it has one.
         let known = known_key(&self.hand_over_words(&plan.named()).await);
         let fingerprint = region_fingerprint(&there.signed().descriptor);
+        let (descriptor_version, descriptor_fingerprint, single_use_id) = match known {
+            Some(key) => (
+                key.descriptor_version,
+                key.descriptor_fingerprint,
+                key.hand_over_key_id,
+            ),
+            None => (
+                there.version(),
+                Bytes::copy_from_slice(&fingerprint),
+                random_id()?,
+            ),
+        };
         Ok(v1::CreateHandOverKeyRequest {
             relocation_id: plan.relocation.into(),
             dataset_id: plan.dataset.into(),
             source: plan.source.to_string(),
-            descriptor_version: there.version(),
-            descriptor_fingerprint: Bytes::copy_from_slice(&fingerprint),
-            single_use_id: match known {
-                Some(known) => known,
-                None => random_id()?,
-            },
+            descriptor_version,
+            descriptor_fingerprint,
+            single_use_id,
             claim: Some(claim_of(self)),
             approvals: Vec::new(),
         })
@@ -215,16 +239,25 @@ impl Region {
 
     /// One relocation to this region, as its shard's leader has it now.
     pub async fn arrival(&self, relocation: &RelocationId) -> Result<v1::ArrivalStatus, Error> {
-        let id = relocation.as_bytes();
-        let is = |status: &v1::ArrivalStatus| {
-            let arrival = status.arrival.as_ref();
-            arrival.is_some_and(|arrival| arrival.relocation_id[..] == id[..])
+        let mut looks = 0;
+        // A node that has not applied what was begun a moment ago.
+        let found = loop {
+            let listed = self.arrivals().await?;
+            match listed.into_iter().find(|one| is_of(one, relocation)) {
+                Some(found) => break found,
+                None if looks < LOOKS_MAX => looks += 1,
+                None => {
+                    return Err(Error::Caller {
+                        reason: "no-such-relocation".to_owned(),
+                        message: format!(
+                            "no relocation {relocation} comes to region {}",
+                            self.id()
+                        ),
+                    });
+                }
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         };
-        let found = self.arrivals().await?.into_iter().find(is);
-        let found = found.ok_or_else(|| Error::Caller {
-            reason: "no-such-relocation".to_owned(),
-            message: format!("no relocation {relocation} comes to region {}", self.id()),
-        })?;
         let named = named_of(&found)?;
         self.arrival_again(&named, GroupId(found.shard)).await
     }

@@ -103,7 +103,8 @@ impl Region {
         let heard = self.hand_over_words(named).await;
         let ended = |state: &v1::HandOverState| words::receives_no_more(state).then_some(());
         if saying(&heard, ended) == 0 {
-            let known = known_key(&heard).unwrap_or(held.hand_over_key_id);
+            let known = known_key(&heard).map(|key| key.hand_over_key_id);
+            let known = known.unwrap_or(held.hand_over_key_id);
             let request = v1::EndHandOverKeyRequest {
                 relocation_id: named.relocation.into(),
                 dataset_id: named.dataset.into(),

@@ -186,12 +186,9 @@ pub(super) fn said(word: &v1::SignedHandOverState) -> Option<v1::HandOverState> 
 }
 
 /// Which hand-over key the replicas know, whether it lives or not.
-pub(super) fn known_key(said: &[v1::SignedHandOverState]) -> Option<Bytes> {
-    let known = said.iter().filter_map(self::said);
-    known
-        .filter_map(|state| state.key)
-        .map(|key| key.hand_over_key_id)
-        .next()
+pub(super) fn known_key(said: &[v1::SignedHandOverState]) -> Option<v1::HandOverKeyRecord> {
+    let mut known = said.iter().filter_map(self::said);
+    known.find_map(|state| state.key)
 }
 
 /// Replicas that say what is asked, of how many were heard.

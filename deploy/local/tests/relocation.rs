@@ -91,7 +91,7 @@ impl<'a> Relocation<'a> {
     async fn until(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let end = Instant::now() + PATIENCE;
         loop {
-            let status = self.status()?;
+            let status = self.status().unwrap_or_default();
             if wanted(&status) {
                 return Ok(status);
             }
@@ -122,7 +122,14 @@ async fn killed_in_the_middle(local: &mut Local, relocation: &Relocation<'_>) ->
     local.kill(&gateway)?;
     local.start(&gateway)?;
     relocation.operator("throttle", &["off"])?;
-    relocation.until("it is compared", compared).await?;
+    // Writers go on: what was there a moment ago is compared.
+    let verifying = |status: &Value| status["phase"] == "verifying";
+    let status = relocation.until("it is verified", verifying).await?;
+    let there = number(&status, "versions");
+    let so_far = |status: &Value| there > 0 && number(status, "compared") >= there;
+    relocation
+        .until("what there was is compared", so_far)
+        .await?;
     Ok(())
 }
 

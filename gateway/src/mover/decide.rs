@@ -11,7 +11,7 @@ const HOLD_MS_MIN: u64 = 10_000;
 /// How long writes may wait where operators have not said.
 const PAUSE_MS_DEFAULT: u64 = 5_000;
 /// Changes that may be left when writes are stopped: so many are re-sealed within the fence.
-const LEFT_MAX: u32 = 32;
+const LEFT_MAX: u32 = 256;
 
 /// What is known when the next step is chosen.
 #[derive(Debug, Clone, Copy)]

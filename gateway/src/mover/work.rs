@@ -14,6 +14,7 @@ use proto::v1::departure_step_request::Step as Departs;
 use tokio::time::Instant;
 use transport::fault::Chain;
 
+use super::CLAIM_MS;
 use super::backoff::Backoff;
 use super::decide::{self, Ending, Next, Seen, There};
 use super::shared::Shared;
@@ -199,7 +200,13 @@ impl Work {
                 Ok(Turn::Again)
             }
             Next::HearEnded => self.heard_or_waits(Arrives::Ended(true)).await,
-            Next::Hold(until) => self.arrive(Arrives::HoldUntilMs(until)).await,
+            Next::Hold(until) => {
+                // How long writes waited stands there before the hold does.
+                if let Err(error) = self.shared.claim(CLAIM_MS).await {
+                    tracing::debug!(error = %Chain(&error), "the last word of the move was not taken");
+                }
+                self.arrive(Arrives::HoldUntilMs(until)).await
+            }
             Next::Supersede => {
                 let superseded = Departs::Superseded(true);
                 self.shared.mover.depart(superseded, PATIENCE).await?;

@@ -30,6 +30,12 @@ fn moved(dataset: v1::DatasetRecord) -> Option<v1::MovedRecord> {
     }
 }
 
+/// By what the dataset is served there, once its people have let the source destroy its key: the hold is over.
+fn lets_go(word: &v1::ArrivalState) -> Option<v1::MovedRecord> {
+    use v1::ArrivalPhase::{Certified, Shred};
+    words::served(word).filter(|_| matches!(word.phase(), Shred | Certified))
+}
+
 impl Core {
     /// Schedules the end of a key whose dataset has moved. The approvals sign exactly this request, its words included. A
     /// retry has effect once.
@@ -98,7 +104,7 @@ impl Core {
         let destination = region_id(&terms.destination, "destination")?;
         let table = self.enrolments.current();
         let panel = Panel::abroad(&table, &destination, Role::Node, self.now())?;
-        let heard = panel.hear(&named, said, words::served)?;
+        let heard = panel.hear(&named, said, lets_go)?;
         Ok((heard.record, heard.vouch))
     }
 }

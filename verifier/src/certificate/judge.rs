@@ -52,9 +52,9 @@ asked! {
     "T2", Proven, "The destination's leaves stand in its log", ["R2"], ["A6"];
     "H1", Proven, "People of the source approved the hand-over to this destination", ["S1" "T1"], ["A1" "A3"];
     "H2", Proven, "People of the destination approved the key it was received under", ["S2" "T2"], ["A1" "A3"];
-    "H3", Proven, "Every key that was released is shown", ["S1" "T1"], ["A1"];
-    "H4", Proven, "No lease key crossed, and no key went anywhere else", ["H1" "H3"], ["A1"];
-    "H5", Proven, "What the destination opened is what the source released", ["T2" "H3"], ["A1" "A2"];
+    "H3", Proven, "Every release of object keys for this relocation is shown", ["S1" "T1"], ["A1"];
+    "H4", Proven, "Nothing shown of this relocation is a lease key, or went anywhere but to the destination", ["H1" "H3"], ["A1"];
+    "H5", Proven, "Of the leaves shown, what the destination opened the source released", ["T2" "H3"], ["A1" "A2"];
     "E1", Said, "The copies were equal under the catalog root", ["S1" "S2" "T1"], ["A1" "A5"];
     "O1", Said, "The destination serves it on the source's word", ["S1" "S2" "T1"], ["A1" "A5"];
     "K1", Said, "The source destroyed its key", ["S1" "T1"], ["A1"];

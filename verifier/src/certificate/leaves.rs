@@ -209,6 +209,9 @@ impl Read<'_> {
             }
             openings += 1;
         }
+        if openings == 0 && released.values().any(|objects| *objects > 0) {
+            return Finding::not_shown("no leaf of the destination shows an opening");
+        }
         Finding::proven(format!(
             "{openings} leaves of the destination open keys; each names its release in the source's log"
         ))

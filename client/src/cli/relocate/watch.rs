@@ -48,8 +48,10 @@ impl Status {
                         shown::departure(session, &plan.relocation, &status);
                     }
                     let authority = standing.2.clone().unwrap_or_default().authority;
-                    let moved = authority.is_some_and(|held| held.moved.is_some());
-                    if !self.watch || moved {
+                    let authority = authority.unwrap_or_default();
+                    let ended =
+                        authority.departure.is_none() && authority.version > plan.from_version;
+                    if !self.watch || ended || authority.moved.is_some() {
                         return Ok(());
                     }
                     last = Some(standing);
