@@ -3,6 +3,8 @@
 //! Owns the requests that operators of the destination make. Refuses nothing by itself but what is of another region or
 //! relocation; what is in the way of a beginning it says.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proto::ids::{DatasetId, DatasetName, GroupId, RelocationId};
 use proto::relocation::Named;

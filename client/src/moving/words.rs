@@ -3,7 +3,6 @@
 //! Owns both forms. Refuses what has another encoding than its own, and what is longer than it may be. Who signed is for the
 //! region that counts to check.
 
-use bytes::Bytes;
 use prost::Message as _;
 use proto::ids::{HandOverKeyId, RegionId};
 use proto::relocation::{Named, words};

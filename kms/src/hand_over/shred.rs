@@ -137,4 +137,25 @@ mod tests {
         }
         assert_eq!(moved(v1::DatasetRecord::default()), None);
     }
+
+    #[test]
+    fn a_key_ends_once_the_hold_is_over_and_never_on_peoples_word_alone() {
+        use v1::ArrivalPhase::{Certified, Cutover, Hold, Shred};
+        let said = |phase: v1::ArrivalPhase, by_force| v1::ArrivalState {
+            phase: phase.into(),
+            moved: Some(v1::MovedRecord::default()),
+            by_force,
+            ..v1::ArrivalState::default()
+        };
+        let phases = [
+            (Cutover, false),
+            (Hold, false),
+            (Shred, true),
+            (Certified, true),
+        ];
+        for (phase, goes) in phases {
+            assert_eq!(lets_go(&said(phase, false)).is_some(), goes, "{phase:?}");
+            assert_eq!(lets_go(&said(phase, true)), None);
+        }
+    }
 }
