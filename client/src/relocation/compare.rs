@@ -30,6 +30,8 @@ const MARKS_MAX: usize = 4_000_000;
 const DIGESTS_MAX: usize = 2_000_000;
 /// Keys that were touched since the last look; over it, all are looked at.
 const TOUCHED_MAX: usize = 100_000;
+/// Copies without blocks that are read and opened at once, and keys that are looked up.
+const SMALL_AT_ONCE: usize = 32;
 /// Keys that are looked at in one call.
 const KEYS_AT_ONCE: usize = 256;
 /// Copies on their way at once.
@@ -170,6 +172,13 @@ struct Own {
     mark: Mark,
 }
 
+impl Own {
+    /// Whether its bytes stand in its entry.
+    fn is_small(&self) -> bool {
+        self.entry.blocks.is_empty() && self.entry.parts == 0
+    }
+}
+
 impl Inner {
     pub(super) async fn compare(
         self: &Arc<Self>,
@@ -236,17 +245,22 @@ impl Inner {
         how: &How,
     ) -> Result<Brought, Error> {
         let due = self.seen.lock().due();
-        let (mut units, mut bytes) = (0, 0);
-        for (key, at) in due {
-            let copies = self.of_key(&key, compared.look).await?;
-            let held: Vec<_> = copies.iter().map(|copy| copy.mark).collect();
-            let (looked, read) = self.find_equal(compared, copies, taken, how).await?;
+        let look = compared.look;
+        // Together: one after the other each would wait for the shard and for the KMS, and writers may wait for all.
+        let copies = stream::iter(&due).map(|(key, _)| self.of_key(key, look).boxed());
+        let copies: Vec<_> = copies.buffered(SMALL_AT_ONCE).try_collect().await?;
+        let held = copies.iter().map(|of_key| {
+            let marks = of_key.iter().map(|copy| copy.mark);
+            marks.collect::<Vec<_>>()
+        });
+        let held: Vec<_> = held.collect();
+        let copies = copies.into_iter().flatten().collect();
+        let (units, bytes) = self.find_equal(compared, copies, taken, how).await?;
+        for ((key, at), held) in due.into_iter().zip(held) {
             let kept = held.into_iter().filter(|mark| compared.has(&key, mark));
             let kept: Vec<_> = kept.collect();
             compared.replace(&key, kept);
             self.seen.lock().settle(&key, at);
-            units += looked;
-            bytes += read;
         }
         let more = !self.seen.lock().touched.is_empty();
         Ok(Brought { units, bytes, more })
@@ -292,6 +306,10 @@ impl Inner {
         let mut left = left.into_iter().peekable();
         while left.peek().is_some() {
             let chunk: Vec<_> = left.by_ref().take(ITEMS_MAX).collect();
+            let at_once = match chunk.iter().all(Own::is_small) {
+                true => SMALL_AT_ONCE,
+                false => AT_ONCE,
+            };
             let sources = self.unseen(&chunk).await?;
             let work = chunk.into_iter().zip(sources);
             let work = stream::iter(work).map(|(copy, source)| {
@@ -301,7 +319,7 @@ impl Inner {
                 };
                 compared.boxed()
             });
-            let found: Vec<_> = work.buffered(AT_ONCE).try_collect().await?;
+            let found: Vec<_> = work.buffered(at_once).try_collect().await?;
             for (copy, (equal, read)) in found {
                 opened += 1;
                 bytes += read;

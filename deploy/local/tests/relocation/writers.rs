@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::common::key;
 
 const WRITERS: usize = 3;
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(60);
 /// A write is tried again for so long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
