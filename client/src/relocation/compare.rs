@@ -247,7 +247,10 @@ impl Inner {
         let due = self.seen.lock().due();
         let look = compared.look;
         // Together: one after the other each would wait for the shard and for the KMS, and writers may wait for all.
-        let copies = stream::iter(&due).map(|(key, _)| self.of_key(key, look).boxed());
+        let copies = stream::iter(due.clone()).map(|(key, _)| {
+            let of_key = async move { self.of_key(&key, look).await };
+            of_key.boxed()
+        });
         let copies: Vec<_> = copies.buffered(SMALL_AT_ONCE).try_collect().await?;
         let held = copies.iter().map(|of_key| {
             let marks = of_key.iter().map(|copy| copy.mark);
