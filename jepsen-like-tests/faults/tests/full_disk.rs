@@ -24,6 +24,8 @@ use tokio::time::{sleep, timeout};
 
 /// The engine looks for room every few seconds.
 const ROOM_SEEN_MAX: Duration = Duration::from_secs(60);
+/// How long a refusal may take before a put is taken to wait.
+const REFUSED_MAX: Duration = Duration::from_secs(20);
 const LIVES_MAX: Duration = Duration::from_secs(120);
 const VALUE_BYTES: usize = 64 << 10;
 /// More than the engine keeps in memory under [`small`].
@@ -68,6 +70,40 @@ fn scattered(index: u64) -> [u8; 8] {
     index.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()
 }
 
+/// The first put that a full disk refuses, and how. One that comes while the engine tries to recover waits in the engine
+/// until there is room, however that try ends: it is given some, and the disk is filled once more.
+fn refused(store: &RocksState, mounted: &Mounted) -> (u64, StateError) {
+    let mut next = 2;
+    while next <= VALUES_MAX {
+        fill(mounted, true);
+        let outcome = std::thread::scope(|scope| {
+            let filling = scope.spawn(|| {
+                while next <= VALUES_MAX {
+                    put(store, next)?;
+                    next += 1;
+                }
+                Ok(())
+            });
+            let deadline = Instant::now() + REFUSED_MAX;
+            while !filling.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let waits = !filling.is_finished();
+            if waits {
+                fill(mounted, false);
+            }
+            let filled = filling.join().expect("no panic");
+            // Its refusal may have come just then: the disk is full for what follows all the same.
+            fill(mounted, true);
+            filled
+        });
+        if let Err(error) = outcome {
+            return (next, error);
+        }
+    }
+    panic!("the engine keeps no more in memory");
+}
+
 #[test]
 fn a_state_store_on_a_full_disk_refuses_and_goes_on() {
     let Some((_dir, mounted)) = volume() else {
@@ -78,9 +114,7 @@ fn a_state_store_on_a_full_disk_refuses_and_goes_on() {
     put(&store, 1).expect("room");
     store.flush().expect("room");
 
-    fill(&mounted, true);
-    let refused = (2..=VALUES_MAX).find_map(|index| Some((index, put(&store, index).err()?)));
-    let (first, error) = refused.expect("the engine keeps no more in memory");
+    let (first, error) = refused(&store, &mounted);
     assert!(matches!(error, StateError::NoSpace { .. }), "{error:?}");
     assert!(matches!(store.flush(), Err(StateError::NoSpace { .. })));
     assert!(store.failed().is_none(), "{:?}", store.failed());
