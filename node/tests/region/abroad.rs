@@ -42,6 +42,7 @@ impl Pair {
         ] {
             region.trust(other).await;
         }
+        futures::join!(pair.source.heard(), pair.destination.heard());
         pair
     }
 
@@ -133,6 +134,19 @@ impl Region {
             descriptor: Some(descriptor),
         }];
         authority.version += 1;
+    }
+
+    /// Every node goes by the newest set.
+    async fn heard(&self) {
+        let version = self.authority.lock().version;
+        for node in self.node_ids() {
+            self.until("the newest set", || async {
+                let mut operate = NodeOperateClient::new(self.channel("o1", node));
+                let status = operate.status(v1::NodeStatusRequest {}).await;
+                status.is_ok_and(|status| status.into_inner().authority_version >= version)
+            })
+            .await;
+        }
     }
 
     /// What processes of this region go by now.
