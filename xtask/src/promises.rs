@@ -6,8 +6,11 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use cargo_metadata::Message;
 
 /// Every crate of the workspace with switches and scannable keys, so that one selection is built once, for the tests too.
 pub(crate) const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
@@ -34,13 +37,13 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P5 acknowledged before the sync, with RocksDB",
         switch: "ack_before_sync",
-        target: Some("power"),
+        target: Some("consensus"),
         test: "an_acknowledged_write_survives_a_power_cut",
     },
     Promise {
         says: "P6 read without asking the majority",
         switch: "read_without_barrier",
-        target: Some("linear"),
+        target: Some("consensus"),
         test: "reads_and_writes_fit_one_order_while_leaders_die",
     },
     Promise {
@@ -82,7 +85,7 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P5 a lost member back under its old id",
         switch: "reuse_node_id",
-        target: Some("members"),
+        target: Some("consensus"),
         test: "an_empty_folder_does_not_start_under_a_known_id",
     },
     Promise {
@@ -112,19 +115,19 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P3 the KMS asks policy about the gateway alone",
         switch: "gateway_alone",
-        target: Some("access_keys"),
+        target: Some("kms_region"),
         test: "what_a_gateway_opens_for_a_service_principal_is_allowed_to_both",
     },
     Promise {
         says: "P3 nodes ask policy about the gateway alone",
         switch: "gateway_alone",
-        target: Some("policy"),
+        target: Some("node_region"),
         test: "a_gateway_widens_nothing_that_its_principal_may_and_is_not_widened_by_it",
     },
     Promise {
         says: "P2 ended keys left in the replicas' files",
         switch: "keep_ended",
-        target: Some("destruction"),
+        target: Some("kms_region"),
         test: "a_key_that_is_due_is_destroyed_on_every_replica_and_opens_nothing_for_ever",
     },
     Promise {
@@ -190,13 +193,13 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P3 released before the record",
         switch: "release_before_record",
-        target: Some("promises"),
+        target: Some("kms_region"),
         test: "no_key_is_released_before_its_record_is_committed",
     },
     Promise {
         says: "P3 released without the word of the witnesses",
         switch: "ignore_witnesses",
-        target: Some("witnesses"),
+        target: Some("kms_region"),
         test: "no_key_is_released_without_a_fresh_word_of_the_witnesses",
     },
     Promise {
@@ -208,19 +211,19 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P3 an approved open released before its record is witnessed, on real replicas",
         switch: "ignore_witnesses",
-        target: Some("approved_opens"),
+        target: Some("kms_region"),
         test: "an_approved_open_is_released_once_the_witness_has_seen_its_record",
     },
     Promise {
         says: "P2 approvals not counted for an open, on real replicas",
         switch: "ignore_approvals",
-        target: Some("approved_opens"),
+        target: Some("kms_region"),
         test: "an_open_for_a_persons_purpose_is_refused_unless_two_others_approved_exactly_it",
     },
     Promise {
         says: "P3 purposes not bound to roles, on real replicas",
         switch: "anyones_purpose",
-        target: Some("approved_opens"),
+        target: Some("kms_region"),
         test: "an_open_for_a_persons_purpose_is_refused_unless_two_others_approved_exactly_it",
     },
     Promise {
@@ -232,7 +235,7 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P3 policy not asked",
         switch: "ignore_policy",
-        target: Some("policy"),
+        target: Some("kms_region"),
         test: "what_no_policy_permits_is_denied_and_a_forbid_is_named",
     },
     Promise {
@@ -250,13 +253,13 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P5 a node's damaged files left as they are, on real processes",
         switch: "leave_damaged",
-        target: Some("repair"),
+        target: Some("regions"),
         test: "damage_to_one_node_s_files_is_found_and_repaired_under_load",
     },
     Promise {
         says: "P4 plaintext on a node",
         switch: "plaintext_on_node",
-        target: Some("region"),
+        target: Some("regions"),
         test: "no_disk_of_a_region_holds_plaintext",
     },
     Promise {
@@ -322,59 +325,58 @@ const PROMISES: &[Promise] = &[
     Promise {
         says: "P4 a dataset told for a backup to who has no grant for one",
         switch: "backups_for_all",
-        target: Some("backup"),
+        target: Some("node_region"),
         test: "a_dataset_is_told_to_who_may_back_up_and_has_its_lease_on_record",
     },
     Promise {
         says: "P5 a backup of many moments",
         switch: "backup_moves",
-        target: Some("backup"),
+        target: Some("node_region"),
         test: "what_is_told_is_of_one_log_index_whatever_is_written_meanwhile",
     },
 ];
 
-/// Throws every switch whose name contains `filter`. A switch that nothing notices is an error.
+/// A program of tests, built.
+struct Program {
+    name: String,
+    /// Of a library's unit tests.
+    unit: bool,
+    path: PathBuf,
+    /// The folder of its package, where cargo would start it.
+    folder: PathBuf,
+}
+
+/// Throws every switch whose name contains `filter`, one a processor at once. A switch that nothing notices is an
+/// error.
 pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()> {
     let bin = build(root, target)?;
+    let programs = programs(root, target)?;
     let chosen: Vec<_> = PROMISES
         .iter()
         .filter(|p| filter.is_none_or(|f| p.switch.contains(f)))
         .collect();
-    let mut unnoticed = Vec::new();
-    for promise in &chosen {
-        let mut run = cargo(root, target, "test");
-        match promise.target {
-            Some(name) => run.args(["--test", name]),
-            None => run.arg("--lib"),
-        };
-        run.args(["--no-fail-fast", "--", promise.test]);
-        run.env("REDUIT_DANGER", promise.switch)
-            .env("REDUIT_BIN", &bin);
-        // Some notice by chance, within a few tries.
-        let mut tries = 0;
-        let (output, red) = loop {
-            tries += 1;
-            let output = run.output().context("cannot start cargo")?;
-            let red = is_red(&String::from_utf8_lossy(&output.stdout), promise.test);
-            if red || tries == TRIES_MAX {
-                break (output, red);
+    let next = AtomicUsize::new(0);
+    let unnoticed = Mutex::new(Vec::new());
+    let worker = || -> Result<()> {
+        while let Some(promise) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if !throw(promise, &programs, &bin)? {
+                let mut unnoticed = unnoticed.lock().unwrap_or_else(PoisonError::into_inner);
+                unnoticed.push(promise.switch);
             }
-        };
-        let text = String::from_utf8_lossy(&output.stdout);
-        let verdict = if red {
-            "red, as it must be"
-        } else {
-            "NOT NOTICED"
-        };
-        println!(
-            "promise: {} [{}] {}: {verdict} (run {tries} of at most {TRIES_MAX})",
-            promise.says, promise.switch, promise.test
-        );
-        if !red {
-            println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-            unnoticed.push(promise.switch);
         }
-    }
+        Ok(())
+    };
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            let ended = worker.join();
+            ended.unwrap_or_else(|_| Err(anyhow!("a switch could not be thrown")))
+        })
+    })?;
+    let unnoticed = unnoticed
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     if filter.is_none_or(|f| "keys".contains(f)) {
         search_keys(&bin)?;
     }
@@ -395,6 +397,91 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
         );
     }
     Ok(())
+}
+
+/// Whether the promise's test goes red with its switch thrown.
+fn throw(promise: &Promise, programs: &[Program], bin: &Path) -> Result<bool> {
+    let of_promise = |program: &&Program| match promise.target {
+        Some(target) => !program.unit && program.name == target,
+        None => program.unit,
+    };
+    let programs: Vec<_> = programs.iter().filter(of_promise).collect();
+    if programs.is_empty() {
+        bail!("no tests of the name {:?}", promise.target);
+    }
+    // Some notice by chance, within a few tries.
+    let mut tries = 0;
+    let (text, red) = loop {
+        tries += 1;
+        let mut text = String::new();
+        for program in &programs {
+            let mut run = Command::new(&program.path);
+            run.arg(promise.test).current_dir(&program.folder);
+            run.env("CARGO_MANIFEST_DIR", &program.folder)
+                .env("REDUIT_DANGER", promise.switch)
+                .env("REDUIT_BIN", bin);
+            let output = run
+                .output()
+                .with_context(|| format!("cannot start {}", program.path.display()))?;
+            text.push_str(&String::from_utf8_lossy(&output.stdout));
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+        }
+        let red = is_red(&text, promise.test);
+        if red || tries == TRIES_MAX {
+            break (text, red);
+        }
+    };
+    let verdict = if red {
+        "red, as it must be"
+    } else {
+        "NOT NOTICED"
+    };
+    println!(
+        "promise: {} [{}] {}: {verdict} (run {tries} of at most {TRIES_MAX})",
+        promise.says, promise.switch, promise.test
+    );
+    if !red {
+        println!("{text}");
+    }
+    Ok(red)
+}
+
+/// Every program of tests of the workspace, built with the switches in.
+fn programs(root: &Path, target: &Path) -> Result<Vec<Program>> {
+    let mut build = cargo(root, target, "test");
+    build.args([
+        "--all-targets",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    let output = build
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the tests do not build: {}", output.status);
+    }
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(output.stdout.as_slice()) {
+        let Message::CompilerArtifact(built) = message.context("what cargo says")? else {
+            continue;
+        };
+        let (true, Some(path)) = (built.profile.test, built.executable) else {
+            continue;
+        };
+        let folder = built.manifest_path.parent().context("a package's folder")?;
+        let unit = built.target.is_lib();
+        if unit || built.target.is_test() {
+            programs.push(Program {
+                name: built.target.name,
+                unit,
+                path: path.into(),
+                folder: folder.into(),
+            });
+        }
+    }
+    Ok(programs)
 }
 
 fn is_red(text: &str, test: &str) -> bool {

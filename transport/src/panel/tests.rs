@@ -207,7 +207,7 @@ fn a_region_that_is_not_trusted_has_no_panel() {
     };
     let set = crate::enrolment::new_set(&ca.trust(), contents);
     let signed = ca.sign_set(&set).expect("a set");
-    let clock = crate::SystemClock::shared();
+    let clock = std::sync::Arc::new(crate::testing::ManualClock::at(now));
     let enrolments = crate::Enrolments::bootstrap(ca.trust(), &signed, clock).expect("a set");
     let table = enrolments.current();
     let abroad = "de-fra".parse().expect("a region id");
