@@ -4,7 +4,7 @@
 //! remember anything: where a relocation is, its record says, so that whoever claims it next goes on from there. What a
 //! mover may do is decided by the shards of both regions; a second one at work does no harm.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -67,8 +67,8 @@ pub(crate) async fn run(region: Region, stop: CancellationToken) {
 /// What this gateway moves, and what it tried to.
 #[derive(Default)]
 struct AtWork {
-    moves: JoinSet<(Bytes, Outcome)>,
-    moving: HashSet<Bytes>,
+    moves: JoinSet<Outcome>,
+    moving: HashMap<tokio::task::Id, Bytes>,
     /// Relocations that could not be begun, with when to try them again. Those that are listed no more are forgotten.
     tried: HashMap<Bytes, (Backoff, Instant)>,
 }
@@ -78,30 +78,30 @@ struct AtWork {
 enum Outcome {
     /// It was claimed: it is over, another gateway's, or this one stops.
     Worked,
-    /// It was not claimed.
+    /// It was not claimed, or its task failed.
     NotBegun,
 }
 
 impl AtWork {
     /// Takes note of those that were left.
     fn ended(&mut self) {
-        while let Some(left) = self.moves.try_join_next() {
-            match left {
-                Ok((relocation, outcome)) => self.left(relocation, outcome),
-                // Which one it was is not known: all may be tried again, and claims keep two from one.
+        while let Some(left) = self.moves.try_join_next_with_id() {
+            let (task, outcome) = match left {
+                Ok(left) => left,
+                // It is tried again, later each time.
                 Err(error) => {
                     tracing::error!(%error, "a mover ended");
-                    if self.moves.is_empty() {
-                        self.moving.clear();
-                    }
+                    (error.id(), Outcome::NotBegun)
                 }
+            };
+            if let Some(relocation) = self.moving.remove(&task) {
+                self.left(relocation, outcome);
             }
         }
         metrics::gauge!("reduit_mover_moves").set(self.moves.len() as f64);
     }
 
     fn left(&mut self, relocation: Bytes, outcome: Outcome) {
-        self.moving.remove(&relocation);
         if outcome == Outcome::Worked {
             self.tried.remove(&relocation);
             return;
@@ -131,13 +131,12 @@ impl AtWork {
             if waits || anothers || !decide::is_for_movers(&arrival) {
                 continue;
             }
-            if self.moving.insert(relocation.clone()) {
-                let (region, stop) = (region.clone(), stop.clone());
-                self.moves.spawn(async move {
-                    let outcome = move_one(region, arrival, stop).await;
-                    (relocation, outcome)
-                });
+            if self.moving.values().any(|one| *one == relocation) {
+                continue;
             }
+            let task = move_one(region.clone(), arrival, stop.clone());
+            let task = self.moves.spawn(task);
+            self.moving.insert(task.id(), relocation);
         }
         metrics::gauge!("reduit_mover_moves").set(self.moves.len() as f64);
     }
