@@ -14,6 +14,7 @@ mod source;
 use bytes::Bytes;
 use envelope::HpkePublicKey;
 use prost::Message as _;
+use proto::danger::{Switch, broken};
 use proto::ids::{
     DatasetId, HandOverKeyId, IdError, Identity, LeafIndex, RegionId, RelocationId, Role,
 };
@@ -151,7 +152,7 @@ fn signed_by_region(
     let verified = descriptor.may_sign(signer)
         && PublicKey::from_spki(signer)
             .is_ok_and(|key| key.verify(label, signed, signature).is_ok());
-    match verified {
+    match verified || broken(Switch::UnsignedHandOver) {
         true => Ok(()),
         false => Err(HandOverError::Signature(region.clone())),
     }

@@ -72,11 +72,13 @@ pub enum Switch {
     BackupsForAll,
     /// P5: a dataset is told for a backup as it is from page to page.
     BackupMoves,
+    /// P1: what another region signs for a relocation is taken from anyone.
+    UnsignedHandOver,
 }
 
 impl Switch {
     /// Every switch.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::AckBeforeSync,
         Self::ReadWithoutBarrier,
         Self::IgnorePrecondition,
@@ -108,6 +110,7 @@ impl Switch {
         Self::GrantOutlivesAbort,
         Self::BackupsForAll,
         Self::BackupMoves,
+        Self::UnsignedHandOver,
     ];
 
     /// As in `REDUIT_DANGER`.
@@ -144,6 +147,7 @@ impl Switch {
             Self::GrantOutlivesAbort => "grant_outlives_abort",
             Self::BackupsForAll => "backups_for_all",
             Self::BackupMoves => "backup_moves",
+            Self::UnsignedHandOver => "unsigned_hand_over",
         }
     }
 }

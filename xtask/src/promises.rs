@@ -334,6 +334,12 @@ const PROMISES: &[Promise] = &[
         target: Some("node_region"),
         test: "what_is_told_is_of_one_log_index_whatever_is_written_meanwhile",
     },
+    Promise {
+        says: "P1 keys that cross between regions on anyone's signature",
+        switch: "unsigned_hand_over",
+        target: Some("kms_region"),
+        test: "keys_cross_for_one_relocation_and_open_there_what_was_sealed_here",
+    },
 ];
 
 /// A program of tests, built.
