@@ -101,7 +101,7 @@ impl StoreOptions {
 pub enum PutMode {
     /// No: the first upload of a version id and number counts.
     Upload,
-    /// Yes: the shard's state says which digest is right.
+    /// Yes: the shard's state says which digest is right, or refers to none yet and has this upload's sealed anew.
     Repair,
 }
 

@@ -40,7 +40,7 @@ pub use passes::{Pass, Passes};
 pub use refill::{Holding, Refill};
 pub use rest::{Rest, RestRead};
 pub use shard::{ReplicaError, ShardReplica, Shards};
-pub(crate) use shard::{is_object, lease_holder, upload_epoch};
+pub(crate) use shard::{is_freed, is_object, is_referenced, lease_holder, upload_epoch};
 
 use self::collect::Collector;
 use self::passes::Scrubber;

@@ -10,19 +10,23 @@ use aws_lc_rs::digest;
 use node_state::limits::EPOCHS_KEPT;
 use node_state::read;
 use parking_lot::Mutex;
-use proto::ids::{DatasetId, GroupId, LeaseId, ObjectVersionId, UnixMs, UploadEpoch};
+use proto::ids::{DatasetId, GroupId, LeaseId, ObjectVersionId, Role, UnixMs, UploadEpoch};
+use proto::store::Reader;
 use proto::v1;
+use proto::v1::ArrivalPhase;
 use transport::{Peer, PublicKey};
 
 use super::Inner;
 use super::error::UploadError;
-use crate::blocks::{BlockOwner, BlockStore};
+use crate::blocks::{BlockOwner, BlockStore, PutMode};
 use crate::repair;
 
 /// An upload that may go on.
 pub(super) struct Upload {
     pub(super) version: ObjectVersionId,
     pub(super) owner: BlockOwner,
+    /// A mover's, of a version that keeps its id: each of its tries seals it anew.
+    moves: bool,
     _open: OpenGuard,
 }
 
@@ -127,6 +131,9 @@ pub(super) fn open(
             return Err(UploadError::NoSuchUpload);
         }
     }
+    let moves = frame.part_of.is_empty()
+        && peer.identity.role() == Role::Gateway
+        && is_filled_by_movers(state, &dataset);
     let on_disk = begun_on_disk(&inner.store, version);
     let (begun_at, guard) = inner.open.begin(version, first_frame_at, on_disk);
     let owner = BlockOwner {
@@ -138,7 +145,45 @@ pub(super) fn open(
     Ok(Upload {
         version,
         owner,
+        moves,
         _open: guard,
+    })
+}
+
+impl Upload {
+    /// Whether [`mode`] has to be asked.
+    pub(super) fn may_replace(&self) -> bool {
+        self.moves
+    }
+}
+
+/// Whether a block of a mover takes the place of one that an earlier try left. Only while the state refers to nothing of
+/// the version: what was imported is compared block by block afterwards, and repaired by its digests. What was freed is
+/// unlinked with its epoch, and would take the new blocks with it. *Blocks.*
+pub(super) fn mode(inner: &Inner, version: &ObjectVersionId, owner: &BlockOwner) -> PutMode {
+    let view = inner.shards.shard(owner.shard).map(|shard| shard.view());
+    let Some(Ok(view)) = view else {
+        return PutMode::Upload;
+    };
+    let state = view.state.as_ref();
+    let free = is_filled_by_movers(state, &owner.dataset)
+        && !repair::is_referenced(state, version)
+        && !repair::is_freed(state, version);
+    match free {
+        true => PutMode::Repair,
+        false => PutMode::Upload,
+    }
+}
+
+fn is_filled_by_movers(state: &dyn Reader, dataset: &DatasetId) -> bool {
+    read::arrival(state, dataset).is_some_and(|record| {
+        matches!(
+            record.phase(),
+            ArrivalPhase::Copying
+                | ArrivalPhase::CatchUp
+                | ArrivalPhase::Verifying
+                | ArrivalPhase::Fenced
+        )
     })
 }
 

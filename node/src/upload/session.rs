@@ -144,7 +144,8 @@ impl Session {
                         continue;
                     }
                     let block = block.draft.finish().map_err(refused)?;
-                    let put = self.inner.store.put(block, PutMode::Upload);
+                    let mode = self.mode(&upload).await?;
+                    let put = self.inner.store.put(block, mode);
                     pending.push(put.map(move |outcome| (number, outcome)).boxed());
                 }
                 (Some(Frame::Close(_)), None) => {
@@ -190,6 +191,14 @@ impl Session {
         let first_frame_at = self.inner.clock.now();
         let (inner, peer) = (Arc::clone(&self.inner), peer_in(self.connection.as_ref())?);
         blocking(move || open::open(&inner, &peer, &first, first_frame_at)).await?
+    }
+
+    async fn mode(&self, upload: &Upload) -> Result<PutMode, UploadError> {
+        if !upload.may_replace() {
+            return Ok(PutMode::Upload);
+        }
+        let (inner, version, owner) = (Arc::clone(&self.inner), upload.version, upload.owner);
+        blocking(move || open::mode(&inner, &version, &owner)).await
     }
 
     async fn begin(

@@ -1,5 +1,6 @@
 //! The service over loopback mTLS, with real certificates, enrolments and blocks on disk.
 
+mod moved;
 mod turns;
 
 use std::collections::BTreeMap;
