@@ -35,7 +35,7 @@ pub(crate) struct Copies(Mutex<BTreeMap<DatasetId, Arc<Place>>>);
 
 #[derive(Default)]
 struct Place {
-    summed: tokio::sync::Mutex<Option<Summed>>,
+    summed: Arc<tokio::sync::Mutex<Option<Summed>>>,
     touched: Mutex<Touched>,
 }
 
@@ -135,6 +135,14 @@ impl Touched {
         let lost = std::mem::take(&mut self.lost) || self.doubtful;
         (!lost).then_some(keys)
     }
+
+    /// What was taken, and did not come to a count.
+    fn put_back(&mut self, taken: Option<BTreeSet<String>>) {
+        match taken {
+            Some(keys) => self.settled.extend(keys),
+            None => self.lost = true,
+        }
+    }
 }
 
 impl Touching {
@@ -144,19 +152,45 @@ impl Touching {
     }
 }
 
+/// Keys that were told for a count: told again where it does not come to it.
+struct Taken {
+    place: Arc<Place>,
+    keys: Option<Option<BTreeSet<String>>>,
+}
+
+impl Taken {
+    fn of(place: Arc<Place>) -> Self {
+        let keys = Some(place.touched.lock().take());
+        Self { place, keys }
+    }
+
+    fn counted(mut self) -> Option<BTreeSet<String>> {
+        self.keys.take().flatten()
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(keys) = self.keys.take() {
+            self.place.touched.lock().put_back(keys);
+        }
+    }
+}
+
 impl Core {
-    /// Root and number of all copies, at the leader.
+    /// Root and number of all copies, at the leader. Who asks may give up meanwhile: the count is finished, and at hand for
+    /// whoever asks next.
     pub(super) async fn counted(&self, shard: &Shard, named: &Named) -> Result<Counted, CallError> {
         let dataset = named.dataset;
         let place = self.copies.place(&dataset);
-        let mut held = place.summed.lock().await;
-        // Before the view: a batch that is known to be applied is in it. Where this ends early, all is read next time.
-        let (before, touched) = (held.take(), place.touched.lock().take());
+        let mut held = Arc::clone(&place.summed).lock_owned().await;
+        // Before the view: a batch that is known to be applied is in it.
+        let taken = Taken::of(place);
         let (view, at) = self.read(&shard.group).await?;
         let term = shard.group.status().term;
-        let before = before.filter(|before| before.term == term);
         let counting = move || {
-            let sum = summed(before, touched, &dataset, &view);
+            let before = held.take().filter(|before| before.term == term);
+            let sum = summed(before, taken.counted(), &dataset, &view);
             let root = root_of(&*view.state, &dataset, &sum)?;
             let counted = Counted {
                 root: Bytes::copy_from_slice(&root.0),
@@ -164,20 +198,18 @@ impl Core {
                 at,
             };
             let asked = Instant::now();
-            let summed = Summed {
+            *held = Some(Summed {
                 sum,
                 view,
                 term,
                 asked,
-            };
-            Some((summed, counted))
+            });
+            Some(counted)
         };
         let counted = tokio::task::spawn_blocking(counting).await;
         // Cancelled: the runtime is going down.
         let stopped = |_| CallError::Read(ReadError::Stopped);
-        let (summed, counted) = counted.map_err(stopped)?.ok_or(CallError::NoSuchDataset)?;
-        *held = Some(summed);
-        Ok(counted)
+        counted.map_err(stopped)?.ok_or(CallError::NoSuchDataset)
     }
 }
 
@@ -220,6 +252,25 @@ mod tests {
         touched.settle(first);
         assert_eq!(told(&mut touched), Some(keys(&["a"])));
         assert_eq!(told(&mut touched), Some(keys(&[])));
+    }
+
+    #[test]
+    fn who_asks_for_a_count_and_gives_up_takes_no_keys_along() {
+        let place = Arc::new(Place::default());
+        let touch = |key: &str| {
+            let number = place.touched.lock().begin(keys(&[key]));
+            place.touched.lock().settle(number);
+        };
+        let told = || Taken::of(Arc::clone(&place)).counted();
+        assert_eq!(told(), Some(BTreeSet::new()));
+        touch("a");
+        let given_up = Taken::of(Arc::clone(&place));
+        touch("b");
+        drop(given_up);
+        assert_eq!(told(), Some(keys(&["a", "b"]).into_iter().collect()));
+        place.touched.lock().lost = true;
+        drop(Taken::of(Arc::clone(&place)));
+        assert_eq!(told(), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use proto::ids::{DatasetId, LogIndex};
 use proto::relocation::CatalogRoot;
 use replica::host::ReadError;
 use replica::state::View;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::error::CallError;
 
@@ -53,33 +54,29 @@ impl Roots {
     }
 }
 
-impl Held {
-    /// The root of the dataset in this view, which is not older than the last one: what changed since is read, or all.
-    pub(super) async fn at(
-        &mut self,
-        dataset: DatasetId,
-        view: View,
-        at: LogIndex,
-    ) -> Result<Option<CatalogRoot>, CallError> {
-        let before = self.0.take();
-        let reading = move || {
-            let sum = summed(before, &dataset, &view);
-            let root = root_of(&*view.state, &dataset, &sum);
-            let asked = Instant::now();
-            let followed = Followed {
-                sum,
-                view,
-                at,
-                asked,
-            };
-            (followed, root)
-        };
-        let read = tokio::task::spawn_blocking(reading).await;
-        // Cancelled: the runtime is going down.
-        let (followed, root) = read.map_err(|_| CallError::Read(ReadError::Stopped))?;
-        self.0 = Some(followed);
-        Ok(root)
-    }
+/// The root of the dataset in this view, which is not older than the last one: what changed since is read, or all. Who asks
+/// may give up meanwhile: the sum is finished, and at hand for whoever asks next.
+pub(super) async fn root_at(
+    mut held: OwnedMutexGuard<Held>,
+    dataset: DatasetId,
+    view: View,
+    at: LogIndex,
+) -> Result<Option<CatalogRoot>, CallError> {
+    let reading = move || {
+        let sum = summed(held.0.take(), &dataset, &view);
+        let root = root_of(&*view.state, &dataset, &sum);
+        let asked = Instant::now();
+        held.0 = Some(Followed {
+            sum,
+            view,
+            at,
+            asked,
+        });
+        root
+    };
+    let read = tokio::task::spawn_blocking(reading).await;
+    // Cancelled: the runtime is going down.
+    read.map_err(|_| CallError::Read(ReadError::Stopped))
 }
 
 fn summed(before: Option<Followed>, dataset: &DatasetId, view: &View) -> Sum {

@@ -16,6 +16,7 @@ use proto::v1;
 use transport::Peer;
 
 use super::depart::leads_there;
+use super::roots::root_at;
 use crate::core::Core;
 use crate::error::CallError;
 use crate::groups::Shard;
@@ -46,12 +47,11 @@ impl Core {
         let follow = request.follow;
         // A root takes reading: it is not for who only knows two ids.
         if state.under_way && state.moved.is_none() && reads && (follow || state.fence > 0) {
-            let slot = self.roots.slot(&named.dataset);
-            let mut held = slot.lock().await;
+            let held = self.roots.slot(&named.dataset).lock_owned().await;
             // Not before: what is held may not be ahead of what is looked at.
             let (view, index) = self.view(&shard.group)?;
             state = departure(&*view.state, self.by(&shard, index), &named)?;
-            let root = held.at(named.dataset, view, index).await?;
+            let root = root_at(held, named.dataset, view, index).await?;
             if state.fence > 0 {
                 let root = root.ok_or(CallError::NoSuchDataset)?;
                 state.root = Bytes::copy_from_slice(&root.0);
