@@ -326,6 +326,7 @@ faulty!(RewrapError {
 faulty!(HeldError {
     Self::NotAsked(_) => (Unavailable, "hold-unknown"),
     Self::Retained { .. } | Self::LegalHold => (Precondition, "dataset-held"),
+    Self::Moved => (Precondition, "dataset-moved-away"),
 });
 
 faulty!(ApprovalError {

@@ -28,6 +28,11 @@ pub(crate) enum HeldError {
     /// A legal hold.
     #[error("a legal hold keeps its dataset")]
     LegalHold,
+    /// It is served in another region, whose people let go of this key.
+    #[error(
+        "its dataset moved to another region: end the key by that relocation (`reduit relocate shred`)"
+    )]
+    Moved,
 }
 
 /// Whether a hold of the dataset, or a lock of any version in it, keeps a dataset at this time.
@@ -43,12 +48,28 @@ pub(crate) fn free(dataset: &v1::DatasetRecord, now: UnixMs) -> Result<(), HeldE
     }
 }
 
+/// Refuses to end the key of a dataset other than by its relocation once it has moved: the people of its destination may
+/// need the source yet, and they say when they do not.
+fn kept(dataset: &v1::DatasetRecord, now: UnixMs) -> Result<(), HeldError> {
+    match moved(dataset) {
+        Some(_) => Err(HeldError::Moved),
+        None => free(dataset, now),
+    }
+}
+
+/// By what the dataset moved, if it did.
+fn moved(dataset: &v1::DatasetRecord) -> Option<&v1::MovedRecord> {
+    let authority = dataset.authority.as_ref()?;
+    match authority.standing() {
+        v1::Standing::Moved => authority.moved.as_ref(),
+        _ => None,
+    }
+}
+
 /// Whether the dataset moved by the very record on which its key was scheduled to end. Its holds moved with it, and are kept
 /// where it is.
 fn shredded(state: &dyn Reader, dataset: &v1::DatasetRecord) -> bool {
-    let authority = dataset.authority.as_ref();
-    let stands = |authority: &&v1::AuthorityRecord| authority.standing() == v1::Standing::Moved;
-    let Some(moved) = authority.filter(stands).and_then(|by| by.moved.as_ref()) else {
+    let Some(moved) = moved(dataset) else {
         return false;
     };
     let Ok(relocation) = RelocationId::try_from(&moved.relocation_id[..]) else {
@@ -67,7 +88,7 @@ impl Core {
         })?;
         let now = kms_state::region_time(&*state);
         match stated {
-            Some(dataset) if !shredded(&*state, &dataset) => free(&dataset, now),
+            Some(dataset) if !shredded(&*state, &dataset) => kept(&dataset, now),
             _ => Ok(()),
         }
     }
@@ -130,6 +151,26 @@ mod tests {
         assert!(!keeps(Some(hold(5, false)), 5));
         assert!(keeps(Some(hold(0, true)), u64::MAX));
         assert!(keeps(Some(hold(5, true)), 9));
+    }
+
+    #[test]
+    fn what_moved_away_is_ended_by_its_relocation_alone() {
+        use v1::Standing::{Active, Diverged, Fenced, Moved, Unconfirmed};
+        let stands = |standing: v1::Standing| v1::DatasetRecord {
+            authority: Some(v1::AuthorityRecord {
+                standing: standing.into(),
+                moved: Some(v1::MovedRecord::default()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let refused = |standing| kept(&stands(standing), UnixMs(9)).err();
+        assert!(matches!(refused(Moved), Some(HeldError::Moved)));
+        // Written here after it was opened there by force: what its key opens is nowhere else.
+        for other in [Active, Fenced, Diverged, Unconfirmed] {
+            assert!(refused(other).is_none(), "{other:?}");
+        }
+        assert!(kept(&v1::DatasetRecord::default(), UnixMs(9)).is_ok());
     }
 
     #[test]
