@@ -190,9 +190,9 @@ impl Told {
                 Ok(true)
             }
             _ => {
-                // It may be given up instead, but it has to end.
+                // Whatever struck it is over: a mover that comes to nothing is wrong, though it has to end all the same.
                 let said = course.said();
-                self.struck
+                self.wrong
                     .push(format!("not served in {SERVED_MAX:?}: {said}"));
                 self.given_up(world, course).await
             }
