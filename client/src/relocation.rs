@@ -325,6 +325,15 @@ impl Mover {
         closed.await
     }
 
+    /// Ends every upload in parts that is open here. A mover's are over with what it brings; others' hold the cutover back.
+    /// Called while this mover brings nothing.
+    ///
+    /// # Errors
+    /// As one was refused.
+    pub async fn end_left_uploads(&self) -> Result<(), Error> {
+        self.0.end_left_uploads().await
+    }
+
     /// Brings the next page of the listing. `image` is the one in the status.
     ///
     /// # Errors

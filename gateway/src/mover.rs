@@ -5,6 +5,8 @@
 //! mover may do is decided by the shards of both regions; a second one at work does no harm.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +27,9 @@ mod work;
 
 use backoff::Backoff;
 use shared::Shared;
-use work::Work;
+use work::{Left, Work};
 
-/// Relocations that one gateway moves at once.
+/// Relocations that one gateway moves at once, besides those for which clients wait.
 const MOVES_MAX: usize = 4;
 /// Between two looks for arrivals.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
@@ -71,6 +73,8 @@ struct AtWork {
     moving: HashMap<tokio::task::Id, Bytes>,
     /// Relocations that could not be begun, with when to try them again. Those that are listed no more are forgotten.
     tried: HashMap<Bytes, (Backoff, Instant)>,
+    /// Others want to be moved and find no place: who only waits gives way.
+    crowded: Arc<AtomicBool>,
 }
 
 /// How a relocation was left.
@@ -78,7 +82,7 @@ struct AtWork {
 enum Outcome {
     /// It was claimed: it is over, another gateway's, or this one stops.
     Worked,
-    /// It was not claimed, or its task failed.
+    /// It was not claimed, its task failed, or it waits for others and gave way.
     NotBegun,
 }
 
@@ -115,15 +119,14 @@ impl AtWork {
         &mut self,
         region: &Region,
         own: &str,
-        arrivals: Vec<v1::ArrivalStatus>,
+        mut arrivals: Vec<v1::ArrivalStatus>,
         stop: &CancellationToken,
     ) {
+        arrivals.sort_by_key(|arrival| !decide::is_urgent(arrival));
+        let mut crowded = false;
         let listed = |id: &Bytes| arrivals.iter().any(|one| id_of(one) == *id);
         self.tried.retain(|id, _| listed(id));
         for arrival in arrivals {
-            if self.moving.len() >= MOVES_MAX {
-                return;
-            }
             let relocation = id_of(&arrival);
             let waits = self.tried.get(&relocation);
             let waits = waits.is_some_and(|(_, again_at)| *again_at > Instant::now());
@@ -134,10 +137,16 @@ impl AtWork {
             if self.moving.values().any(|one| *one == relocation) {
                 continue;
             }
-            let task = move_one(region.clone(), arrival, stop.clone());
+            if self.moving.len() >= MOVES_MAX && !decide::is_urgent(&arrival) {
+                crowded = true;
+                continue;
+            }
+            let crowded = Arc::clone(&self.crowded);
+            let task = move_one(region.clone(), arrival, crowded, stop.clone());
             let task = self.moves.spawn(task);
             self.moving.insert(task.id(), relocation);
         }
+        self.crowded.store(crowded, Ordering::Relaxed);
         metrics::gauge!("reduit_mover_moves").set(self.moves.len() as f64);
     }
 
@@ -154,7 +163,12 @@ fn id_of(arrival: &v1::ArrivalStatus) -> Bytes {
 }
 
 /// Claims one relocation, and moves it until it is over, lost to another gateway, or `stop`.
-async fn move_one(region: Region, arrival: v1::ArrivalStatus, stop: CancellationToken) -> Outcome {
+async fn move_one(
+    region: Region,
+    arrival: v1::ArrivalStatus,
+    crowded: Arc<AtomicBool>,
+    stop: CancellationToken,
+) -> Outcome {
     let relocation = hex::encode(id_of(&arrival));
     let claimed = async {
         // The source is found by its newest descriptor.
@@ -178,15 +192,21 @@ async fn move_one(region: Region, arrival: v1::ArrivalStatus, stop: Cancellation
         }
     };
     tracing::info!(%relocation, "moving a dataset into this region");
-    tokio::select! {
-        () = Work::new(shared.clone(), relocation.clone()).go() => {}
-        () = shared.keep() => tracing::warn!(%relocation, "the claim is lost: another gateway goes on"),
-        () = stop.cancelled() => {}
-    }
+    let outcome = tokio::select! {
+        left = Work::new(shared.clone(), relocation.clone(), crowded).go() => match left {
+            Left::Over => Outcome::Worked,
+            Left::GaveWay => Outcome::NotBegun,
+        },
+        () = shared.keep() => {
+            tracing::warn!(%relocation, "the claim is lost: another gateway goes on");
+            Outcome::Worked
+        }
+        () = stop.cancelled() => Outcome::Worked,
+    };
     // Another one need not wait until it lapses.
     let given_up = tokio::time::timeout(GIVE_UP_MAX, shared.claim(0)).await;
     if !matches!(given_up, Ok(Ok(()))) {
         tracing::debug!(%relocation, "the claim was not given up and lapses by itself");
     }
-    Outcome::Worked
+    outcome
 }

@@ -251,17 +251,7 @@ impl Inner {
     async fn end_left_upload(&self, key: &str, version: ObjectVersionId) -> Result<(), Error> {
         let mut from = (String::new(), 0);
         loop {
-            let request = v1::RelocatedUploadsRequest {
-                of: Some(self.of.clone()),
-                start_after_key: from.0.clone(),
-                start_after_index: from.1,
-                limit: 0,
-            };
-            let page = self.relocations(|mut client| {
-                let request = request.clone();
-                async move { Ok(client.uploads(request).await?.into_inner()) }
-            });
-            let page = page.await?;
+            let page = self.uploads(&from).await?;
             let of = |one: &v1::ListedUpload| {
                 let upload = one.upload.as_ref();
                 upload.is_some_and(|upload| upload.version_id[..] == version.0)
@@ -276,5 +266,42 @@ impl Inner {
             }
             from = next;
         }
+    }
+
+    /// Ends every upload that is open: called while none of this mover's is.
+    pub(super) async fn end_left_uploads(&self) -> Result<(), Error> {
+        let mut from = (String::new(), 0);
+        loop {
+            let page = self.uploads(&from).await?;
+            let dataset = self.dataset().await?;
+            for left in page.uploads {
+                let version = left.upload.unwrap_or_default().version_id;
+                let version = ObjectVersionId::try_from(&version[..])?;
+                match dataset.abort_upload(&left.key.parse()?, version).await {
+                    Ok(()) => {}
+                    Err(error) if error.reason() == "no-such-upload" => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let next = (page.next_key, page.next_index);
+            if !page.truncated || next == from {
+                return Ok(());
+            }
+            from = next;
+        }
+    }
+
+    async fn uploads(&self, (key, index): &(String, u64)) -> Result<v1::ListUploadsReply, Error> {
+        let request = v1::RelocatedUploadsRequest {
+            of: Some(self.of.clone()),
+            start_after_key: key.clone(),
+            start_after_index: *index,
+            limit: 0,
+        };
+        self.relocations(|mut client| {
+            let request = request.clone();
+            async move { Ok(client.uploads(request).await?.into_inner()) }
+        })
+        .await
     }
 }

@@ -116,6 +116,15 @@ pub(super) fn is_for_movers(status: &v1::ArrivalStatus) -> bool {
     }
 }
 
+/// Whether clients wait: the dataset is served nowhere, or takes no writes, until a mover goes on.
+pub(super) fn is_urgent(status: &v1::ArrivalStatus) -> bool {
+    let record = status.arrival.as_ref();
+    record.is_some_and(|record| {
+        matches!(record.phase(), ArrivalPhase::Fenced | ArrivalPhase::Cutover)
+            || record.phase() == ArrivalPhase::Hold && record.opened() == Opened::ByForce
+    })
+}
+
 /// Whether another gateway's claim lasts, by the time of the shard that has it.
 pub(super) fn is_claimed_by_another(status: &v1::ArrivalStatus, own: &str) -> bool {
     let claim = status.arrival.as_ref();

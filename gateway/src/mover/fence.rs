@@ -42,6 +42,7 @@ impl Work {
         self.shared.bucket.hurry(false);
         if let Err(error) = proposed {
             self.rest();
+            self.refused(&error);
             let revert = Departs::Revert(fence);
             if let Err(revert) = self.shared.mover.depart(revert, FENCE_PATIENCE).await {
                 tracing::debug!(error = %Chain(&revert), "the fence was not reverted and ends by itself");

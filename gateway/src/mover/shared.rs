@@ -155,6 +155,11 @@ impl Shared {
         self.said.lock().waits_for = what;
     }
 
+    /// Whether others have to do something first.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.said.lock().waits_for.is_empty()
+    }
+
     pub(super) fn failed(&self, error: &Error) {
         count_failure(error);
         let mut said = self.said.lock();

@@ -4,6 +4,7 @@
 //! where the relocation is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use client::Error;
@@ -36,6 +37,11 @@ const TRY_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_
 /// After a fence that was reverted, and at most.
 const FENCE_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// Rounds in a row that failed or met others' work to be done first, before the place goes to who wants it.
+const IN_VAIN_MAX: u32 = 30;
+/// After a fence that came to nothing until people do something.
+const FENCE_REFUSED: Duration = Duration::from_secs(3_600);
+
 /// One relocation under the claim of this gateway.
 pub(super) struct Work {
     pub(super) shared: Arc<Shared>,
@@ -52,6 +58,19 @@ pub(super) struct Work {
     fences: Backoff,
     /// No fence is asked for before.
     rests_until: Instant,
+    /// Clients wait for this one.
+    urgent: bool,
+    /// Others want the place.
+    crowded: Arc<AtomicBool>,
+}
+
+/// Why the work on a relocation was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// There is nothing to do any more.
+    Over,
+    /// Others can use the place meanwhile.
+    GaveWay,
 }
 
 /// How a round ended.
@@ -68,7 +87,7 @@ pub(super) enum Turn {
 }
 
 impl Work {
-    pub(super) fn new(shared: Arc<Shared>, relocation: String) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, relocation: String, crowded: Arc<AtomicBool>) -> Self {
         let how = How {
             limit: PAGE_UNITS,
             throttle: shared.bucket.clone(),
@@ -86,11 +105,14 @@ impl Work {
             failures: Backoff::new(TRY_AGAIN),
             fences: Backoff::new(FENCE_AGAIN),
             rests_until: Instant::now(),
+            urgent: false,
+            crowded,
         }
     }
 
-    /// Round by round, until there is nothing to do any more.
-    pub(super) async fn go(mut self) {
+    /// Round by round, until there is nothing to do any more, or nothing to do for a while and others want the place.
+    pub(super) async fn go(mut self) -> Left {
+        let mut in_vain = 0;
         loop {
             let shared = self.shared.clone();
             let round = tokio::select! {
@@ -99,17 +121,28 @@ impl Work {
                 () = shared.given_up() => Ok(Turn::Again),
             };
             let pause = match round {
-                Ok(Turn::Over) => return,
+                Ok(Turn::Over) => return Left::Over,
                 Ok(turn) => {
                     self.failures.reset();
+                    match turn == Turn::Later && self.shared.is_waiting() {
+                        true => in_vain += 1,
+                        false => in_vain = 0,
+                    }
                     match turn {
                         Turn::Over | Turn::Again => Duration::ZERO,
                         Turn::Soon => SOON_PAUSE,
                         Turn::Later => IDLE_PAUSE,
                     }
                 }
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    in_vain += 1;
+                    self.failed(&error)
+                }
             };
+            let may_give_way = in_vain >= IN_VAIN_MAX && !self.urgent;
+            if may_give_way && self.crowded.load(Ordering::Relaxed) {
+                return Left::GaveWay;
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -130,6 +163,7 @@ impl Work {
     async fn round(&mut self) -> Result<Turn, Error> {
         let here = self.shared.mover.status().await?;
         self.shared.follow(&here);
+        self.urgent = decide::is_urgent(&here);
         let Some(record) = &here.arrival else {
             return Ok(Turn::Over);
         };
@@ -278,6 +312,11 @@ impl Work {
         let requests = self.shared.mover.bring_requests(image).await?;
         self.shared.brought(&requests);
         self.caught_up = !changes.more && !requests.more;
+        let uploads = here.dataset.as_ref().map_or(0, |dataset| dataset.uploads);
+        if uploads > 0 {
+            // None is this mover's: its own are over with what was brought.
+            self.shared.mover.end_left_uploads().await?;
+        }
         let phase = here.arrival.as_ref().map(v1::ArrivalRecord::phase);
         if phase != Some(v1::ArrivalPhase::Verifying) {
             return Ok(Turn::Again);
@@ -331,6 +370,20 @@ impl Work {
         self.rest();
         tracing::warn!(relocation = %self.relocation, fence, "a fence was reverted: the source goes on");
         Ok(Turn::Again)
+    }
+
+    /// What can be done about a fence under which a step was refused, besides trying it again.
+    pub(super) fn refused(&mut self, error: &Error) {
+        match error.reason() {
+            // Closed by people, or by a restore of the source's KMS: writes there need not wait for what cannot be.
+            "hand-over-closed" => {
+                self.shared.waits_for("waiting-for-operators");
+                self.rests_until = Instant::now() + FENCE_REFUSED;
+            }
+            // Something is here, or not, that no change will tell of.
+            "not-equal" => self.overrun = true,
+            _ => {}
+        }
     }
 
     /// Writes are not stopped again for a while.
