@@ -71,7 +71,7 @@ enum Task {
     Check,
     /// Rewrites what `check` can mend.
     Fix,
-    /// A benchmark: envelope, growth, kms, put-get, replica, s3. Exits 1 below a floor, writes JSON.
+    /// A benchmark: envelope, growth, kms, put-get, relocate, replica, s3. Exits 1 below a floor, writes JSON.
     Bench {
         /// Which one.
         name: String,

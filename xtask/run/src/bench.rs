@@ -7,6 +7,7 @@ mod growth;
 mod kms;
 pub(crate) mod measure;
 mod put_get;
+mod relocate;
 mod s3;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 /// Which benchmark, and where its JSON goes.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// envelope, growth, kms, put-get or s3.
+    /// envelope, growth, kms, put-get, relocate or s3.
     name: String,
     /// Where the JSON goes.
     #[arg(long)]
@@ -28,6 +29,8 @@ pub(crate) struct Options {
     /// Objects that `growth` goes up to: 100000 for a quick run.
     #[arg(long, default_value_t = 1_000_000)]
     objects_max: u64,
+    #[command(flatten)]
+    relocate: relocate::Sizes,
 }
 
 /// What a benchmark found.
@@ -94,8 +97,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         "growth" => growth::run(options.seconds, options.objects_max).await?,
         "kms" => kms::run(options.seconds).await?,
         "put-get" => put_get::run(options.seconds).await?,
+        "relocate" => relocate::run(&options.relocate).await?,
         "s3" => s3::run(options.seconds).await?,
-        other => bail!("no benchmark {other}; there are envelope, growth, kms, put-get and s3"),
+        other => {
+            bail!("no benchmark {other}; there are envelope, growth, kms, put-get, relocate and s3")
+        }
     };
     write(
         &options.json,

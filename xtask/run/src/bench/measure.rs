@@ -1,4 +1,4 @@
-//! Latencies, fsync, CPU and bytes written of processes.
+//! Latencies, fsync; CPU, memory and bytes written of processes.
 
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -133,6 +133,34 @@ impl Used {
             cpu_ms: self.cpu_ms - before.cpu_ms,
             rss_kib: self.rss_kib,
         }
+    }
+}
+
+/// The most memory that a process had resident.
+pub(crate) struct Peak(u32);
+
+impl Peak {
+    /// From now on; where the kernel lets nobody begin anew, since the process began.
+    pub(crate) fn of(pid: u32) -> Self {
+        // proc(5): 5 sets the peak to what is resident now.
+        let anew = std::fs::write(format!("/proc/{pid}/clear_refs"), "5");
+        if let Err(error) = anew {
+            tracing::warn!(pid, %error, "its memory is measured since it began");
+        }
+        Self(pid)
+    }
+
+    /// Since the process began.
+    pub(crate) fn since_start(pid: u32) -> Self {
+        Self(pid)
+    }
+
+    pub(crate) fn mib(&self) -> Result<f64> {
+        let path = format!("/proc/{}/status", self.0);
+        let status = std::fs::read_to_string(path).context("process status")?;
+        let kib = number(&status, "VmHWM:");
+        ensure!(kib > 0, "a process without a peak of memory");
+        Ok(kib as f64 / 1024.0)
     }
 }
 
