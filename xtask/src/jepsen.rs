@@ -2,6 +2,7 @@
 //!
 //! Owns which build serves which part: runs take the ordinary daemons, the self-test those with switches.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
@@ -91,14 +92,39 @@ fn self_test(root: &Path, target: &Path, options: &[&str]) -> Result<()> {
     program(&bin, root, &all)
 }
 
+/// One relocation of daemons that write fingerprints of their keys, as `environment` says: none of these keys may be
+/// seen between the regions. Whether it was played: outside of CI a machine that cannot hold a world skips it.
+pub(crate) fn captured_keys(
+    bin: &Path,
+    root: &Path,
+    out: &Path,
+    environment: &[(&str, &OsStr)],
+) -> Result<bool> {
+    let out = out.to_str().context("a target folder with a plain name")?;
+    let options = ["relocate", "--seed", CI_SEED, "--out", out];
+    let of_keys = ["--runs", "1", "--capture-keys"];
+    played(bin, root, &[&options[..], &of_keys].concat(), environment)
+}
+
 fn program(bin: &Path, root: &Path, options: &[&str]) -> Result<()> {
+    played(bin, root, options, &[]).map(drop)
+}
+
+/// Whether it was played, and not skipped.
+fn played(
+    bin: &Path,
+    root: &Path,
+    options: &[&str],
+    environment: &[(&str, &OsStr)],
+) -> Result<bool> {
     let mut run = Command::new(bin.join("reduit-jepsen"));
     run.args(options).env("REDUIT_BIN", bin).current_dir(root);
+    run.envs(environment.iter().copied());
     let status = run.status().context("cannot start reduit-jepsen")?;
     let ci = std::env::var_os("CI").is_some();
     match status.code() {
-        Some(0) => Ok(()),
-        Some(SKIPPED) if !ci => Ok(()),
+        Some(0) => Ok(true),
+        Some(SKIPPED) if !ci => Ok(false),
         Some(SKIPPED) => bail!("skipped, which CI must not"),
         _ => bail!("reduit-jepsen ended with {status}"),
     }

@@ -164,6 +164,7 @@ fn main() -> Result<()> {
         }
         Task::Promises { filter } => {
             setup::build_needs()?;
+            setup::jepsen_needs()?;
             promises::run(&root, &target, filter.as_deref())
         }
         Task::Fuzz(arguments) => {

@@ -3,6 +3,7 @@
 //! The switches are in the shipped crates (`proto::danger`). One build with the feature `danger_switches`, which
 //! release builds refuse, has them all; `REDUIT_DANGER` says which one is thrown.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +15,11 @@ use cargo_metadata::Message;
 
 /// Every crate of the workspace with switches and scannable keys, so that one selection is built once, for the tests too.
 pub(crate) const FEATURES: &str = "reduit-proto/danger_switches,xtask-run/danger_scannable_keys,\
-                        reduit-kms/danger_scannable_keys,reduit-relocation-model/danger_switches";
+                        reduit-kms/danger_scannable_keys,reduit-jepsen/danger_scannable_keys,\
+                        reduit-relocation-model/danger_switches";
+/// What has daemons of such a build write down fingerprints of their keys: where, and under which salt.
+const FINGERPRINTS: &str = "REDUIT_FINGERPRINTS";
+const SALT: &str = "REDUIT_FINGERPRINT_SALT";
 /// Runs of a test that has to notice.
 const TRIES_MAX: u32 = 3;
 
@@ -385,6 +390,7 @@ pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()
         .unwrap_or_else(PoisonError::into_inner);
     if filter.is_none_or(|f| "keys".contains(f)) {
         search_keys(&bin)?;
+        capture_keys(root, target, &bin)?;
     }
     if filter.is_none_or(|f| "relocation".contains(f)) {
         // Which promise of a relocation falls with which rule, and after how many steps.
@@ -504,19 +510,41 @@ pub(crate) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
 
 /// P1, P4: no key that a region ever held is on its disks or in the memory of its storage nodes.
 fn search_keys(bin: &Path) -> Result<()> {
+    let (salt, lines) = (salt()?, fingerprints(bin, "disks"));
+    let mut search = Command::new(bin.join("xtask-run"));
+    search.arg("keys").env("REDUIT_BIN", bin);
+    search.env(SALT, salt).env(FINGERPRINTS, &lines);
+    let outcome = crate::call(&mut search);
+    std::fs::remove_file(&lines).context("the daemons wrote no fingerprints")?;
+    outcome
+}
+
+/// P1: no key that two regions ever held is seen between them while a dataset moves.
+fn capture_keys(root: &Path, target: &Path, bin: &Path) -> Result<()> {
+    let (salt, lines) = (salt()?, fingerprints(bin, "link"));
+    let out = target.join("promises-relocation");
+    let environment = [(SALT, OsStr::new(&salt)), (FINGERPRINTS, lines.as_os_str())];
+    let played = crate::jepsen::captured_keys(bin, root, &out, &environment);
+    if lines.exists() {
+        std::fs::remove_file(&lines).context("fingerprints cannot be removed")?;
+    }
+    if !played? {
+        println!("promises: keys between regions were not looked for: skipped, see above");
+    }
+    Ok(())
+}
+
+/// Where daemons of one search write the fingerprints of their keys.
+fn fingerprints(bin: &Path, of: &str) -> PathBuf {
+    bin.join(format!("fingerprints-{of}-{}", std::process::id()))
+}
+
+fn salt() -> Result<String> {
     let mut salt = [0; 32];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut salt))
         .context("random bytes for a salt")?;
-    let salt: String = salt.iter().map(|byte| format!("{byte:02x}")).collect();
-    let lines = bin.join(format!("fingerprints-{}", std::process::id()));
-    let mut search = Command::new(bin.join("xtask-run"));
-    search.arg("keys").env("REDUIT_BIN", bin);
-    search.env("REDUIT_FINGERPRINT_SALT", salt);
-    search.env("REDUIT_FINGERPRINTS", &lines);
-    let outcome = crate::call(&mut search);
-    std::fs::remove_file(&lines).context("the daemons wrote no fingerprints")?;
-    outcome
+    Ok(salt.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn cargo(root: &Path, target: &Path, what: &str) -> Command {

@@ -98,7 +98,8 @@ struct SelfTest {
 const RELOCATE_HELP: &str = "Examples:
   reduit-jepsen relocate --runs 20 --seed 7 --out relocations
   reduit-jepsen relocate --matrix --seed 7
-  reduit-jepsen relocate --matrix --sample 3";
+  reduit-jepsen relocate --matrix --sample 3
+  reduit-jepsen relocate --runs 1 --capture-keys      with daemons that `cargo xtask promises` builds";
 
 #[derive(Args)]
 struct Relocate {
@@ -114,9 +115,13 @@ struct Relocate {
     /// Of everything chosen by chance; default: by chance.
     #[arg(long)]
     seed: Option<u64>,
-    /// Where histories, the report and, if something is wrong, logs go.
+    /// Where histories, captures, the report and, if something is wrong, logs go.
     #[arg(long, default_value = "jepsen-relocate")]
     out: PathBuf,
+    /// Keeps what went over the link between the regions and searches it for every key that KMS replicas write the
+    /// fingerprint of, into the file REDUIT_FINGERPRINTS, under REDUIT_FINGERPRINT_SALT.
+    #[arg(long)]
+    capture_keys: bool,
 }
 
 /// What clients can do; replicas are compared at the end of every run.
@@ -243,6 +248,7 @@ async fn relocate(options: Relocate) -> Result<bool> {
             .unwrap_or_else(|| rand::random_range(0..1_000_000)),
         bin: process::binaries()?,
         out: options.out,
+        capture_keys: options.capture_keys,
     };
     println!("seed {}", plan.seed);
     jepsen::relocate::run(&plan).await

@@ -5,6 +5,11 @@
 //! positive controls: a text planted in each kind of place must be found there.
 
 mod capture;
+#[cfg(feature = "danger_scannable_keys")]
+mod keys;
+#[cfg(not(feature = "danger_scannable_keys"))]
+mod no_keys;
+mod packets;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -18,18 +23,36 @@ use memchr::memmem::Finder;
 use crate::net::{self, LINK, link_of};
 use crate::world::{World, until};
 
-use capture::{CONTROL_PORT, Capture};
+use capture::Capture;
 pub use capture::{Crossing, Seen};
+#[cfg(feature = "danger_scannable_keys")]
+pub use keys::Keys;
+#[cfg(not(feature = "danger_scannable_keys"))]
+pub use no_keys::Keys;
+use packets::CONTROL_PORT;
 
 /// How long a planted text may take to be seen on a wire.
 const CONTROL_MAX: Duration = Duration::from_secs(10);
+const LINK_NAME: &str = "link between the regions";
 /// Bytes of memory or disk that a search has to have seen to count.
 const SEARCHED_MIN: u64 = 1_000_000;
+
+/// How wires are watched. Of each at most so many bytes of packets are kept, for a look; all are searched.
+#[derive(Debug, Clone, Default)]
+pub struct Watching {
+    /// Of a region's network.
+    pub region_bytes_max: u64,
+    /// Of the link between the regions.
+    pub link_bytes_max: u64,
+    /// What is sent over each in the clear behind the control, for who searches what was kept.
+    pub planted: Vec<u8>,
+}
 
 /// Watching.
 pub struct Oracle {
     canaries: Vec<Vec<u8>>,
     control: Vec<u8>,
+    planted: Vec<u8>,
     captures: Vec<Capture>,
 }
 
@@ -40,6 +63,19 @@ pub struct Hit {
     pub place: String,
     /// Which canary, by its number.
     pub canary: usize,
+}
+
+/// What a search for keys saw.
+#[derive(Debug, Clone, Default)]
+pub struct KeySearch {
+    /// Keys looked for, by their fingerprints.
+    pub fingerprints: usize,
+    /// Bytes searched.
+    pub bytes: u64,
+    /// Where one of them stands. None, if the promise holds.
+    pub hits: usize,
+    /// Where the planted key stands.
+    pub controls: usize,
 }
 
 /// What the oracle saw.
@@ -88,28 +124,40 @@ impl Residency {
 
     /// The verdict in one line.
     pub fn summary(&self) -> String {
-        let wires: Vec<_> = self.wires.iter().map(ToString::to_string).collect();
         format!(
-            "{} canaries found; {}; {} files of {} MB; memory of {} nodes, {} MB; controls: {}",
-            self.hits.len(),
-            wires.join("; "),
+            "{}; {} files of {} MB; memory of {} nodes, {} MB",
+            self.of_wires(),
             self.files.0,
             self.files.1 / 1_000_000,
             self.memory.0,
-            self.memory.1 / 1_000_000,
+            self.memory.1 / 1_000_000
+        )
+    }
+
+    /// As [`Self::summary`], where wires alone were searched.
+    pub fn of_wires(&self) -> String {
+        let wires: Vec<_> = self.wires.iter().map(ToString::to_string).collect();
+        format!(
+            "{} canaries found; {}; controls: {}",
+            self.hits.len(),
+            wires.join("; "),
             self.controls.join(", ")
         )
+    }
+
+    /// The link between the regions; nothing in a world of one region.
+    pub fn link(&self) -> Option<&Seen> {
+        self.wires.iter().find(|wire| wire.name == LINK_NAME)
     }
 }
 
 impl Oracle {
-    /// Begins to watch every wire of the world. Each keeps at most `keep_bytes_max` of its packets in `dir`, for a
-    /// look; all are searched.
+    /// Begins to watch every wire of the world; packets are kept in `dir`.
     pub fn start(
         world: &World,
         canaries: Vec<Vec<u8>>,
         dir: &Path,
-        keep_bytes_max: u64,
+        watching: &Watching,
     ) -> Result<Self> {
         ensure!(
             canaries.iter().all(|canary| canary.len() >= 16),
@@ -120,9 +168,9 @@ impl Oracle {
         let mut needles = canaries.clone();
         needles.push(control.clone());
         let mut captures = Vec::new();
-        let mut watch = |wire: &str, name: &str| -> Result<()> {
+        let mut watch = |wire: &str, name: &str, bytes_max: u64| -> Result<()> {
             let file = dir.join(format!("{}.pcap", name.replace(' ', "-")));
-            captures.push(Capture::start(wire, name, &needles, file, keep_bytes_max)?);
+            captures.push(Capture::start(wire, name, &needles, file, bytes_max)?);
             Ok(())
         };
         let regions = world.net().regions();
@@ -130,20 +178,36 @@ impl Oracle {
             watch(
                 &world.net().bridge(region)?,
                 &format!("network of {region}"),
+                watching.region_bytes_max,
             )?;
         }
         if regions.len() > 1 {
-            watch(LINK, "link between the regions")?;
+            watch(LINK, LINK_NAME, watching.link_bytes_max)?;
         }
         Ok(Self {
             canaries,
             control,
+            planted: watching.planted.clone(),
             captures,
         })
     }
 
     /// Stops watching, searches, and says what was found. `may_cross` are the ports by which regions may talk.
     pub async fn finish(mut self, world: &World, may_cross: &[u16]) -> Result<Residency> {
+        let mut found = self.search_wires(world, may_cross).await?;
+        tokio::task::block_in_place(|| {
+            self.search_disks(world, &mut found)?;
+            self.search_memory(world, &mut found)
+        })?;
+        Ok(found)
+    }
+
+    /// As [`Self::finish`], of wires alone.
+    pub async fn finish_wires(mut self, world: &World, may_cross: &[u16]) -> Result<Residency> {
+        self.search_wires(world, may_cross).await
+    }
+
+    async fn search_wires(&mut self, world: &World, may_cross: &[u16]) -> Result<Residency> {
         let mut found = Residency::default();
         self.control_wires(world, &mut found).await?;
         for capture in self.captures.drain(..) {
@@ -152,17 +216,13 @@ impl Oracle {
                 let place = format!("the {}", seen.name);
                 found.hits.push(Hit { place, canary });
             }
-            if seen.name.starts_with("link") {
+            if seen.name == LINK_NAME {
                 let crossings = seen.crossings.iter();
                 let unexpected = crossings.filter(|crossing| !crossing.is_by(may_cross));
                 found.crossings = unexpected.cloned().collect();
             }
             found.wires.push(seen);
         }
-        tokio::task::block_in_place(|| {
-            self.search_disks(world, &mut found)?;
-            self.search_memory(world, &mut found)
-        })?;
         Ok(found)
     }
 
@@ -193,7 +253,8 @@ impl Oracle {
     fn send(&self, from: &str, to: Ipv4Addr) -> Result<()> {
         net::within(from, || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.send_to(&self.control, (to, CONTROL_PORT))?;
+            let datagram = [&self.control[..], &self.planted[..]].concat();
+            socket.send_to(&datagram, (to, CONTROL_PORT))?;
             Ok(())
         })
     }

@@ -8,6 +8,7 @@ mod course;
 mod people;
 mod point;
 mod story;
+mod wires;
 
 use std::path::{Path, PathBuf};
 
@@ -22,16 +23,22 @@ use people::{People, trust_each_other};
 pub use point::{Fault, Point, matrix};
 use story::Story;
 pub use story::Told;
+use wires::Wires;
 
+use crate::oracle::Keys;
 use crate::run::keep_logs;
+use crate::workload::moving::Texts;
 use crate::world::{Furniture, World, WorldPlan};
 
 /// How often a relocation is begun anew that had passed the point before it was seen there.
 const TRIES_MAX: u32 = 3;
 /// One in so many of the matrix that could move is given up instead.
 const GIVEN_UP_ONE_IN: usize = 4;
-/// A canary is longer than chance.
+/// A canary is longer than chance; what a dataset's name ends in leaves room for the rest of the name.
 const CANARY_BYTES: usize = 32;
+const NAME_BYTES: usize = 16;
+/// How a story ends in which a dataset moved.
+const MOVED: &str = "moved";
 const MEMBERS: u32 = 3;
 
 /// What to play.
@@ -52,13 +59,17 @@ pub struct Relocations {
     pub seed: u64,
     /// The folder of the daemons and the `reduit` command.
     pub bin: PathBuf,
-    /// Where histories and the report go.
+    /// Where histories, captures and the report go.
     pub out: PathBuf,
+    /// Whether the link between the regions is searched for keys, whose fingerprints the daemons write down.
+    pub capture_keys: bool,
 }
 
 /// Plays it and says of each relocation how it went; whether all is as it has to be.
 pub async fn run(plan: &Relocations) -> Result<bool> {
     std::fs::create_dir_all(&plan.out)?;
+    // Before this process has any key.
+    let keys = plan.capture_keys.then(Keys::watched).transpose()?;
     let folder = tempfile::Builder::new()
         .prefix("reduit-jepsen-")
         .tempdir()?;
@@ -73,7 +84,7 @@ pub async fn run(plan: &Relocations) -> Result<bool> {
     };
     println!("building two regions that trust each other");
     let mut world = World::up(folder.path(), &world).await?;
-    let outcome = in_world(plan, &mut world).await;
+    let outcome = in_world(plan, &mut world, keys).await;
     world.down()?;
     if !matches!(outcome, Ok(true)) {
         keep_logs(folder.path(), &plan.out)?;
@@ -81,24 +92,29 @@ pub async fn run(plan: &Relocations) -> Result<bool> {
     outcome
 }
 
-async fn in_world(plan: &Relocations, world: &mut World) -> Result<bool> {
+async fn in_world(plan: &Relocations, world: &mut World, keys: Option<Keys>) -> Result<bool> {
     let regions = world.local.federation.regions.iter();
     let regions: Vec<String> = regions.map(|region| region.region.to_string()).collect();
-    let [source, destination] = &regions[..] else {
+    let [from, to] = &regions[..] else {
         anyhow::bail!("a relocation takes two regions");
     };
-    let source = People::of(&world.local, source)?;
-    let destination = People::of(&world.local, destination)?;
+    let mut rng = StdRng::seed_from_u64(plan.seed);
+    let content = text(&mut rng, CANARY_BYTES);
+    let stories = stories(plan, &mut rng);
+    let texts = Texts {
+        content,
+        metadata: text(&mut rng, CANARY_BYTES),
+        object: text(&mut rng, CANARY_BYTES),
+        dataset: text(&mut rng, NAME_BYTES),
+    };
+    let wires = Wires::watched(world, &texts, keys, &plan.out)?;
+    let source = People::of(&world.local, from)?;
+    let destination = People::of(&world.local, to)?;
     trust_each_other(&source, &destination).await?;
     let people = (&source, &destination);
-    let mut rng = StdRng::seed_from_u64(plan.seed);
-    let canary: String = (0..CANARY_BYTES)
-        .map(|_| rng.random_range(b'a'..=b'z') as char)
-        .collect();
     let mut told = Vec::new();
-    let stories = stories(plan, &mut rng);
     for (at, story) in stories.iter().enumerate() {
-        let one = met(plan, world, people, story, &canary).await?;
+        let one = met(plan, world, people, story, &texts).await?;
         println!("{}/{}: {}", at + 1, stories.len(), line(&one));
         for wrong in &one.wrong {
             println!("  WRONG: {wrong}");
@@ -113,9 +129,16 @@ async fn in_world(plan: &Relocations, world: &mut World) -> Result<bool> {
         println!("WRONG: no relocation was met at {}", point.name());
         good = false;
     }
-    for place in unsealed(&world.local, canary.as_bytes())? {
-        println!("WRONG: {} holds what clients wrote", place.display());
+    let moved = told.iter().filter(|one| one.ended == MOVED).count();
+    for wrong in wires.judged(world, from, moved as u64).await? {
+        println!("WRONG: {wrong}");
         good = false;
+    }
+    for canary in texts.sealed() {
+        for place in unsealed(&world.local, canary)? {
+            println!("WRONG: {} holds what clients wrote", place.display());
+            good = false;
+        }
     }
     let count = told.iter().filter(|one| one.is_good()).count();
     println!(
@@ -124,6 +147,11 @@ async fn in_world(plan: &Relocations, world: &mut World) -> Result<bool> {
         plan.out.join("relocate.json").display()
     );
     Ok(good)
+}
+
+fn text(rng: &mut StdRng, bytes: usize) -> String {
+    let letters = (0..bytes).map(|_| rng.random_range(b'a'..=b'z') as char);
+    letters.collect()
 }
 
 fn line(one: &Told) -> String {
@@ -145,7 +173,7 @@ async fn met(
     world: &mut World,
     people: (&People, &People),
     story: &Story,
-    canary: &str,
+    texts: &Texts,
 ) -> Result<Told> {
     let mut tries = 1;
     loop {
@@ -153,7 +181,7 @@ async fn met(
             name: format!("{}-{tries}", story.name),
             ..story.clone()
         };
-        let played = story::play(world, people, &again, canary, &plan.out).await;
+        let played = story::play(world, people, &again, texts, &plan.out).await;
         let mut told = played.with_context(|| again.name.clone())?;
         let is_one_of_matrix = matches!(plan.scope, Scope::Matrix(_));
         if told.missed.is_empty() || !told.is_good() || !is_one_of_matrix {
@@ -261,6 +289,7 @@ mod tests {
             seed: 7,
             bin: PathBuf::new(),
             out: PathBuf::new(),
+            capture_keys: false,
         }
     }
 
@@ -284,7 +313,7 @@ mod tests {
             .iter()
             .chain(&names(Scope::Runs(20)))
         {
-            let tried = format!("{name}-{TRIES_MAX}");
+            let tried = format!("{name}-{TRIES_MAX}-{}", "z".repeat(NAME_BYTES));
             assert!(tried.parse::<client::ids::DatasetName>().is_ok(), "{tried}");
         }
     }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::nemesis::Fault;
-use crate::oracle::{Oracle, Residency};
+use crate::oracle::{Oracle, Residency, Watching};
 use crate::recorder::Recorder;
 use crate::report::{FaultEvent, Report, Search};
 use crate::workload::{self, Access};
@@ -124,12 +124,12 @@ async fn in_world(plan: &Plan, world: &mut World) -> Result<Report> {
     let oracle = match plan.residency {
         true => {
             let dir = plan.out.join("captures");
-            Some(Oracle::start(
-                world,
-                canaries.all(),
-                &dir,
-                PACKETS_KEPT_BYTES,
-            )?)
+            let watching = Watching {
+                region_bytes_max: PACKETS_KEPT_BYTES,
+                link_bytes_max: PACKETS_KEPT_BYTES,
+                planted: Vec::new(),
+            };
+            Some(Oracle::start(world, canaries.all(), &dir, &watching)?)
         }
         false => None,
     };
@@ -537,11 +537,7 @@ impl Report {
             found: found("wire"),
             control_found: control("network"),
         });
-        let link = residency
-            .wires
-            .iter()
-            .find(|wire| wire.name.starts_with("link"));
-        self.link_bytes = link.map_or(0, |wire| wire.bytes);
+        self.link_bytes = residency.link().map_or(0, |wire| wire.bytes);
         let others = residency.complaints().into_iter();
         self.complaints
             .extend(others.filter(|what| !what.starts_with("canary ")));

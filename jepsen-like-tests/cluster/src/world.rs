@@ -29,7 +29,7 @@ use crate::net::Net;
 
 pub use digest::{Digests, ReplicaDigest};
 pub use isolate::{Skipped, isolate};
-pub(crate) use place::RIGHT;
+pub(crate) use place::{FEDERATION_PORT, RIGHT};
 pub use place::{Furniture, Rooms};
 pub use recover::Recovery;
 

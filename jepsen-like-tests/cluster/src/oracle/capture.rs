@@ -1,10 +1,9 @@
 //! One wire, watched: every packet counted and searched as it passes.
 //!
-//! Owns tcpdump and the reading of what it writes. A text that is spread over two segments of a connection is found
-//! too: the end of one is searched with the beginning of the next. Refuses to grow: of packets a bounded part is
-//! kept, of connections a bounded number is remembered.
+//! Owns tcpdump. A text that is spread over two segments of a connection is found too: the end of one is searched with
+//! the beginning of the next. Refuses to grow: of packets a bounded part is kept, and how many were not is told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write as _};
@@ -14,27 +13,16 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use memchr::memmem::Finder;
 use parking_lot::Mutex;
 
-/// Where controls are sent: "discard".
-pub(super) const CONTROL_PORT: u16 = 9;
+use super::packets::{Ip, PACKET_BYTES, Packets, Pair, TCP, Tails};
+
 /// What tcpdump holds until it is read, in KiB: one that is full loses packets.
 const BUFFER_KIB: &str = "65536";
-/// The longest packet, whole.
-const PACKET_BYTES: usize = 262_144;
-/// Connections whose last bytes are remembered; all are forgotten when there are more.
-const FLOWS_MAX: usize = 4_096;
 /// Pairs of a protocol and two addresses that are counted apart.
 const CROSSINGS_MAX: usize = 1_024;
-
-const ETHERNET: usize = 14;
-const IPV4: u16 = 0x0800;
-const ICMP: u8 = 1;
-const IGMP: u8 = 2;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 /// What went over a wire.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +35,10 @@ pub struct Seen {
     pub bytes: u64,
     /// Packets that were there and not captured, or not whole.
     pub missed: u64,
+    /// Where packets are kept.
+    pub file: PathBuf,
+    /// Packets that were searched and that the file does not have: it was full.
+    pub left_out: u64,
     /// Who sent how much to whom.
     pub crossings: Vec<Crossing>,
 }
@@ -79,7 +71,8 @@ pub struct Crossing {
 }
 
 impl Crossing {
-    pub(super) fn is_by(&self, ports: &[u16]) -> bool {
+    /// Whether it is TCP by one of these ports.
+    pub(crate) fn is_by(&self, ports: &[u16]) -> bool {
         self.protocol == TCP && ports.contains(&self.port)
     }
 }
@@ -99,7 +92,9 @@ pub(super) struct Capture {
     name: String,
     tcpdump: Child,
     said: BufReader<ChildStderr>,
-    reader: JoinHandle<Result<()>>,
+    /// How many packets were not kept.
+    reader: JoinHandle<Result<u64>>,
+    file: PathBuf,
     watch: Arc<Mutex<Watch>>,
 }
 
@@ -141,6 +136,7 @@ impl Capture {
             tcpdump,
             said,
             reader,
+            file,
             watch,
         })
     }
@@ -162,10 +158,10 @@ impl Capture {
         let mut words = String::new();
         self.said.read_to_string(&mut words)?;
         self.tcpdump.wait()?;
-        match self.reader.join() {
+        let left_out = match self.reader.join() {
             Ok(read) => read.with_context(|| format!("the capture of the {}", self.name))?,
             Err(panic) => std::panic::resume_unwind(panic),
-        }
+        };
         let lost = dropped(&words).with_context(|| format!("tcpdump said only: {words}"))?;
         let watch = self.watch.lock();
         let found = watch.found.iter().enumerate();
@@ -183,6 +179,8 @@ impl Capture {
             packets: watch.packets,
             bytes: watch.bytes,
             missed: watch.cut_short + lost,
+            file: self.file,
+            left_out,
             crossings: crossings.collect(),
         };
         Ok((seen, found.collect()))
@@ -197,59 +195,38 @@ fn dropped(words: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// Reads packets as tcpdump writes them, until it ends.
+/// Reads packets as tcpdump writes them, until it ends. How many were not kept.
 fn read(
-    mut packets: impl Read,
+    packets: impl Read,
     mut kept: File,
     keep_bytes_max: u64,
     watch: &Mutex<Watch>,
-) -> Result<()> {
-    const MAGIC: [u8; 4] = 0xA1B2_C3D4_u32.to_le_bytes();
-    let mut header = [0; 24];
-    packets
-        .read_exact(&mut header)
-        .context("no capture at all")?;
-    ensure!(header[..4] == MAGIC, "not a capture as expected here");
-    kept.write_all(&header)?;
-    let mut left = keep_bytes_max;
-    let (mut head, mut packet) = ([0; 16], Vec::new());
-    loop {
-        match packets.read_exact(&mut head) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
-            Err(error) => return Err(error.into()),
+) -> Result<u64> {
+    let mut packets = Packets::open(packets)?;
+    kept.write_all(&packets.header)?;
+    let (mut left, mut left_out) = (keep_bytes_max, 0);
+    while let Some(packet) = packets.take()? {
+        watch.lock().packet(packet.bytes, packet.whole);
+        let size = (packet.head.len() + packet.bytes.len()) as u64;
+        if size > left {
+            left_out += 1;
+            continue;
         }
-        let word =
-            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (held, whole) = (word(8) as usize, word(12) as usize);
-        if held > PACKET_BYTES {
-            bail!("a packet of {held} bytes");
-        }
-        packet.resize(held, 0);
-        packets.read_exact(&mut packet)?;
-        watch.lock().packet(&packet, whole);
-        let size = (head.len() + held) as u64;
-        if size <= left {
-            left -= size;
-            kept.write_all(&head)?;
-            kept.write_all(&packet)?;
-        }
+        left -= size;
+        kept.write_all(packet.head)?;
+        kept.write_all(packet.bytes)?;
     }
+    Ok(left_out)
 }
-
-type Pair = (u8, Ipv4Addr, Ipv4Addr, u16);
-type Flow = (Ipv4Addr, u16, Ipv4Addr, u16);
 
 struct Watch {
     needles: Vec<Finder<'static>>,
     found: Vec<bool>,
-    overlap: usize,
     packets: u64,
     bytes: u64,
     cut_short: u64,
     crossings: BTreeMap<Pair, u64>,
-    /// The last bytes of each direction of a connection, and the number of the byte after them.
-    tails: HashMap<Flow, (u32, Vec<u8>)>,
+    tails: Tails,
 }
 
 impl Watch {
@@ -261,12 +238,11 @@ impl Watch {
         Self {
             needles: finders.collect(),
             found: vec![false; needles.len()],
-            overlap: longest - 1,
             packets: 0,
             bytes: 0,
             cut_short: 0,
             crossings: BTreeMap::new(),
-            tails: HashMap::new(),
+            tails: Tails::new(longest - 1),
         }
     }
 
@@ -275,7 +251,7 @@ impl Watch {
         self.bytes += whole as u64;
         self.cut_short += u64::from(packet.len() < whole);
         // Whatever it is, no byte of it is left out.
-        self.search(packet);
+        search(&self.needles, &mut self.found, packet);
         let Some(ip) = Ip::of(packet) else {
             return;
         };
@@ -285,134 +261,29 @@ impl Watch {
                 *self.crossings.entry(pair).or_default() += whole as u64;
             }
         }
-        if let Some((flow, sequence, payload)) = ip.segment() {
-            self.segment(flow, sequence, payload);
-        }
-    }
-
-    fn segment(&mut self, flow: Flow, sequence: u32, payload: &[u8]) {
-        if payload.is_empty() {
-            return;
-        }
-        if self.tails.len() >= FLOWS_MAX && !self.tails.contains_key(&flow) {
-            self.tails.clear();
-        }
-        let (next, mut tail) = self.tails.remove(&flow).unwrap_or_default();
-        if next != sequence {
-            tail.clear();
-        }
-        let head = payload.len().min(self.overlap);
-        tail.extend_from_slice(&payload[..head]);
-        self.search(&tail);
-        tail.extend_from_slice(&payload[head..]);
-        tail.drain(..tail.len().saturating_sub(self.overlap));
-        let next = sequence.wrapping_add(payload.len() as u32);
-        self.tails.insert(flow, (next, tail));
-    }
-
-    fn search(&mut self, bytes: &[u8]) {
-        for (found, needle) in self.found.iter_mut().zip(&self.needles) {
-            *found = *found || needle.find(bytes).is_some();
-        }
+        let Self {
+            tails,
+            needles,
+            found,
+            ..
+        } = self;
+        tails.follow(&ip, &mut |joint| search(needles, found, joint));
     }
 }
 
-/// A packet of IPv4.
-struct Ip<'a> {
-    protocol: u8,
-    from: Ipv4Addr,
-    to: Ipv4Addr,
-    body: &'a [u8],
-}
-
-impl<'a> Ip<'a> {
-    fn of(packet: &'a [u8]) -> Option<Self> {
-        if half(packet, 12)? != IPV4 {
-            return None;
-        }
-        let ip = packet.get(ETHERNET..)?;
-        let header = usize::from(ip.first()? & 0x0F) * 4;
-        // Zero where the kernel hands a segment on that no card has cut yet.
-        let total = match usize::from(half(ip, 2)?) {
-            0 => ip.len(),
-            total => total.min(ip.len()),
-        };
-        let address = |at: usize| -> Option<Ipv4Addr> {
-            let four: [u8; 4] = ip.get(at..at + 4)?.try_into().ok()?;
-            Some(four.into())
-        };
-        Some(Self {
-            protocol: *ip.get(9)?,
-            from: address(12)?,
-            to: address(16)?,
-            body: ip.get(header..total)?,
-        })
+fn search(needles: &[Finder<'static>], found: &mut [bool], bytes: &[u8]) {
+    for (found, needle) in found.iter_mut().zip(needles) {
+        *found = *found || needle.find(bytes).is_some();
     }
-
-    /// Between whom it counts; nothing for a control and what answers it.
-    fn pair(&self) -> Option<Pair> {
-        let port = match self.protocol {
-            TCP | UDP => half(self.body, 0)?.min(half(self.body, 2)?),
-            _ => 0,
-        };
-        let control = match self.protocol {
-            UDP => port == CONTROL_PORT,
-            // "Unreachable", about a datagram it carries the head of.
-            ICMP => {
-                let about = self.body.get(8..)?;
-                self.body[0] == 3 && *about.get(9)? == UDP && half(about, 22)? == CONTROL_PORT
-            }
-            // The kernel's own reports of the groups it listens to. They are searched like everything else.
-            IGMP => true,
-            _ => false,
-        };
-        (!control).then_some((self.protocol, self.from, self.to, port))
-    }
-
-    fn segment(&self) -> Option<(Flow, u32, &'a [u8])> {
-        if self.protocol != TCP {
-            return None;
-        }
-        let body = self.body;
-        let header = usize::from(body.get(12)? >> 4) * 4;
-        let sequence: [u8; 4] = body.get(4..8)?.try_into().ok()?;
-        let flow = (self.from, half(body, 0)?, self.to, half(body, 2)?);
-        Some((flow, u32::from_be_bytes(sequence), body.get(header..)?))
-    }
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    let two: [u8; 2] = bytes.get(at..at + 2)?.try_into().ok()?;
-    Some(u16::from_be_bytes(two))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::packets::testing::{packet, segment};
+    use super::super::packets::{CONTROL_PORT, IGMP, UDP};
     use super::*;
 
     const NEEDLE: &[u8] = b"CANARY-0123456789";
-
-    fn packet(protocol: u8, body: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0; ETHERNET];
-        packet[12..14].copy_from_slice(&IPV4.to_be_bytes());
-        let total = (20 + body.len()) as u16;
-        packet.extend_from_slice(&[0x45, 0]);
-        packet.extend_from_slice(&total.to_be_bytes());
-        packet.extend_from_slice(&[0, 0, 0, 0, 64, protocol, 0, 0]);
-        packet.extend_from_slice(&[10, 77, 1, 10, 10, 77, 2, 10]);
-        packet.extend_from_slice(body);
-        packet
-    }
-
-    fn segment(port: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
-        let mut body = Vec::new();
-        body.extend_from_slice(&40_000_u16.to_be_bytes());
-        body.extend_from_slice(&port.to_be_bytes());
-        body.extend_from_slice(&sequence.to_be_bytes());
-        body.extend_from_slice(&[0, 0, 0, 0, 0x50, 0x18, 0, 0, 0, 0, 0, 0]);
-        body.extend_from_slice(payload);
-        packet(TCP, &body)
-    }
 
     fn watched(packets: &[Vec<u8>]) -> Watch {
         let mut watch = Watch::new(&[NEEDLE.to_vec()]);

@@ -18,7 +18,7 @@ use super::people::People;
 use super::point::{Fault, Point, Sight};
 use crate::recorder::Recorder;
 use crate::workload;
-use crate::workload::moving::{Load, Served, Sides, only_one_accepts, read_back};
+use crate::workload::moving::{Load, Served, Sides, Texts, only_one_accepts, read_back};
 use crate::world::World;
 
 /// Bytes a second at which it is copied, so that there is a middle.
@@ -38,13 +38,20 @@ const WRITES_MIN: u64 = 10;
 /// What is to happen.
 #[derive(Debug, Clone)]
 pub(super) struct Story {
-    /// Of the dataset, and of files.
+    /// Of files; the dataset's begins with it.
     pub(super) name: String,
     pub(super) seed: u64,
     /// In the order of points.
     pub(super) strikes: Vec<(Point, Fault)>,
     /// Whether people give it up before the cutover.
     pub(super) is_given_up: bool,
+}
+
+impl Story {
+    /// The dataset's name.
+    pub(super) fn dataset(&self, texts: &Texts) -> String {
+        format!("{}-{}", self.name, texts.dataset)
+    }
 }
 
 /// What happened.
@@ -75,18 +82,18 @@ pub(super) async fn play(
     world: &mut World,
     people: (&People, &People),
     story: &Story,
-    canary: &str,
+    texts: &Texts,
     out: &Path,
 ) -> Result<Told> {
     let began = Instant::now();
     let sides = Sides {
         source: people.0.region.clone(),
         destination: people.1.region.clone(),
-        name: story.name.parse()?,
+        name: story.dataset(texts).parse()?,
         seed: story.seed,
     };
     let recorder = Recorder::create(&out.join(format!("{}.jsonl", story.name)))?;
-    let load = Load::begin(&sides, canary, &recorder).await?;
+    let load = Load::begin(&sides, texts, &recorder).await?;
     let mut told = Told {
         name: story.name.clone(),
         ended: "not begun".to_owned(),
@@ -100,7 +107,7 @@ pub(super) async fn play(
     };
     tokio::time::sleep(WARM_UP).await;
     let of = (load.dataset, load.shard);
-    match Course::begun(people, &story.name, of).await {
+    match Course::begun(people, &story.dataset(texts), of).await {
         Ok(course) => {
             let moved = told.course(world, story, &course).await;
             course.go_on(world);
@@ -186,7 +193,7 @@ impl Told {
         let over = |sight: Sight| sight.is_served() || sight.is_given_up();
         match course.until(world, SERVED_MAX, over).await? {
             Some(sight) if sight.is_served() => {
-                self.ended = "moved".to_owned();
+                self.ended = super::MOVED.to_owned();
                 Ok(true)
             }
             _ => {

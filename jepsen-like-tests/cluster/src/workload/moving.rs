@@ -42,6 +42,8 @@ const FOLLOWERS: u64 = 4;
 const WAITING: u64 = 2;
 const KEYS: usize = 3;
 const OPERATIONS_MAX: u32 = 120;
+/// The number of the first write.
+const FIRST: u64 = 1;
 const PAUSE: Duration = Duration::from_millis(15);
 const REST: Duration = Duration::from_millis(100);
 /// What lies there before it moves: objects in the log, objects in blocks, objects that are deleted.
@@ -50,8 +52,59 @@ const LARGE: u64 = 8;
 const GONE: u64 = 8;
 const SMALL_BYTES: u64 = 3_000;
 const LARGE_BYTES: u64 = 60_000;
+/// Objects that lie there when it moves, and their bytes.
+pub(crate) const LAID: u64 = SMALL + LARGE;
+/// See `LAID`.
+pub(crate) const LAID_BYTES: u64 = SMALL * SMALL_BYTES + LARGE * LARGE_BYTES;
+/// Where bytes are taken out of each of them, and how many.
+const PIECE_AT: u64 = 1_024;
+const PIECE_BYTES: u64 = 32;
 /// What is forgotten of keys beyond this.
 const SEEN_MAX: usize = 32;
+
+/// Texts of a dataset that moves which may be read by its clients alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Texts {
+    /// An object's bytes.
+    pub(crate) content: String,
+    /// Its user metadata, and its tags.
+    pub(crate) metadata: String,
+    /// An object's name: nodes see it.
+    pub(crate) object: String,
+    /// The end of the dataset's name: nodes see it.
+    pub(crate) dataset: String,
+}
+
+impl Texts {
+    /// What may be seen on no wire.
+    pub(crate) fn all(&self) -> Vec<Vec<u8>> {
+        let all = [&self.content, &self.metadata, &self.object, &self.dataset];
+        all.map(|text| text.clone().into_bytes()).into()
+    }
+
+    /// What may be seen by nodes neither.
+    pub(crate) fn sealed(&self) -> [&[u8]; 2] {
+        [self.content.as_bytes(), self.metadata.as_bytes()]
+    }
+}
+
+/// What is written before it moves, in order; the first has the number 1.
+fn laid() -> impl Iterator<Item = (String, u64)> {
+    let sized = |prefix: &'static str, count: u64, bytes: u64| {
+        (0..count).map(move |at| (format!("{prefix}/{at:03}"), bytes))
+    };
+    let all = sized("small", SMALL, SMALL_BYTES).chain(sized("large", LARGE, LARGE_BYTES));
+    all.chain(sized("gone", GONE, SMALL_BYTES))
+}
+
+/// Bytes out of every object that lies there when it moves: as they stand in plaintext alone.
+pub(crate) fn plaintexts() -> Vec<Vec<u8>> {
+    let objects = laid().take(LAID as usize).zip(FIRST..);
+    let pieces = objects.map(|((_, bytes), number)| {
+        Content::new(number, bytes).slice(PIECE_AT, PIECE_AT + PIECE_BYTES)
+    });
+    pieces.map(|piece| piece.to_vec()).collect()
+}
 
 struct Shared {
     keys: Keys,
@@ -70,19 +123,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Makes the dataset in the source with what lies in it, and begins. `canary` is in an object's bytes, its tags and
-    /// its metadata.
-    pub(crate) async fn begin(sides: &Sides, canary: &str, recorder: &Recorder) -> Result<Self> {
+    /// Makes the dataset in the source with what lies in it, and begins.
+    pub(crate) async fn begin(sides: &Sides, texts: &Texts, recorder: &Recorder) -> Result<Self> {
         let shared = Arc::new(Shared {
             keys: Keys::new("r", KEYS, OPERATIONS_MAX),
-            numbers: AtomicU64::new(1),
+            numbers: AtomicU64::new(FIRST),
             served: Mutex::default(),
         });
         let region = sides.access(false).last_connect(APP).await?;
         let options = CreateOptions::default();
         let made = region.create_dataset(&sides.name, &options);
         let dataset = made.await.context("making the dataset that moves")?;
-        fill(&dataset, &shared, recorder, canary).await?;
+        fill(&dataset, &shared, recorder, texts).await?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for number in 0..FOLLOWERS + WAITING {
@@ -121,21 +173,22 @@ impl Load {
     }
 }
 
-async fn fill(dataset: &Dataset, shared: &Shared, recorder: &Recorder, canary: &str) -> Result<()> {
+async fn fill(
+    dataset: &Dataset,
+    shared: &Shared,
+    recorder: &Recorder,
+    texts: &Texts,
+) -> Result<()> {
     let options = PutOptions {
-        metadata: [("canary".to_owned(), canary.to_owned())].into(),
-        tags: [("canary".to_owned(), canary.to_owned())].into(),
+        metadata: [("canary".to_owned(), texts.metadata.clone())].into(),
+        tags: [("canary".to_owned(), texts.metadata.clone())].into(),
         ..PutOptions::default()
     };
-    let key: ObjectKey = "canary".parse()?;
-    let put = dataset.put(&key, canary.as_bytes().to_vec(), &options);
+    let key: ObjectKey = texts.object.parse()?;
+    let put = dataset.put(&key, texts.content.clone().into_bytes(), &options);
     put.await.context("the canary")?;
     let mut client = recorder.client(Workload::Register);
-    let sized = |prefix: &'static str, count: u64, bytes: u64| {
-        (0..count).map(move |at| (format!("{prefix}/{at:03}"), bytes))
-    };
-    let all = sized("small", SMALL, SMALL_BYTES).chain(sized("large", LARGE, LARGE_BYTES));
-    for (name, bytes) in all.chain(sized("gone", GONE, SMALL_BYTES)) {
+    for (name, bytes) in laid() {
         let key: ObjectKey = name.parse()?;
         let number = shared.numbers.fetch_add(1, Ordering::Relaxed);
         let asked = client.begin(&name, F::Write).value(number);

@@ -26,7 +26,8 @@ const PORT: u16 = 7_000;
 const HEALTH_PORT: u16 = 7_001;
 const LOG_PORT: u16 = 7_002;
 const HTTPS_PORT: u16 = 7_003;
-const FEDERATION_PORT: u16 = 7_004;
+/// Where nodes and KMS replicas listen for other regions.
+pub(crate) const FEDERATION_PORT: u16 = 7_004;
 /// No volume outlives this: longer than any run.
 const VOLUME_LIVES_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Where Debian puts libfaketime for programs with threads.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use jepsen::nemesis::{Area, Fault};
-use jepsen::oracle::Oracle;
+use jepsen::oracle::{Oracle, Watching};
 use jepsen::world::{World, WorldPlan};
 use local::{FederationPlan, Kind};
 use proto::ids::NodeId;
@@ -177,12 +177,13 @@ async fn clocks(world: &mut World) -> Result<()> {
 async fn residency(world: &mut World) -> Result<()> {
     let canary = format!("CANARY-{:032x}", rand::random::<u128>());
     let wires = tempfile::tempdir()?;
-    let oracle = Oracle::start(
-        world,
-        vec![canary.clone().into_bytes()],
-        wires.path(),
-        1 << 20,
-    )?;
+    let watching = Watching {
+        region_bytes_max: 1 << 20,
+        link_bytes_max: 1 << 20,
+        planted: Vec::new(),
+    };
+    let canaries = vec![canary.clone().into_bytes()];
+    let oracle = Oracle::start(world, canaries, wires.path(), &watching)?;
     let dataset = world.probe_dataset().await?;
     let options = client::PutOptions::default();
     for (key, times) in [("small", 1), ("large", 20_000)] {
