@@ -35,7 +35,7 @@ impl Inner {
                     break;
                 }
                 let index = version.entry.map_or(0, |entry| entry.source_index);
-                here.insert((unit.key, unit.version_id), index);
+                here.insert(named(&unit.key, &unit.version_id), index);
             }
             if past {
                 break;
@@ -67,7 +67,7 @@ impl Inner {
                 .await?;
             let of_key = page.units.iter().filter(|unit| unit.key == cut.key);
             let before = of_key.filter(|unit| unit.index <= cut.within && is_version(unit));
-            told.extend(before.map(named));
+            told.extend(before.map(of_unit));
             match page.place {
                 Some(place) if place.key == cut.key && (1..cut.within).contains(&place.within) => {
                     from = place;
@@ -78,8 +78,13 @@ impl Inner {
     }
 }
 
-fn named(unit: &v1::ImportedUnit) -> (String, Bytes) {
-    (unit.key.clone(), unit.version_id.clone())
+/// With an id that is its own: as a slice of the page it would keep that, bodies and all.
+fn named(key: &str, version_id: &[u8]) -> (String, Bytes) {
+    (key.to_owned(), Bytes::copy_from_slice(version_id))
+}
+
+fn of_unit(unit: &v1::ImportedUnit) -> (String, Bytes) {
+    named(&unit.key, &unit.version_id)
 }
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {
@@ -105,9 +110,9 @@ fn reconciled(
     here: BTreeMap<(String, Bytes), u64>,
 ) -> v1::FeedPage {
     let versions = page.units.iter().filter(|unit| is_version(unit));
-    let told: BTreeSet<_> = versions.map(named).collect();
+    let told: BTreeSet<_> = versions.map(of_unit).collect();
     let mut units = page.units;
-    units.retain(|unit| !is_version(unit) || here.get(&named(unit)) != Some(&unit.index));
+    units.retain(|unit| !is_version(unit) || here.get(&of_unit(unit)) != Some(&unit.index));
     // A removal has the listing's log index: of a key that the page cuts, the last page has them.
     let cut = (!through.end && through.within > 0).then_some(&through.key);
     let mut gone = here
@@ -159,6 +164,14 @@ mod tests {
             .iter()
             .map(|unit| (unit.key.as_str(), one(unit).0, one(unit).1))
             .collect()
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_page_does_not_keep_it() {
+        let page = unit("a", 1, 5);
+        let (_, id) = of_unit(&page);
+        assert_eq!(id, page.version_id);
+        assert_ne!(id.as_ptr(), page.version_id.as_ptr());
     }
 
     #[test]

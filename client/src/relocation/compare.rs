@@ -123,22 +123,23 @@ impl Compared {
 /// What this mover has seen of copies as it made them.
 #[derive(Default)]
 pub(super) struct Seen {
-    digests: HashMap<Bytes, Digests>,
+    /// By ids that are their own: as a slice of a page each would keep that, bodies and all.
+    digests: HashMap<ObjectVersionId, Digests>,
     /// Keys of batches that it has had imported, or tried to, each with when it was touched last.
     touched: BTreeMap<String, u64>,
     touches: u64,
 }
 
 impl Seen {
-    pub(super) fn note(&mut self, version: Bytes, digests: Digests) {
+    pub(super) fn note(&mut self, version: ObjectVersionId, digests: Digests) {
         if self.digests.len() >= DIGESTS_MAX {
             self.digests.clear();
         }
         self.digests.insert(version, digests);
     }
 
-    pub(super) fn note_metadata(&mut self, version: &Bytes, metadata: [u8; 32]) {
-        if let Some(held) = self.digests.get_mut(version) {
+    pub(super) fn note_metadata(&mut self, version: ObjectVersionId, metadata: [u8; 32]) {
+        if let Some(held) = self.digests.get_mut(&version) {
             held.metadata = metadata;
         }
     }
@@ -173,6 +174,10 @@ struct Own {
 }
 
 impl Own {
+    fn version(&self) -> ObjectVersionId {
+        ObjectVersionId(self.mark.version)
+    }
+
     /// Whether its bytes stand in its entry.
     fn is_small(&self) -> bool {
         self.entry.blocks.is_empty() && self.entry.parts == 0
@@ -338,12 +343,7 @@ impl Inner {
     async fn unseen(&self, copies: &[Own]) -> Result<Vec<Unseen>, Error> {
         let (mut all, mut wanted) = (Vec::with_capacity(copies.len()), Vec::new());
         for copy in copies {
-            let digests = self
-                .seen
-                .lock()
-                .digests
-                .get(&copy.entry.version_id)
-                .copied();
+            let digests = self.seen.lock().digests.get(&copy.version()).copied();
             all.push(match digests {
                 Some(digests) => Unseen::Known(digests),
                 None => match self.source_of(copy).await? {
@@ -409,14 +409,14 @@ impl Inner {
         };
         let here = self.own_digests(copy).await?;
         if here == there {
-            self.seen.lock().note(copy.entry.version_id.clone(), there);
+            self.seen.lock().note(copy.version(), there);
             return Ok((true, read));
         }
         // Its metadata was changed there, which is still to be taken.
         if here.content == there.content && changed > taken {
             return Ok((false, read));
         }
-        let version = ObjectVersionId::try_from(&copy.entry.version_id[..])?;
+        let version = copy.version();
         Err(Error::Damaged {
             message: format!("the copy of version {version} is not what the source has"),
         })
@@ -426,7 +426,7 @@ impl Inner {
     async fn own_digests(&self, copy: &Own) -> Result<Digests, Error> {
         let dataset = self.dataset().await?;
         let entry = copy.entry.clone();
-        let version = ObjectVersionId::try_from(&entry.version_id[..])?;
+        let version = copy.version();
         let metadata = dataset.opened_metadata(version, &entry.sealed_metadata);
         let metadata = metadata.await?;
         let key: ObjectKey = copy.key.parse()?;
