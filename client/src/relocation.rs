@@ -339,10 +339,10 @@ impl Mover {
             after: after.clone(),
         });
         let page = mover.read_source(next, how.limit).await?;
+        let page = mover.against_here(after.as_ref(), page).await?;
         let end = page.place.clone().ok_or(Error::Protocol {
             what: "a listing that gets nowhere",
         })?;
-        let page = mover.against_here(after.as_ref(), page).await?;
         let tokens = Tokens::of(&page.tokens)?;
         let mut brought = Brought {
             more: !end.end,
