@@ -30,6 +30,7 @@ use self::compare::Seen;
 use self::digests::Digester;
 use self::here::done;
 use self::keys::{MetadataHanded, Tokens};
+use self::reached::Reached;
 use self::source::Source;
 use self::words::{taken_by, takes_own_nodes};
 use crate::dataset::Dataset;
@@ -45,6 +46,7 @@ mod here;
 mod incoming;
 mod keys;
 mod parts;
+mod reached;
 mod source;
 mod words;
 
@@ -76,8 +78,7 @@ struct Inner {
     digester: Digester,
     instance: u64,
     seen: Mutex<Seen>,
-    /// Own log index of the last import that was answered.
-    imported: AtomicU64,
+    reached: Mutex<Reached>,
 }
 
 /// How much at once, and how fast.
@@ -167,7 +168,7 @@ impl Mover {
             digester: Digester::new(random()?),
             instance: MOVERS.fetch_add(1, Ordering::Relaxed),
             seen: Mutex::default(),
-            imported: AtomicU64::new(0),
+            reached: Mutex::default(),
         })))
     }
 
@@ -334,6 +335,7 @@ impl Mover {
         if image.listed.as_ref().is_some_and(|listed| listed.end) {
             return Ok(Brought::default());
         }
+        mover.reached.lock().goes_on(image);
         let mut after = image.listed.clone();
         let next = Next::Page(v1::PageFrom {
             after: after.clone(),
@@ -378,6 +380,7 @@ impl Mover {
         how: &How,
     ) -> Result<Brought, Error> {
         let mover = &self.0;
+        mover.reached.lock().goes_on(image);
         let next = Next::Changes(image.changes);
         let page = mover.read_source(next, how.limit).await?;
         let tokens = Tokens::of(&page.tokens)?;

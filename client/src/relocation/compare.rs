@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -46,8 +45,8 @@ pub struct Compared {
     mover: Option<u64>,
     at: At,
     look: u32,
-    /// Own log index of the last import as this look began.
-    as_of: u64,
+    /// How often others had imported as this look began.
+    others: u64,
 }
 
 #[derive(Default)]
@@ -195,8 +194,12 @@ impl Inner {
         if compared.mover != Some(self.instance) || compared.equal > MARKS_MAX {
             compared.begin(self.instance);
         }
-        let own = self.imported.load(Ordering::Relaxed);
-        let foreign = image.changed > own.max(compared.as_of);
+        let others = {
+            let mut reached = self.reached.lock();
+            reached.looks(&image);
+            reached.others()
+        };
+        let foreign = compared.others != others;
         let many = self.seen.lock().touched.len() > TOUCHED_MAX;
         match std::mem::take(&mut compared.at) {
             At::Whole if !foreign && !many => {
@@ -206,7 +209,7 @@ impl Inner {
             At::Looking(after) => self.look(compared, after, image.changes, how).await,
             At::Begin | At::Whole => {
                 compared.look += 1;
-                compared.as_of = image.changed;
+                compared.others = others;
                 // What is touched from here on is looked at once more.
                 self.seen.lock().touched.clear();
                 self.look(compared, None, image.changes, how).await
@@ -236,7 +239,8 @@ impl Inner {
             _ => {
                 compared.sweep();
                 compared.at = At::Whole;
-                !self.seen.lock().touched.is_empty()
+                let foreign = compared.others != self.reached.lock().others();
+                foreign || !self.seen.lock().touched.is_empty()
             }
         };
         Ok(Brought { units, bytes, more })

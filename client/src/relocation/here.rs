@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -187,6 +186,7 @@ impl Inner {
         }
         // Before it is proposed: what may have changed is looked at again, whatever the answer.
         self.seen.lock().touch(keys);
+        self.reached.lock().tries(pass, &span);
         let import = v1::Import {
             dataset_id: self.of.dataset_id.clone(),
             relocation_id: self.of.relocation_id.clone(),
@@ -376,7 +376,6 @@ impl Inner {
             async move { done(client.import(request).await?.into_inner()) }
         });
         let taken = answer.await?;
-        self.imported.fetch_max(taken.log_index, Ordering::Relaxed);
         if let Some(dataset) = self.dataset.get() {
             dataset.learn(taken.upload_epoch, taken.request_epoch);
         }
