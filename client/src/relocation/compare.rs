@@ -74,6 +74,11 @@ impl Compared {
         self.equal as u64
     }
 
+    /// Whether all copies were looked at, so that only what was touched since is left.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.at, At::Whole)
+    }
+
     fn begin(&mut self, mover: u64) {
         *self = Self {
             mover: Some(mover),
