@@ -30,6 +30,7 @@ use self::compare::Seen;
 use self::digests::Digester;
 use self::here::done;
 use self::keys::{MetadataHanded, Tokens};
+use self::reached::Reached;
 use self::source::Source;
 use self::words::{taken_by, takes_own_nodes};
 use crate::dataset::Dataset;
@@ -45,6 +46,7 @@ mod here;
 mod incoming;
 mod keys;
 mod parts;
+mod reached;
 mod source;
 mod words;
 
@@ -76,8 +78,7 @@ struct Inner {
     digester: Digester,
     instance: u64,
     seen: Mutex<Seen>,
-    /// Own log index of the last import that was answered.
-    imported: AtomicU64,
+    reached: Mutex<Reached>,
 }
 
 /// How much at once, and how fast.
@@ -167,7 +168,7 @@ impl Mover {
             digester: Digester::new(random()?),
             instance: MOVERS.fetch_add(1, Ordering::Relaxed),
             seen: Mutex::default(),
-            imported: AtomicU64::new(0),
+            reached: Mutex::default(),
         })))
     }
 
@@ -343,15 +344,16 @@ impl Mover {
         if image.listed.as_ref().is_some_and(|listed| listed.end) {
             return Ok(Brought::default());
         }
+        mover.reached.lock().goes_on(image);
         let mut after = image.listed.clone();
         let next = Next::Page(v1::PageFrom {
             after: after.clone(),
         });
         let page = mover.read_source(next, how.limit).await?;
+        let page = mover.against_here(after.as_ref(), page).await?;
         let end = page.place.clone().ok_or(Error::Protocol {
             what: "a listing that gets nowhere",
         })?;
-        let page = mover.against_here(after.as_ref(), page).await?;
         let tokens = Tokens::of(&page.tokens)?;
         let mut brought = Brought {
             more: !end.end,
@@ -387,6 +389,7 @@ impl Mover {
         how: &How,
     ) -> Result<Brought, Error> {
         let mover = &self.0;
+        mover.reached.lock().goes_on(image);
         let next = Next::Changes(image.changes);
         let page = mover.read_source(next, how.limit).await?;
         let tokens = Tokens::of(&page.tokens)?;

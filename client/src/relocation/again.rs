@@ -13,34 +13,48 @@ use proto::v1::read_departure_request::Next;
 use super::Inner;
 use crate::error::Error;
 
+/// Own versions that one page is compared with, and then the rest of their last key: where the source has removed much, few
+/// of its units go far.
+const HERE_MAX: usize = 1_000;
+
+/// What is here of the keys that a page is of, each with its source log index.
+type Here = BTreeMap<(String, Bytes), u64>;
+
+/// How far the own versions that were read go.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    /// Not through the page's keys.
+    Short,
+    /// Through all of them.
+    All,
+    /// Through this key, which is enough at once.
+    Enough(String),
+}
+
 impl Inner {
-    /// What of a page is here already, by what an earlier pass brought, left out; and what is here and not in it, as gone.
+    /// What of a page is here already, by what an earlier pass brought, left out; and what is here and not in it, as gone. It
+    /// ends earlier where much is here.
     pub(super) async fn against_here(
         &self,
         after: Option<&v1::Place>,
-        page: v1::FeedPage,
+        mut page: v1::FeedPage,
     ) -> Result<v1::FeedPage, Error> {
-        let through = page.place.clone().unwrap_or_default();
+        let mut through = page.place.clone().unwrap_or_default();
         let mut from = own_place(after);
-        let mut here: BTreeMap<(String, Bytes), u64> = BTreeMap::new();
+        let mut here = Here::new();
         loop {
             let own = self.read_here(from, 0).await?;
-            let mut past = own.place.as_ref().is_none_or(|place| place.end);
-            for unit in own.units {
-                let Some(Content::Version(version)) = unit.content else {
-                    continue;
-                };
-                if !through.end && unit.key > through.key {
-                    past = true;
+            match gathered(&mut here, own.units, &through) {
+                Read::Enough(key) => {
+                    page = cut_after(page, key);
+                    through = page.place.clone().unwrap_or_default();
                     break;
                 }
-                let index = version.entry.map_or(0, |entry| entry.source_index);
-                here.insert((unit.key, unit.version_id), index);
+                Read::Short if own.place.as_ref().is_some_and(|place| !place.end) => {
+                    from = own.place;
+                }
+                Read::Short | Read::All => break,
             }
-            if past {
-                break;
-            }
-            from = own.place;
         }
         here.retain(|_, index| *index <= page.at_index);
         if here.is_empty() {
@@ -67,7 +81,7 @@ impl Inner {
                 .await?;
             let of_key = page.units.iter().filter(|unit| unit.key == cut.key);
             let before = of_key.filter(|unit| unit.index <= cut.within && is_version(unit));
-            told.extend(before.map(named));
+            told.extend(before.map(of_unit));
             match page.place {
                 Some(place) if place.key == cut.key && (1..cut.within).contains(&place.within) => {
                     from = place;
@@ -78,8 +92,48 @@ impl Inner {
     }
 }
 
-fn named(unit: &v1::ImportedUnit) -> (String, Bytes) {
-    (unit.key.clone(), unit.version_id.clone())
+/// Takes own versions in, in the order of keys, as far as the page's go and as many as are enough.
+fn gathered(here: &mut Here, own: Vec<v1::ImportedUnit>, through: &v1::Place) -> Read {
+    for unit in own {
+        let Some(Content::Version(version)) = unit.content else {
+            continue;
+        };
+        if !through.end && unit.key > through.key {
+            return Read::All;
+        }
+        // Never within a key: a removal from it needs to know all that is told of it.
+        if here.len() >= HERE_MAX
+            && let Some(((last, _), _)) = here.last_key_value()
+            && *last != unit.key
+        {
+            return Read::Enough(last.clone());
+        }
+        let index = version.entry.map_or(0, |entry| entry.source_index);
+        here.insert(named(&unit.key, &unit.version_id), index);
+    }
+    Read::Short
+}
+
+/// A page of the source up to a key of which it has all.
+fn cut_after(mut page: v1::FeedPage, key: String) -> v1::FeedPage {
+    page.units.retain(|unit| unit.key <= key);
+    let place = v1::Place {
+        key,
+        ..v1::Place::default()
+    };
+    v1::FeedPage {
+        place: Some(place),
+        ..page
+    }
+}
+
+/// With an id that is its own: as a slice of the page it would keep that, bodies and all.
+fn named(key: &str, version_id: &[u8]) -> (String, Bytes) {
+    (key.to_owned(), Bytes::copy_from_slice(version_id))
+}
+
+fn of_unit(unit: &v1::ImportedUnit) -> (String, Bytes) {
+    named(&unit.key, &unit.version_id)
 }
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {
@@ -102,12 +156,12 @@ fn reconciled(
     page: v1::FeedPage,
     through: &v1::Place,
     before: &BTreeSet<(String, Bytes)>,
-    here: BTreeMap<(String, Bytes), u64>,
+    here: Here,
 ) -> v1::FeedPage {
     let versions = page.units.iter().filter(|unit| is_version(unit));
-    let told: BTreeSet<_> = versions.map(named).collect();
+    let told: BTreeSet<_> = versions.map(of_unit).collect();
     let mut units = page.units;
-    units.retain(|unit| !is_version(unit) || here.get(&named(unit)) != Some(&unit.index));
+    units.retain(|unit| !is_version(unit) || here.get(&of_unit(unit)) != Some(&unit.index));
     // A removal has the listing's log index: of a key that the page cuts, the last page has them.
     let cut = (!through.end && through.within > 0).then_some(&through.key);
     let mut gone = here
@@ -145,7 +199,7 @@ mod tests {
         }
     }
 
-    fn here(of: &[(&str, u8, u64)]) -> BTreeMap<(String, Bytes), u64> {
+    fn here(of: &[(&str, u8, u64)]) -> Here {
         let one = |(key, id, index): &(&str, u8, u64)| {
             let id = Bytes::copy_from_slice(&[*id; 16]);
             (((*key).to_owned(), id), *index)
@@ -159,6 +213,14 @@ mod tests {
             .iter()
             .map(|unit| (unit.key.as_str(), one(unit).0, one(unit).1))
             .collect()
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_page_does_not_keep_it() {
+        let page = unit("a", 1, 5);
+        let (_, id) = of_unit(&page);
+        assert_eq!(id, page.version_id);
+        assert_ne!(id.as_ptr(), page.version_id.as_ptr());
     }
 
     #[test]
@@ -210,6 +272,58 @@ mod tests {
         let before: BTreeSet<_> = here(&[("b", 1, 5)]).into_keys().collect();
         let last = reconciled(page(), &whole, &before, held());
         assert_eq!(told(&last), [("b", 2, false), ("b", 8, true)]);
+    }
+
+    #[test]
+    fn what_one_page_is_compared_with_ends_with_a_key_once_it_is_enough() {
+        let end = v1::Place {
+            end: true,
+            ..v1::Place::default()
+        };
+        let mut held = Here::new();
+        let of_a_key = |key: usize| (0..4).map(move |id| unit(&format!("{key:04}"), id, 5));
+        let most: Vec<_> = (0..249).flat_map(of_a_key).collect();
+        assert_eq!(gathered(&mut held, most, &end), Read::Short);
+        // The last key goes over it and is read whole.
+        let rest = || (0..9).map(|id| unit("0249", id, 5));
+        assert_eq!(gathered(&mut held, rest().collect(), &end), Read::Short);
+        let next = || vec![unit("0250", 1, 5)];
+        let through_it = v1::Place {
+            key: "0249".to_owned(),
+            within: 3,
+            end: false,
+        };
+        assert_eq!(gathered(&mut held, next(), &through_it), Read::All);
+        let enough = Read::Enough("0249".to_owned());
+        assert_eq!(gathered(&mut held, next(), &end), enough);
+        assert_eq!(held.len(), 249 * 4 + 9);
+    }
+
+    #[test]
+    fn a_page_that_goes_further_than_what_is_here_was_read_is_cut() {
+        let settings = v1::ImportedUnit {
+            content: Some(Content::Settings(v1::ImportedSettings::default())),
+            ..unit("", 0, 1)
+        };
+        let page = v1::FeedPage {
+            at_index: 50,
+            units: vec![settings, unit("b", 1, 5), unit("d", 4, 9)],
+            place: Some(v1::Place {
+                end: true,
+                ..v1::Place::default()
+            }),
+            ..v1::FeedPage::default()
+        };
+        let page = cut_after(page, "c".to_owned());
+        let keys: Vec<_> = page.units.iter().map(|unit| unit.key.as_str()).collect();
+        assert_eq!(keys, ["", "b"]);
+        let through = page.place.clone().expect("it was cut");
+        let (within, end) = (through.within, through.end);
+        assert_eq!((through.key.as_str(), within, end), ("c", 0, false));
+        let held = here(&[("b", 1, 5), ("c", 2, 6)]);
+        let page = reconciled(page, &through, &BTreeSet::new(), held);
+        let left: Vec<_> = page.units.iter().map(|unit| unit.key.as_str()).collect();
+        assert_eq!(left, ["", "c"]);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -46,8 +45,8 @@ pub struct Compared {
     mover: Option<u64>,
     at: At,
     look: u32,
-    /// Own log index of the last import as this look began.
-    as_of: u64,
+    /// How often others had imported as this look began.
+    others: u64,
 }
 
 #[derive(Default)]
@@ -73,6 +72,11 @@ impl Compared {
     /// How many copies are known to be equal, delete markers among them.
     pub fn equal(&self) -> u64 {
         self.equal as u64
+    }
+
+    /// Whether all copies were looked at, so that only what was touched since is left.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.at, At::Whole)
     }
 
     fn begin(&mut self, mover: u64) {
@@ -123,22 +127,23 @@ impl Compared {
 /// What this mover has seen of copies as it made them.
 #[derive(Default)]
 pub(super) struct Seen {
-    digests: HashMap<Bytes, Digests>,
+    /// By ids that are their own: as a slice of a page each would keep that, bodies and all.
+    digests: HashMap<ObjectVersionId, Digests>,
     /// Keys of batches that it has had imported, or tried to, each with when it was touched last.
     touched: BTreeMap<String, u64>,
     touches: u64,
 }
 
 impl Seen {
-    pub(super) fn note(&mut self, version: Bytes, digests: Digests) {
+    pub(super) fn note(&mut self, version: ObjectVersionId, digests: Digests) {
         if self.digests.len() >= DIGESTS_MAX {
             self.digests.clear();
         }
         self.digests.insert(version, digests);
     }
 
-    pub(super) fn note_metadata(&mut self, version: &Bytes, metadata: [u8; 32]) {
-        if let Some(held) = self.digests.get_mut(version) {
+    pub(super) fn note_metadata(&mut self, version: ObjectVersionId, metadata: [u8; 32]) {
+        if let Some(held) = self.digests.get_mut(&version) {
             held.metadata = metadata;
         }
     }
@@ -173,6 +178,10 @@ struct Own {
 }
 
 impl Own {
+    fn version(&self) -> ObjectVersionId {
+        ObjectVersionId(self.mark.version)
+    }
+
     /// Whether its bytes stand in its entry.
     fn is_small(&self) -> bool {
         self.entry.blocks.is_empty() && self.entry.parts == 0
@@ -190,8 +199,12 @@ impl Inner {
         if compared.mover != Some(self.instance) || compared.equal > MARKS_MAX {
             compared.begin(self.instance);
         }
-        let own = self.imported.load(Ordering::Relaxed);
-        let foreign = image.changed > own.max(compared.as_of);
+        let others = {
+            let mut reached = self.reached.lock();
+            reached.looks(&image);
+            reached.others()
+        };
+        let foreign = compared.others != others;
         let many = self.seen.lock().touched.len() > TOUCHED_MAX;
         match std::mem::take(&mut compared.at) {
             At::Whole if !foreign && !many => {
@@ -201,7 +214,7 @@ impl Inner {
             At::Looking(after) => self.look(compared, after, image.changes, how).await,
             At::Begin | At::Whole => {
                 compared.look += 1;
-                compared.as_of = image.changed;
+                compared.others = others;
                 // What is touched from here on is looked at once more.
                 self.seen.lock().touched.clear();
                 self.look(compared, None, image.changes, how).await
@@ -231,7 +244,8 @@ impl Inner {
             _ => {
                 compared.sweep();
                 compared.at = At::Whole;
-                !self.seen.lock().touched.is_empty()
+                let foreign = compared.others != self.reached.lock().others();
+                foreign || !self.seen.lock().touched.is_empty()
             }
         };
         Ok(Brought { units, bytes, more })
@@ -338,12 +352,7 @@ impl Inner {
     async fn unseen(&self, copies: &[Own]) -> Result<Vec<Unseen>, Error> {
         let (mut all, mut wanted) = (Vec::with_capacity(copies.len()), Vec::new());
         for copy in copies {
-            let digests = self
-                .seen
-                .lock()
-                .digests
-                .get(&copy.entry.version_id)
-                .copied();
+            let digests = self.seen.lock().digests.get(&copy.version()).copied();
             all.push(match digests {
                 Some(digests) => Unseen::Known(digests),
                 None => match self.source_of(copy).await? {
@@ -409,14 +418,14 @@ impl Inner {
         };
         let here = self.own_digests(copy).await?;
         if here == there {
-            self.seen.lock().note(copy.entry.version_id.clone(), there);
+            self.seen.lock().note(copy.version(), there);
             return Ok((true, read));
         }
         // Its metadata was changed there, which is still to be taken.
         if here.content == there.content && changed > taken {
             return Ok((false, read));
         }
-        let version = ObjectVersionId::try_from(&copy.entry.version_id[..])?;
+        let version = copy.version();
         Err(Error::Damaged {
             message: format!("the copy of version {version} is not what the source has"),
         })
@@ -426,7 +435,7 @@ impl Inner {
     async fn own_digests(&self, copy: &Own) -> Result<Digests, Error> {
         let dataset = self.dataset().await?;
         let entry = copy.entry.clone();
-        let version = ObjectVersionId::try_from(&entry.version_id[..])?;
+        let version = copy.version();
         let metadata = dataset.opened_metadata(version, &entry.sealed_metadata);
         let metadata = metadata.await?;
         let key: ObjectKey = copy.key.parse()?;

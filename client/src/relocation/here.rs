@@ -5,7 +5,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -40,8 +39,8 @@ struct Ready {
 
 /// What was seen of a copy as it was made.
 enum Learnt {
-    Version(Bytes, Digests),
-    Metadata(Bytes, [u8; 32]),
+    Version(ObjectVersionId, Digests),
+    Metadata(ObjectVersionId, [u8; 32]),
 }
 
 /// One unit on its way.
@@ -187,6 +186,7 @@ impl Inner {
         }
         // Before it is proposed: what may have changed is looked at again, whatever the answer.
         self.seen.lock().touch(keys);
+        self.reached.lock().tries(pass, &span);
         let import = v1::Import {
             dataset_id: self.of.dataset_id.clone(),
             relocation_id: self.of.relocation_id.clone(),
@@ -200,7 +200,7 @@ impl Inner {
         for one in learnt {
             match one {
                 Learnt::Version(id, digests) => seen.note(id, digests),
-                Learnt::Metadata(id, metadata) => seen.note_metadata(&id, metadata),
+                Learnt::Metadata(id, metadata) => seen.note_metadata(id, metadata),
             }
         }
         drop(seen);
@@ -246,8 +246,8 @@ impl Inner {
             Work::AsItIs(unit) => return self.unsealed(unit).await,
             Work::Version(unit, version, handed) => (unit, *version, *handed),
         };
+        let id = handed.sealed.id;
         let anew = self.anew(how, handed).await?;
-        let id = anew.entry.version_id.clone();
         let version = v1::ImportedVersion {
             entry: Some(anew.entry),
             parts: anew.parts,
@@ -316,7 +316,7 @@ impl Inner {
             .await?
             .seal_plain_metadata(version, &plain)
             .await?;
-        let learnt = Learnt::Metadata(version.into(), self.digester.metadata(&plain));
+        let learnt = Learnt::Metadata(version, self.digester.metadata(&plain));
         let metadata = v1::ImportedMetadata {
             sealed_metadata: Bytes::copy_from_slice(sealed.as_bytes()),
             metadata_key_version,
@@ -376,7 +376,6 @@ impl Inner {
             async move { done(client.import(request).await?.into_inner()) }
         });
         let taken = answer.await?;
-        self.imported.fetch_max(taken.log_index, Ordering::Relaxed);
         if let Some(dataset) = self.dataset.get() {
             dataset.learn(taken.upload_epoch, taken.request_epoch);
         }

@@ -22,6 +22,8 @@ use super::shared::Shared;
 
 /// Units of one page, and of one turn of comparing.
 const PAGE_UNITS: u32 = 500;
+/// Turns of comparing in one round at most: a page of changes has more keys than one turn looks at.
+const COMPARES_MAX: usize = 4;
 /// Between two rounds where nothing was left to do.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// The same where writes are about to be stopped.
@@ -291,7 +293,7 @@ impl Work {
         Ok(Turn::Again)
     }
 
-    /// One page of changes, one of request ids, one turn of comparing.
+    /// One page of changes, one of request ids, some turns of comparing.
     async fn follow(&mut self, here: &v1::ArrivalStatus, there: There<'_>) -> Result<Turn, Error> {
         let image = image_of(here)?;
         if let There::Known(there) = there
@@ -322,8 +324,13 @@ impl Work {
             return Ok(Turn::Again);
         }
         self.warm().await?;
-        let compared = self.compare().await?;
-        self.settled = !compared;
+        for _ in 0..COMPARES_MAX {
+            self.settled = !self.compare().await?;
+            // A look at all goes on in turn with changes: the source forgets those that wait for long.
+            if self.settled || !self.compared.is_whole() {
+                break;
+            }
+        }
         self.shared.waits_for("");
         Ok(
             match (self.caught_up && self.settled, self.is_wanted(here)) {
