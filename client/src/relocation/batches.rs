@@ -28,11 +28,12 @@ pub(super) struct Batch<T> {
     pub(super) through: T,
 }
 
-/// Cuts a page, or changes, of which one key's may lie anywhere; the last batch ends where all of them do.
+/// Cuts a page, or changes, of which one key's may lie anywhere; the last batch ends where all of them do. After a unit that
+/// has no place nothing is cut: what follows belongs to its batch, however much that is.
 pub(super) fn split<T>(
     units: Vec<v1::ImportedUnit>,
     end: T,
-    place: impl Fn(&v1::ImportedUnit) -> T,
+    place: impl Fn(&v1::ImportedUnit) -> Option<T>,
 ) -> Vec<Batch<T>> {
     let mut batches = Vec::new();
     let (mut batch, mut bytes, mut sealed) = (Vec::<v1::ImportedUnit>::new(), 0, 0_u64);
@@ -44,10 +45,9 @@ pub(super) fn split<T>(
         let full = batch.len() >= UNITS_MAX
             || bytes + size > BYTES_MAX
             || sealed.saturating_add(reads) > SEALED_MAX;
-        if let Some(last) = batch.last()
-            && (again || full)
+        if (again || full)
+            && let Some(through) = batch.last().and_then(&place)
         {
-            let through = place(last);
             let units = std::mem::take(&mut batch);
             batches.push(Batch { units, through });
             keys.clear();
@@ -67,13 +67,13 @@ pub(super) fn split<T>(
     batches
 }
 
-/// Where a unit of a listing stands.
-pub(super) fn place_of(unit: &v1::ImportedUnit) -> v1::Place {
-    v1::Place {
+/// Where a unit of a listing stands; the dataset's settings, which come first, stand nowhere.
+pub(super) fn place_of(unit: &v1::ImportedUnit) -> Option<v1::Place> {
+    (!unit.key.is_empty()).then(|| v1::Place {
         key: unit.key.clone(),
         within: unit.index,
         end: false,
-    }
+    })
 }
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {
@@ -144,7 +144,7 @@ mod tests {
             version("a", 5, 1),
             version("b", 2, 1),
         ];
-        let batches = split(page.clone(), 99, |unit| unit.index);
+        let batches = split(page.clone(), 99, |unit| Some(unit.index));
         assert_eq!(ends(&batches), [(2, 4), (2, 99)]);
         // Of changes one key's are not beside each other.
         let changes = vec![
@@ -154,10 +154,10 @@ mod tests {
             version("b", 4, 1),
         ];
         assert_eq!(
-            ends(&split(changes, 9, |unit| unit.index)),
+            ends(&split(changes, 9, |unit| Some(unit.index))),
             [(2, 2), (2, 9)]
         );
-        let place = place_of(&page[0]);
+        let place = place_of(&page[0]).expect("a version stands somewhere");
         assert_eq!(
             (place.key.as_str(), place.within, place.end),
             ("a", 3, false)
@@ -170,16 +170,16 @@ mod tests {
             .map(|n| version(&n.to_string(), n, 400_000))
             .collect();
         assert_eq!(
-            ends(&split(page.clone(), 5, |unit| unit.index)),
+            ends(&split(page.clone(), 5, |unit| Some(unit.index))),
             [(2, 2), (2, 4), (1, 5)]
         );
         assert_eq!(
-            ends(&split(page, 7, |unit| unit.index)),
+            ends(&split(page, 7, |unit| Some(unit.index))),
             [(2, 2), (2, 4), (1, 7)]
         );
         let many: Vec<_> = (1..=1_001).map(|n| lock("k", n)).collect();
         assert_eq!(
-            ends(&split(many, 2_000, |unit| unit.index)),
+            ends(&split(many, 2_000, |unit| Some(unit.index))),
             [(1_000, 1_000), (1, 2_000)]
         );
     }
@@ -202,13 +202,42 @@ mod tests {
             large("e", 5, u64::MAX),
         ];
         assert_eq!(
-            ends(&split(page, 5, |unit| unit.index)),
+            ends(&split(page, 5, |unit| Some(unit.index))),
             [(2, 2), (1, 3), (1, 4), (1, 5)]
         );
     }
 
+    /// A batch that ends after the settings would end nowhere, and be refused for ever.
+    #[test]
+    fn a_large_first_version_comes_with_the_settings_before_it() {
+        let settings = v1::ImportedUnit {
+            content: Some(Content::Settings(v1::ImportedSettings::default())),
+            ..version("", 0, 0)
+        };
+        let mut large = version("a", 1, 0);
+        if let Some(Content::Version(version)) = &mut large.content {
+            let entry = version.entry.as_mut().expect("made with one");
+            entry.sealed_bytes = 2 * SEALED_MAX;
+        }
+        let page = vec![settings, large, version("b", 2, 0)];
+        let end = v1::Place {
+            end: true,
+            ..v1::Place::default()
+        };
+        let batches = split(page, end.clone(), place_of);
+        let ends: Vec<_> = batches
+            .iter()
+            .map(|b| (b.units.len(), b.through.key.as_str()))
+            .collect();
+        assert_eq!(ends, [(2, "a"), (1, "")]);
+        assert_eq!(batches[1].through, end);
+    }
+
     #[test]
     fn an_empty_page_is_one_batch_that_moves_the_cursor() {
-        assert_eq!(ends(&split(Vec::new(), 7, |unit| unit.index)), [(0, 7)]);
+        assert_eq!(
+            ends(&split(Vec::new(), 7, |unit| Some(unit.index))),
+            [(0, 7)]
+        );
     }
 }
