@@ -45,6 +45,8 @@ pub(crate) async fn fill(region: &Region, name: &str) -> Result<Dataset> {
 
 async fn versions_and_sizes(dataset: &Dataset) -> Result<()> {
     let put = async |name: &str, body: Vec<u8>| dataset.put(&key(name), body, &described()).await;
+    // The first of all is more than a batch has of others.
+    put("kept/a-first", vec![9; 65 << 20]).await?;
     for n in 0..5_u8 {
         put("kept/gate", vec![n; 100]).await?;
         if n == 2 {
