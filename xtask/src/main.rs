@@ -297,6 +297,11 @@ fn daemons_with(
         build.args(["--bin", daemon]);
     });
     call(&mut build)?;
+    placed(target, name)
+}
+
+/// The daemons built last, in a folder of their own.
+pub(crate) fn placed(target: &std::path::Path, name: &str) -> Result<PathBuf> {
     let bin = target.join(name);
     std::fs::create_dir_all(&bin).context("a folder for the daemons")?;
     for daemon in DAEMONS {
