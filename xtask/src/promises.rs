@@ -362,8 +362,8 @@ struct Program {
 /// Throws every switch whose name contains `filter`, one a processor at once. A switch that nothing notices is an
 /// error.
 pub(crate) fn run(root: &Path, target: &Path, filter: Option<&str>) -> Result<()> {
+    let bin = build(root, target)?;
     let programs = programs(root, target)?;
-    let bin = crate::placed(target, BIN)?;
     let chosen: Vec<_> = PROMISES
         .iter()
         .filter(|p| filter.is_none_or(|f| p.switch.contains(f)))
@@ -507,8 +507,8 @@ fn is_red(text: &str, test: &str) -> bool {
 
 /// The daemons with all switches, none of them thrown.
 pub(crate) fn build(root: &Path, target: &Path) -> Result<PathBuf> {
-    // By the selection that tests have: another one would unify features otherwise, and build all libraries once more.
-    programs(root, target)?;
+    // With the tests: by themselves they would unify features otherwise, and build all libraries once more.
+    crate::call(cargo(root, target, "build").arg("--all-targets"))?;
     crate::placed(target, BIN)
 }
 
