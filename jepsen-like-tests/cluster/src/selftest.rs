@@ -113,16 +113,6 @@ pub const MUTATIONS: &[Mutation] = &[
         },
     },
     Mutation {
-        switch: "ack_before_sync",
-        says: "an upload that was completed is lost with what was not synced",
-        by: By::Daemons {
-            workloads: &[Workload::Parts],
-            load: Duration::from_secs(8),
-            faults: &[Fault::PowerCutAll],
-            seen_by: Seen::Judges,
-        },
-    },
-    Mutation {
         switch: "ignore_locks",
         says: "what is locked is removed by whoever asks",
         by: By::Daemons {
