@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crate::common::s3::access_key;
 use crate::common::with_plan;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use checker::{F, Needed, Op, Verdict, Workload};
 use local::s3::{Credentials, Endpoint, Method, Request};
 use local::{Kind, Local};
@@ -39,8 +39,10 @@ const MEMBERS: u32 = 3;
 const GATEWAYS: u32 = 2;
 const WORKERS: u64 = 8;
 const SOURCES: u64 = 4;
-/// Load before the first kill, so that there is something to lose.
-const WARM_UP: Duration = Duration::from_secs(2);
+/// Requests that are answered before anything is disturbed, so that there is something to lose.
+const ANSWERED_BEFORE: usize = 150;
+/// How long they may take.
+const WARM_UP_MAX: Duration = Duration::from_secs(60);
 /// How long workers may take to come to an end, and to read everything back.
 const END_MAX: Duration = Duration::from_secs(120);
 const LONG: Duration = Duration::from_secs(180);
@@ -175,7 +177,10 @@ async fn under_load(
         let worker = Worker::new(&shared, &gateways, at.to_string(), seed ^ (at + 1))?;
         workers.spawn(worker.run(stopped.clone()));
     }
-    tokio::time::sleep(WARM_UP).await;
+    let mut answered = tally.lock().answered.subscribe();
+    let warm = answered.wait_for(|answered| *answered >= ANSWERED_BEFORE);
+    let warm = tokio::time::timeout(WARM_UP_MAX, warm).await;
+    warm.context("clients are hardly answered")??;
     let disturbed = disturb(local).await;
     stop.send_replace(true);
     let disturbed = disturbed?;

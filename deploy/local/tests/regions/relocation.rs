@@ -8,11 +8,12 @@ mod writers;
 
 use std::time::{Duration, Instant};
 
+use crate::common::content::same;
 use crate::common::federated::{People, trust_each_other};
 use crate::common::{connected, key, with_plan};
 use anyhow::{Context as _, Result, bail, ensure};
 use client::{Error, PutOptions};
-use content::{KEPT, S3, fill, same, seen};
+use content::{KEPT, S3, fill, seen};
 use local::Local;
 use local::files::{CLIENTS, OPERATORS};
 use serde_json::Value;
@@ -158,9 +159,9 @@ fn a_dataset_moves_while_it_is_written_and_its_writers_follow() {
         let status = relocation.until("it is served there", served).await?;
         let pause = number(&status, "pause_ms");
         ensure!(0 < pause && pause <= PAUSE_MS_MAX, "{status}");
-        tokio::time::sleep(Duration::from_secs(2)).await;
+        let followed = tokio::time::timeout(PATIENCE, writers.all_followed()).await;
+        followed.context("writers do not follow it")?;
         let written = writers.end().await?;
-        ensure!(written.followed > 0, "nobody followed it");
         println!("a write took {:?} at most", written.longest);
 
         let moved = there.dataset(&"case".parse()?).await?;

@@ -8,13 +8,14 @@ mod content;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::common::content::same;
 use crate::common::grants::grant;
 use crate::common::reduit::Reduit;
 use crate::common::{key, region_as, with_region};
 use anyhow::{Context as _, Result, ensure};
 use client::storage_backup::{BACKUP, RESTORE};
 use client::{Precondition, PutOptions};
-use content::{DATASETS, all_seen, create, fill, same, seen};
+use content::{DATASETS, all_same, all_seen, create, fill, seen};
 use local::files::{CLIENTS, OPERATORS};
 use local::{Local, ceremony};
 use proto::v1::Action::{Create, List, Read, Write};
@@ -121,9 +122,9 @@ fn a_region_that_was_lost_whole_comes_back_as_it_was() {
                 .all(|one| one["taken"] == one["items"] && one["found"] == 0),
             "{restored:?}"
         );
-        same(&before, &all_seen(&app).await?)?;
+        all_same(&before, &all_seen(&app).await?)?;
         it_takes_no_changes_until_two_say_so(local, &reduit).await?;
-        same(&before, &all_seen(&app).await?)?;
+        all_same(&before, &all_seen(&app).await?)?;
         it_lives_on(local).await
     });
 }
@@ -312,7 +313,7 @@ fn a_restore_that_was_killed_goes_on_and_one_that_is_given_up_frees_the_name() {
             "{found}, {done}"
         );
         let app = region_as(local, RESTORER, PATIENCE).await?;
-        same(&[before], &[seen(&app, "big").await?])?;
+        same(&before, &seen(&app, "big").await?)?;
         // Again, it is done already.
         let again = json(
             &reduit,

@@ -84,15 +84,18 @@ pub(crate) async fn rolling_restart(local: &mut Local) -> Result<Kills> {
 fn operators(running: watch::Receiver<RegionEntry>) -> Result<JoinHandle<()>> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build()?;
-    let unsealing = async move |running: watch::Receiver<RegionEntry>| {
-        while running.has_changed().is_ok() {
-            let region = running.borrow().clone();
+    let unsealing = async move |mut running: watch::Receiver<RegionEntry>| {
+        loop {
+            let region = running.borrow_and_update().clone();
             match timeout(UNSEAL_MAX, ceremony::unseal(&region)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "not unsealed"),
                 Err(_) => tracing::debug!("not unsealed in time"),
             }
-            tokio::time::sleep(UNSEAL_PAUSE).await;
+            // One that was started is sealed a moment later, which nobody tells: they look again.
+            if let Ok(Err(_)) = timeout(UNSEAL_PAUSE, running.changed()).await {
+                return;
+            }
         }
     };
     let thread = std::thread::Builder::new().name("operators".to_owned());

@@ -13,6 +13,7 @@ use local::s3::{Client, Endpoint, HeaderMap, Request};
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 /// Tries of one request, as rclone makes them.
@@ -29,6 +30,8 @@ const AGAIN: [u16; 4] = [500, 502, 503, 504];
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) took: Vec<Duration>,
+    /// How many were answered, for who waits for it.
+    pub(crate) answered: watch::Sender<usize>,
     pub(crate) tried_again: u64,
     pub(crate) failed: Vec<String>,
 }
@@ -106,6 +109,8 @@ impl Bucket {
                 Ok(answer) if !is_unserved(&answer) => {
                     let mut tally = self.tally.lock();
                     tally.took.push(began.elapsed());
+                    let answered = tally.took.len();
+                    tally.answered.send_replace(answered);
                     tally.tried_again += u64::from(tries - 1);
                     return Ok(Answer { tries, ..answer });
                 }

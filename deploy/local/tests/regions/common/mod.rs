@@ -10,6 +10,7 @@ use client::{CreateOptions, Dataset, Region, Tuning};
 use local::files::CLIENTS;
 use local::{FederationPlan, Local, RegionPlan};
 
+pub(crate) mod content;
 pub(crate) mod damage;
 pub(crate) mod federated;
 pub(crate) mod grants;

@@ -1,18 +1,16 @@
 //! What is in a dataset that moves, and all that clients see of it.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
-use client::ids::{LogIndex, UnixMs};
-use client::{
-    CompleteOptions, CreateOptions, Dataset, GetOptions, PartOptions, Precondition, PutOptions,
-    Region, Retention, RetentionMode,
-};
+use client::ids::UnixMs;
+use client::{CreateOptions, Dataset, Precondition, PutOptions, Region, Retention, RetentionMode};
 use http_body_util::BodyExt as _;
 use local::Local;
 use local::files::now;
 use local::s3::{Client, Credentials, Endpoint, Method, Request, StatusCode};
 use proto::v1::{ConfigKind, Lifecycle, LifecycleRule};
 
+use crate::common::content::{Seen, described, put_in_parts, versions_seen};
 use crate::common::key;
 use crate::common::s3::{access_key_in, gateway_in};
 
@@ -22,22 +20,13 @@ pub(crate) const KEPT: &str = "kept/";
 const BY_S3: &str = "kept/s3";
 const BY_S3_BODY: &str = "what came by S3";
 
-fn described() -> PutOptions {
-    PutOptions {
-        content_type: Some("text/x".to_owned()),
-        metadata: [("source".to_owned(), "sensor-seven".to_owned())].into(),
-        tags: [("desk".to_owned(), "north".to_owned())].into(),
-        ..PutOptions::default()
-    }
-}
-
 /// A dataset of that name with everything that one can hold.
 pub(crate) async fn fill(region: &Region, name: &str) -> Result<Dataset> {
     let options = CreateOptions { versioning: true };
     let dataset = region.create_dataset(&name.parse()?, &options).await?;
     dataset.set_object_lock(None).await?;
     versions_and_sizes(&dataset).await?;
-    in_parts(&dataset).await?;
+    put_in_parts(&dataset, "kept/parts").await?;
     locked(&dataset).await?;
     settings(&dataset).await?;
     Ok(dataset)
@@ -64,23 +53,6 @@ async fn versions_and_sizes(dataset: &Dataset) -> Result<()> {
     let at = key("kept/gone");
     let gone = dataset.delete(&at, None, Precondition::Any).await?;
     ensure!(gone.marker.is_some(), "a marker covers it");
-    Ok(())
-}
-
-async fn in_parts(dataset: &Dataset) -> Result<()> {
-    let upload = dataset
-        .create_upload(&key("kept/parts"), &described())
-        .await?;
-    let mut named = Vec::new();
-    for (number, bytes) in [(2_u32, 100_000), (3, 9 << 20), (7, 10)] {
-        let body = vec![number as u8; bytes];
-        let part = dataset
-            .upload_part(&upload, number, body, &PartOptions::default())
-            .await?;
-        named.push((number, part.id));
-    }
-    let complete = CompleteOptions::default();
-    dataset.complete_upload(&upload, &named, &complete).await?;
     Ok(())
 }
 
@@ -120,47 +92,15 @@ async fn settings(dataset: &Dataset) -> Result<()> {
     Ok(dataset.set_lifecycle(&rules).await?)
 }
 
-/// Something that clients see, in words and bytes.
-pub(crate) type Seen = (String, Bytes);
-
-/// All that clients see of what is below a prefix: settings, each version with what is sealed with it, and its bytes.
+/// All that clients see of what is below a prefix, and the settings.
 pub(crate) async fn seen(dataset: &Dataset, prefix: &str) -> Result<Vec<Seen>> {
     let mut seen = Vec::new();
     for kind in [ConfigKind::Lifecycle, ConfigKind::Tagging, ConfigKind::Cors] {
         let setting = dataset.setting(kind).await?;
         seen.push((format!("{kind:?} {:?}", setting.content), Bytes::new()));
     }
-    for (at, versions) in dataset.histories(prefix).await? {
-        for version in versions {
-            let mut body = Bytes::new();
-            if !version.delete_marker {
-                let options = GetOptions {
-                    version: Some(version.version),
-                    ..GetOptions::default()
-                };
-                let object = dataset.get(&at, &options).await.context("a version")?;
-                body = object.body.into_bytes().await?;
-            }
-            // Places in the log are the shard's own.
-            let finished_index = LogIndex(0);
-            let info = client::ObjectInfo {
-                finished_index,
-                ..version
-            };
-            seen.push((format!("{info:?}"), body));
-        }
-    }
+    seen.extend(versions_seen(dataset, prefix).await?);
     Ok(seen)
-}
-
-pub(crate) fn same(before: &[Seen], after: &[Seen]) -> Result<()> {
-    for ((was, bytes_were), (is, bytes)) in before.iter().zip(after) {
-        ensure!(was == is, "\n  was {was}\n  is  {is}");
-        ensure!(bytes_were == bytes, "other bytes: {is}");
-    }
-    let (before, after) = (before.len(), after.len());
-    ensure!(before == after, "{after} of {before}");
-    Ok(())
 }
 
 /// A bucket at a region's gateway, as a service of it sees it.

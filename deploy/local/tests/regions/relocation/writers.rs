@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 use client::ids::ObjectKey;
 use client::{Dataset, Error, PutOptions, Region};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::common::key;
@@ -23,8 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Default)]
 pub(crate) struct Written {
     acknowledged: BTreeMap<ObjectKey, String>,
-    /// Writes that were acknowledged in the region where the dataset is now.
-    pub(crate) followed: usize,
     /// The longest that one write took.
     pub(crate) longest: Duration,
 }
@@ -32,18 +31,33 @@ pub(crate) struct Written {
 /// Writers at work.
 pub(crate) struct Writers {
     stop: Arc<AtomicBool>,
+    /// How many have had a write acknowledged where the dataset is now.
+    followed: Arc<watch::Sender<usize>>,
     at_work: Vec<JoinHandle<Result<Written>>>,
 }
 
 impl Writers {
     pub(crate) fn begin(region: &Region, name: &str) -> Self {
         let stop = Arc::<AtomicBool>::default();
+        let followed = Arc::<watch::Sender<usize>>::default();
         let begin = |writer| {
-            let (region, name, stop) = (region.clone(), name.to_owned(), stop.clone());
-            tokio::spawn(async move { write(&region, &name, writer, &stop).await })
+            let (region, name) = (region.clone(), name.to_owned());
+            let (stop, followed) = (stop.clone(), followed.clone());
+            tokio::spawn(async move { write(&region, &name, writer, &stop, &followed).await })
         };
         let at_work = (0..WRITERS).map(begin).collect();
-        Self { stop, at_work }
+        Self {
+            stop,
+            followed,
+            at_work,
+        }
+    }
+
+    /// Until each has had a write acknowledged where the dataset is now. What one of them fails with, [`Self::end`] says.
+    pub(crate) async fn all_followed(&self) {
+        let mut followed = self.followed.subscribe();
+        // The sender lives in `self`.
+        drop(followed.wait_for(|followed| *followed == WRITERS).await);
     }
 
     /// What all of them saw.
@@ -52,7 +66,6 @@ impl Writers {
         let mut all = Written::default();
         for writer in self.at_work {
             let one = writer.await??;
-            all.followed += one.followed;
             all.longest = all.longest.max(one.longest);
             all.acknowledged.extend(one.acknowledged);
         }
@@ -60,10 +73,16 @@ impl Writers {
     }
 }
 
-async fn write(region: &Region, name: &str, writer: usize, stop: &AtomicBool) -> Result<Written> {
+async fn write(
+    region: &Region,
+    name: &str,
+    writer: usize,
+    stop: &AtomicBool,
+    followed: &watch::Sender<usize>,
+) -> Result<Written> {
     let mut written = Written::default();
     let mut dataset = region.dataset(&name.parse()?).await?;
-    let mut moved = false;
+    let (mut moved, mut told) = (false, false);
     for n in 0_usize.. {
         if stop.load(Ordering::Relaxed) {
             break;
@@ -92,7 +111,9 @@ async fn write(region: &Region, name: &str, writer: usize, stop: &AtomicBool) ->
             }
         }
         written.longest = written.longest.max(began.elapsed());
-        written.followed += usize::from(moved);
+        if moved && !std::mem::replace(&mut told, true) {
+            followed.send_modify(|followed| *followed += 1);
+        }
         written.acknowledged.insert(at, body);
         tokio::time::sleep(PAUSE).await;
     }

@@ -2,15 +2,13 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use client::ids::{GroupId, LogIndex, UnixMs};
-use client::{
-    CompleteOptions, CreateOptions, Dataset, GetOptions, PartOptions, Precondition, PutOptions,
-    Region, Retention, RetentionMode,
-};
+use client::ids::{GroupId, UnixMs};
+use client::{CreateOptions, Dataset, Precondition, PutOptions, Region, Retention, RetentionMode};
 use local::files::now;
 use proto::v1::{ConfigKind, Lifecycle, LifecycleRule};
 
 use super::BODY;
+use crate::common::content::{Seen, described, put_in_parts, same, versions_seen};
 use crate::common::key;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -18,15 +16,6 @@ const HOUR_MS: u64 = 3_600_000;
 pub(crate) async fn create(region: &Region, name: &str, versioning: bool) -> Result<Dataset> {
     let options = CreateOptions { versioning };
     Ok(region.create_dataset(&name.parse()?, &options).await?)
-}
-
-fn described() -> PutOptions {
-    PutOptions {
-        content_type: Some("text/x".to_owned()),
-        metadata: [("source".to_owned(), "sensor-seven".to_owned())].into(),
-        tags: [("desk".to_owned(), "north".to_owned())].into(),
-        ..PutOptions::default()
-    }
 }
 
 /// Everything that a region can hold.
@@ -59,17 +48,7 @@ async fn fill_northwatch(region: &Region) -> Result<()> {
         put(&format!("sized/{length}"), vec![7; length]).await?;
     }
     put("sized/300000", vec![8; 400_000]).await?;
-    let upload = dataset.create_upload(&key("parts"), &described()).await?;
-    let mut named = Vec::new();
-    for (number, bytes) in [(2, 100_000), (3, 9 << 20), (7, 10)] {
-        let body = vec![number as u8; bytes];
-        let part = dataset
-            .upload_part(&upload, number, body, &PartOptions::default())
-            .await?;
-        named.push((number, part.id));
-    }
-    let complete = CompleteOptions::default();
-    dataset.complete_upload(&upload, &named, &complete).await?;
+    put_in_parts(&dataset, "parts").await?;
     dataset
         .create_upload(&key("under way"), &described())
         .await?;
@@ -133,9 +112,6 @@ async fn fill_the_others(region: &Region) -> Result<()> {
     create(region, "empty", false).await.map(drop)
 }
 
-/// Something that clients see, in words and bytes.
-pub(crate) type Seen = (String, Bytes);
-
 /// All that clients see of a dataset: its settings, each version with what is sealed with it and its bytes. Places in the
 /// log and in the region are its new shard's own; uploads under way are in no backup.
 pub(crate) async fn seen(region: &Region, name: &str) -> Result<Vec<Seen>> {
@@ -149,25 +125,7 @@ pub(crate) async fn seen(region: &Region, name: &str) -> Result<Vec<Seen>> {
         let setting = dataset.setting(kind).await?;
         seen.push((format!("{kind:?} {setting:?}"), Bytes::new()));
     }
-    for (at, versions) in dataset.histories("").await? {
-        for version in versions {
-            let mut body = Bytes::new();
-            if !version.delete_marker {
-                let options = GetOptions {
-                    version: Some(version.version),
-                    ..GetOptions::default()
-                };
-                let object = dataset.get(&at, &options).await?;
-                body = object.body.into_bytes().await?;
-            }
-            let finished_index = LogIndex(0);
-            let info = client::ObjectInfo {
-                finished_index,
-                ..version
-            };
-            seen.push((format!("{info:?}"), body));
-        }
-    }
+    seen.extend(versions_seen(&dataset, "").await?);
     Ok(seen)
 }
 
@@ -181,18 +139,8 @@ pub(crate) async fn all_seen(region: &Region) -> Result<Vec<Vec<Seen>>> {
     Ok(all)
 }
 
-pub(crate) fn same(before: &[Vec<Seen>], after: &[Vec<Seen>]) -> Result<()> {
-    for (before, after) in before.iter().zip(after) {
-        for ((was, bytes_were), (is, bytes)) in before.iter().zip(after) {
-            ensure!(was == is, "\n  was {was}\n  is  {is}");
-            ensure!(bytes_were == bytes, "other bytes: {is}");
-        }
-        ensure!(
-            before.len() == after.len(),
-            "{} of {}",
-            after.len(),
-            before.len()
-        );
-    }
-    Ok(())
+pub(crate) fn all_same(before: &[Vec<Seen>], after: &[Vec<Seen>]) -> Result<()> {
+    ensure!(before.len() == after.len(), "not as many datasets");
+    let mut both = before.iter().zip(after);
+    both.try_for_each(|(before, after)| same(before, after))
 }
