@@ -16,7 +16,7 @@ use replica::machine::{Machine, Position, UnknownCommand};
 use crate::repair::Repair;
 
 /// The highest feature level this build understands.
-pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 8 });
+pub const LEVEL_MAX: FeatureLevel = FeatureLevel(if cfg!(feature = "level_0") { 0 } else { 9 });
 
 /// How far a shard's state survives a power cut here.
 #[derive(Debug, Default)]

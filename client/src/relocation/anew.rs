@@ -25,7 +25,8 @@ use crate::download::{Layout, only_part};
 use crate::error::Error;
 use crate::upload;
 
-/// What is larger begins under a lease that is as good as new: one in parts is imported while its lease lives.
+/// What is larger begins under a lease that is as good as new: below feature level 9 of the shard one in parts is imported
+/// while its lease lives, and no later.
 const FRESH_LEASE_BYTES: u64 = 8 << 30;
 /// How good that is.
 const FRESH_LEASE_LEFT: Duration = Duration::from_secs(3_300);

@@ -25,7 +25,7 @@ const ROWS_ALWAYS: usize = 400;
 const ONE_IN: u64 = 16;
 
 /// The newest feature level of a shard.
-pub const SHARD_LEVEL_MAX: FeatureLevel = FeatureLevel(8);
+pub const SHARD_LEVEL_MAX: FeatureLevel = FeatureLevel(9);
 
 /// Which machine a group runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

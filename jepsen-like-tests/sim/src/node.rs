@@ -45,7 +45,7 @@ const ENDED: &str = "shard endings";
 /// Seeds of a turn of the mix ([`crate::kinds`]).
 const TURN: u64 = 5;
 /// The newest level of a shard, and that of each turn of seeds from its first command.
-const LEVEL_MAX: u32 = 8;
+const LEVEL_MAX: u32 = 9;
 const LEVELS: [u32; 4] = [LEVEL_MAX, 0, LEVEL_MAX, 2];
 /// Steps that a round of lifecycles over so little may take.
 const ROUND_STEPS_MAX: u32 = 4000;

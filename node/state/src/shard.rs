@@ -47,6 +47,7 @@ mod versions;
 pub use arrive::MOVER_LEVEL;
 pub use config::CONFIG_LEVEL;
 pub use hold::{HOLD_LEVEL, is_held};
+pub use import::LATE_PARTS_LEVEL;
 pub use lock::LOCK_LEVEL;
 pub use metadata::METADATA_LEVEL;
 pub use multipart::MULTIPART_LEVEL;

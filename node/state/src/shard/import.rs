@@ -28,6 +28,8 @@ pub(super) mod settings;
 mod tests;
 mod version;
 
+pub use version::LATE_PARTS_LEVEL;
+
 impl Apply<'_> {
     pub(super) fn import(&mut self, verdict: v1::Verdict, import: &v1::Import) -> Answer {
         let relocation = relocation_id(&import.relocation_id)?;

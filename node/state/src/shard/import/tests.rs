@@ -13,6 +13,8 @@ use crate::shard::RELOCATION_LEVEL;
 use crate::shard::fixture::regions::{KEK, Regions, import, plain};
 use crate::shard::fixture::*;
 
+mod late;
+
 const DIGEST: &[u8; 32] = &[5; 32];
 
 /// A destination that copies from source log index `base` on, and that base.

@@ -5,7 +5,7 @@
 //! and no lock stand in the way: what the source took is taken.
 
 use prost::Message as _;
-use proto::ids::{LeaseId, LogIndex, ObjectVersionId};
+use proto::ids::{FeatureLevel, LeaseId, LogIndex, ObjectVersionId};
 use proto::v1;
 
 use crate::keys;
@@ -16,6 +16,9 @@ use crate::shard::put::{Commit, block_count};
 use crate::shard::refusal::malformed;
 use crate::shard::versions::{less, uncount_object};
 use crate::shard::{Apply, Dataset};
+
+/// The feature level from which a version in parts may be imported after its lease has ended.
+pub const LATE_PARTS_LEVEL: FeatureLevel = FeatureLevel(9);
 
 impl Apply<'_> {
     pub(super) fn version_importable(
@@ -59,8 +62,10 @@ impl Apply<'_> {
         let commit = Commit::new(key.as_str(), None, &asked, &version.holder)?;
         self.key_allows(verdict, dataset)?;
         let (now, receipts) = (self.meta.time, &version.receipts);
+        // Its upload was begun by the lease's holder while the lease lived, and `parts_there` asks for just that upload.
+        let begun_in_time = self.level >= LATE_PARTS_LEVEL && !version.parts.is_empty();
         self.token_allows(dataset, &commit.lease, commit.holder, |expiry| {
-            now < expiry || self.begun_before(receipts, expiry)
+            now < expiry || self.begun_before(receipts, expiry) || begun_in_time
         })?;
         if !version.parts.is_empty() {
             return self.parts_there(
