@@ -349,6 +349,7 @@ fn refusal(refusal: Refusal) -> (Fault, &'static str) {
         Refusal::FoundEqual => (Fault::Precondition, "found-equal"),
         Refusal::NotResealed => (Fault::Caller, "not-resealed"),
         Refusal::MoverAtWork => (Fault::Precondition, "mover-at-work"),
+        Refusal::PaceMoved => (Fault::Precondition, "pace-moved"),
         Refusal::MetadataMoved => (Fault::Precondition, "metadata-moved"),
         Refusal::RestoreGap => (Fault::Precondition, "restore-gap"),
         Refusal::NotRestoring => (Fault::Precondition, "not-restoring"),
@@ -459,6 +460,9 @@ fn words(refusal: Refusal) -> &'static str {
         Refusal::NotResealed => "the object is not sealed under this region's key",
         Refusal::MoverAtWork => {
             "another gateway moves the dataset: its claim ends by itself, within a minute"
+        }
+        Refusal::PaceMoved => {
+            "somebody else changed how the dataset is moved: read it again, then decide"
         }
         Refusal::MetadataMoved => {
             "the object's metadata was changed meanwhile: read it again, then decide"
@@ -576,6 +580,6 @@ mod tests {
         let reasons: Vec<_> = numbered.map(|of| refusal(of).1).collect();
         let distinct: std::collections::BTreeSet<_> = reasons.iter().collect();
         assert_eq!(distinct.len(), reasons.len());
-        assert_eq!(reasons.len(), 66, "a new refusal belongs in this test");
+        assert_eq!(reasons.len(), 67, "a new refusal belongs in this test");
     }
 }

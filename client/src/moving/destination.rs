@@ -56,6 +56,9 @@ pub(super) fn phase_of(status: &v1::ArrivalStatus) -> Phase {
 const LOOKS_MAX: u32 = 4;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
+/// Tries of a change of a pace that others change at the same time.
+const PACE_TRIES_MAX: u32 = 8;
+
 fn is_of(status: &v1::ArrivalStatus, relocation: &RelocationId) -> bool {
     let arrival = status.arrival.as_ref();
     arrival.is_some_and(|arrival| arrival.relocation_id[..] == relocation.as_bytes()[..])
@@ -292,22 +295,33 @@ impl Region {
         done(answer.await?)
     }
 
-    /// Changes how a relocation is moved, and gives how that is from now on.
+    /// Changes how a relocation is moved, and gives how that is from now on, with the version that it was decided on. Done
+    /// again on what somebody else made of it meanwhile.
     pub async fn pace_relocation(
         &self,
         relocation: &RelocationId,
-        change: impl FnOnce(&mut v1::ArrivalPace),
+        change: impl Fn(&mut v1::ArrivalPace),
     ) -> Result<v1::ArrivalPace, Error> {
-        let status = self.arrival(relocation).await?;
-        let named = named_of(&status)?;
-        let mut pace = status.arrival.unwrap_or_default().pace.unwrap_or_default();
-        change(&mut pace);
-        self.step_arrival(v1::ArrivalStepRequest {
-            of: Some(relocated(&named, GroupId(status.shard))),
-            step: Some(Step::Pace(pace)),
-            ..Default::default()
-        })
-        .await?;
-        Ok(pace)
+        let mut status = self.arrival(relocation).await?;
+        let (named, shard) = (named_of(&status)?, GroupId(status.shard));
+        let mut tries = 1;
+        loop {
+            let held = status.arrival.as_ref().and_then(|arrival| arrival.pace);
+            let mut pace = held.unwrap_or_default();
+            change(&mut pace);
+            let stepped = self.step_arrival(v1::ArrivalStepRequest {
+                of: Some(relocated(&named, shard)),
+                step: Some(Step::Pace(pace)),
+                ..Default::default()
+            });
+            match stepped.await {
+                Ok(_) => return Ok(pace),
+                Err(error) if error.reason() == "pace-moved" && tries < PACE_TRIES_MAX => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+            status = self.arrival_again(&named, shard).await?;
+        }
     }
 }

@@ -139,7 +139,8 @@ const ENDINGS: [&str; 7] = [
 fn of_relocation(reason: v1::Refusal) -> bool {
     let (first, last) = (v1::Refusal::DatasetMoved, v1::Refusal::NotResealed);
     let theirs = i32::from(first)..=i32::from(last);
-    let only = theirs.contains(&i32::from(reason)) || reason == v1::Refusal::MoverAtWork;
+    let of_work = matches!(reason, v1::Refusal::MoverAtWork | v1::Refusal::PaceMoved);
+    let only = of_work || theirs.contains(&i32::from(reason));
     only && reason != v1::Refusal::DatasetEpochMoved
 }
 

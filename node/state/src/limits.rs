@@ -43,6 +43,8 @@ pub const TOMBSTONE_STEPS: u32 = 2;
 pub const FENCE_MS_MAX: u64 = 5_000;
 /// The fewest that operators may leave a mover for it: less ends before anything is compared.
 pub const FENCE_MS_MIN: u64 = 100;
+/// The longest hold that operators may ask for: 30 days. Once it has begun nobody shortens it.
+pub const HOLD_MS_MAX: u64 = 30 * 24 * 3_600 * 1_000;
 /// Milliseconds for which one gateway may claim an arrival, before it claims it again.
 pub const CLAIM_MS_MAX: u64 = 60_000;
 /// Bytes of the identity of who claims an arrival.

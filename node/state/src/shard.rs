@@ -44,7 +44,7 @@ mod token;
 pub(crate) mod tombstone;
 mod versions;
 
-pub use arrive::MOVER_LEVEL;
+pub use arrive::{MOVER_LEVEL, PACE_LEVEL};
 pub use config::CONFIG_LEVEL;
 pub use hold::{HOLD_LEVEL, is_held};
 pub use import::LATE_PARTS_LEVEL;

@@ -587,6 +587,10 @@ async fn one_gateway_moves_a_dataset_at_the_pace_that_operators_want() {
     asked_by_an_operator(&pair, Arrives::Pace(pace))
         .await
         .expect("an operator may");
+    // By what was read before that.
+    let stale = asked_by_an_operator(&pair, Arrives::Pace(pace)).await;
+    assert_eq!(reason(stale), "pace-moved");
+    let pace = v1::ArrivalPace { version: 1, ..pace };
 
     let listed = second.arrivals_at(1).await;
     assert_eq!(listed.len(), 1);

@@ -19,6 +19,8 @@ use super::{files, planned, shown, watch};
 
 /// Milliseconds of a day.
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
+/// The longest hold that a shard takes.
+const HOLD_DAYS_MAX: u64 = 30;
 
 #[derive(Args)]
 pub(crate) struct Begin {
@@ -51,8 +53,8 @@ pub(crate) struct Cutover {
     /// How long writes may wait for it: milliseconds.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=5_000))]
     pause_ms: u32,
-    /// How long keys of the source are kept for sure after it.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(0..=3_650))]
+    /// How long keys of the source are kept for sure after it: days, at most 30. Nobody shortens it once it has begun.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(0..=HOLD_DAYS_MAX))]
     hold_days: u64,
     /// Waits until the dataset is served here.
     #[arg(long)]
@@ -149,7 +151,7 @@ impl Grant {
 pub(super) async fn pace(
     session: &Session,
     which: &Which,
-    change: impl FnOnce(&mut v1::ArrivalPace),
+    change: impl Fn(&mut v1::ArrivalPace),
 ) -> Result<(), Failure> {
     let region = session.region().await?;
     let relocation = which.arrives_in(&region)?;

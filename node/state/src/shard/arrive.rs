@@ -25,9 +25,9 @@ mod said;
 mod tests;
 mod work;
 
-pub use work::MOVER_LEVEL;
 use work::Work;
 pub(super) use work::takes;
+pub use work::{MOVER_LEVEL, PACE_LEVEL};
 
 /// An arrival being worked on, and what apply keeps with it.
 pub(super) struct Arriving {
@@ -63,7 +63,7 @@ impl Apply<'_> {
         };
         let after = match step {
             Step::Prepare(prepare) => self.prepare_arrival(&arriving, arrive, prepare)?,
-            Step::Pace(pace) => arriving.paced(pace)?,
+            Step::Pace(pace) => arriving.paced(pace, self.level)?,
             Step::Claim(claim) => arriving.claimed(claim, self.meta.time)?,
             _ => self.stepped(&mut arriving, arrive, step)?,
         };

@@ -1,20 +1,26 @@
 //! The work on an arrival: how fast operators want it done, and which gateway does it.
 //!
-//! Owns what stands of both beside the arrival. Refuses a second mover while the claim of one lasts. No step of an
-//! [`Arrival`](crate::relocation::Arrival) goes by it: a mover without a claim is only one that works in vain.
+//! Owns what stands of both beside the arrival. Refuses a second mover while the claim of one lasts, and a pace that was
+//! decided on another one than stands. No step of an [`Arrival`](crate::relocation::Arrival) goes by it: a mover without a
+//! claim is only one that works in vain.
 
 use proto::ids::{FeatureLevel, UnixMs};
 use proto::v1;
 use proto::v1::arrive::Step;
 
 use super::{Arriving, Stepped};
-use crate::limits::{CLAIM_MS_MAX, FAILURE_BYTES_MAX, FENCE_MS_MAX, FENCE_MS_MIN, MOVER_BYTES_MAX};
+use crate::limits::{
+    CLAIM_MS_MAX, FAILURE_BYTES_MAX, FENCE_MS_MAX, FENCE_MS_MIN, HOLD_MS_MAX, MOVER_BYTES_MAX,
+};
 use crate::relocation::{Phase, StepRefused};
 use crate::shard::RELOCATION_LEVEL;
 use crate::shard::refusal::{malformed, of};
 
 /// The feature level from which arrivals have a pace and a mover.
 pub const MOVER_LEVEL: FeatureLevel = FeatureLevel(8);
+
+/// The feature level from which a pace has a version and its hold a bound.
+pub const PACE_LEVEL: FeatureLevel = FeatureLevel(9);
 
 /// The feature level that a step takes.
 pub(in crate::shard) fn takes(arrive: &v1::Arrive) -> FeatureLevel {
@@ -41,8 +47,9 @@ impl Work {
 }
 
 impl Arriving {
-    /// Takes a pace over whole.
-    pub(super) fn paced(&mut self, pace: &v1::ArrivalPace) -> Stepped {
+    /// Takes a pace over whole; from [`PACE_LEVEL`] on, if it was decided on the one that stands: of two people who each
+    /// change a part of it neither takes back what the other did.
+    pub(super) fn paced(&mut self, pace: &v1::ArrivalPace, level: FeatureLevel) -> Stepped {
         let pause = u64::from(pace.pause_ms);
         if pause != 0 && !(FENCE_MS_MIN..=FENCE_MS_MAX).contains(&pause) {
             return malformed();
@@ -51,7 +58,23 @@ impl Arriving {
         if is_over(phase) {
             return Ok(Err(StepRefused::OutOfOrder(phase)));
         }
-        self.work.pace = Some(*pace);
+        let held = self.work.pace.unwrap_or_default();
+        let version = match level >= PACE_LEVEL {
+            true if pace.version != held.version => {
+                return Err(v1::Refused {
+                    moved_to: held.version,
+                    ..of(v1::Refusal::PaceMoved)
+                });
+            }
+            // One of before may be longer: who pauses it is not refused for that.
+            true if pace.hold_ms > HOLD_MS_MAX && pace.hold_ms != held.hold_ms => {
+                return malformed();
+            }
+            true => held.version + 1,
+            // Builds of before do not know the field and drop it.
+            false => 0,
+        };
+        self.work.pace = Some(v1::ArrivalPace { version, ..*pace });
         Ok(Ok(self.arrival.clone()))
     }
 

@@ -1,7 +1,8 @@
 //! The pace of an arrival, and who moves it.
 
 use super::*;
-use crate::shard::MOVER_LEVEL;
+use crate::limits::HOLD_MS_MAX;
+use crate::shard::{MOVER_LEVEL, PACE_LEVEL};
 
 fn at_level(mut regions: Regions) -> Regions {
     regions.destination.level = MOVER_LEVEL;
@@ -55,6 +56,7 @@ fn slow() -> v1::ArrivalPace {
         cutover: true,
         pause_ms: 100,
         hold_ms: 86_400_000,
+        version: 0,
     }
 }
 
@@ -154,6 +156,79 @@ fn a_pace_is_taken_over_whole() {
     let none = v1::ArrivalPace::default();
     done(regions.destination.run(paces(none)));
     assert_eq!(regions.arrival().pace, Some(none));
+}
+
+/// One pauses and another throttles, each by what both have read.
+#[test]
+fn a_pace_that_was_decided_on_another_one_is_refused_and_takes_nothing_back() {
+    let mut regions = planned();
+    regions.destination.level = PACE_LEVEL;
+    let read = v1::ArrivalPace::default();
+    let throttled = v1::ArrivalPace {
+        bytes_per_s: 1 << 20,
+        ..read
+    };
+    let paused = |read: v1::ArrivalPace| v1::ArrivalPace {
+        paused: true,
+        ..read
+    };
+    done(regions.destination.run(paces(throttled)));
+    let told = refused(regions.destination.run(paces(paused(read))));
+    assert_eq!((told.reason(), told.moved_to), (Refusal::PaceMoved, 1));
+    let read = regions.arrival().pace.expect("throttled");
+    let first = v1::ArrivalPace {
+        version: 1,
+        ..throttled
+    };
+    assert_eq!(read, first);
+    done(regions.destination.run(paces(paused(read))));
+    let both = v1::ArrivalPace {
+        version: 2,
+        paused: true,
+        ..throttled
+    };
+    assert_eq!(regions.arrival().pace, Some(both));
+    // Nor one that claims to know what nobody has said yet.
+    let ahead = v1::ArrivalPace { version: 3, ..both };
+    assert_eq!(refuses(&mut regions, paces(ahead)), Refusal::PaceMoved);
+    assert_eq!(regions.arrival().pace, Some(both));
+}
+
+/// A build that does not know the field stores none.
+#[test]
+fn below_its_level_a_pace_has_no_version_whatever_it_says() {
+    let mut regions = planned();
+    for version in [7, 0, u64::MAX] {
+        let asked = v1::ArrivalPace { version, ..slow() };
+        done(regions.destination.run(paces(asked)));
+        assert_eq!(regions.arrival().pace, Some(slow()));
+    }
+    regions.destination.level = PACE_LEVEL;
+    done(regions.destination.run(paces(slow())));
+    assert_eq!(regions.arrival().pace.expect("it has one").version, 1);
+}
+
+#[test]
+fn a_hold_is_at_most_thirty_days_and_a_longer_one_of_before_may_be_paused_and_shortened() {
+    let held_for = |hold_ms, version| v1::ArrivalPace {
+        hold_ms,
+        version,
+        ..Default::default()
+    };
+    let mut regions = planned();
+    done(regions.destination.run(paces(held_for(u64::MAX, 0))));
+    regions.destination.level = PACE_LEVEL;
+    let paused = v1::ArrivalPace {
+        paused: true,
+        ..held_for(u64::MAX, 0)
+    };
+    done(regions.destination.run(paces(paused)));
+    let longer = paces(held_for(HOLD_MS_MAX + 1, 1));
+    assert_eq!(refuses(&mut regions, longer.clone()), Refusal::Malformed);
+    done(regions.destination.run(paces(held_for(HOLD_MS_MAX, 1))));
+    assert_eq!(refuses(&mut regions, longer), Refusal::PaceMoved);
+    let longer = paces(held_for(u64::MAX, 2));
+    assert_eq!(refuses(&mut regions, longer), Refusal::Malformed);
 }
 
 #[test]
