@@ -307,8 +307,10 @@ impl Region {
         let mut tries = 1;
         loop {
             let held = status.arrival.as_ref().and_then(|arrival| arrival.pace);
-            let mut pace = held.unwrap_or_default();
+            let held = held.unwrap_or_default();
+            let mut pace = held;
             change(&mut pace);
+            pace.version = held.version;
             let stepped = self.step_arrival(v1::ArrivalStepRequest {
                 of: Some(relocated(&named, shard)),
                 step: Some(Step::Pace(pace)),
@@ -322,6 +324,12 @@ impl Region {
                 Err(error) => return Err(error),
             }
             status = self.arrival_again(&named, shard).await?;
+            let stands = status.arrival.as_ref().and_then(|arrival| arrival.pace);
+            let version = pace.version + 1;
+            if stands == Some(v1::ArrivalPace { version, ..pace }) {
+                // It was done, by a call whose answer was lost.
+                return Ok(pace);
+            }
         }
     }
 }

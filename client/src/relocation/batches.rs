@@ -1,7 +1,8 @@
 //! A page of the source, cut into batches that a shard takes.
 //!
 //! Owns their bounds: no two versions of a key, which would stand at one log index; a number of units; encoded bytes with room
-//! for what the shard's leader puts in; sealed bytes that are read of the source for it. Each batch ends at a place, so that a
+//! for what the shard's leader puts in; sealed bytes that are read of the source for it; a version in parts
+//! alone. Each batch ends at a place, so that a
 //! mover that dies goes on there.
 
 use std::collections::HashSet;
@@ -45,7 +46,8 @@ pub(super) fn split<T>(
         let full = batch.len() >= UNITS_MAX
             || bytes + size > BYTES_MAX
             || sealed.saturating_add(reads) > SEALED_MAX;
-        if (again || full)
+        let alone = is_in_parts(&unit) || batch.last().is_some_and(is_in_parts);
+        if (again || full || alone)
             && let Some(through) = batch.last().and_then(&place)
         {
             let units = std::mem::take(&mut batch);
@@ -78,6 +80,16 @@ pub(super) fn place_of(unit: &v1::ImportedUnit) -> Option<v1::Place> {
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {
     matches!(unit.content, Some(Content::Version(_)))
+}
+
+/// It may take longer to bring than a lease lasts; what is sealed in one stream beside it would be too late with it.
+fn is_in_parts(unit: &v1::ImportedUnit) -> bool {
+    match &unit.content {
+        Some(Content::Version(version)) => {
+            version.entry.as_ref().is_some_and(|entry| entry.parts > 0)
+        }
+        _ => false,
+    }
 }
 
 fn sealed_bytes(unit: &v1::ImportedUnit) -> u64 {
@@ -204,6 +216,19 @@ mod tests {
         assert_eq!(
             ends(&split(page, 5, |unit| Some(unit.index))),
             [(2, 2), (1, 3), (1, 4), (1, 5)]
+        );
+    }
+
+    #[test]
+    fn a_version_in_parts_makes_no_other_one_wait_for_it() {
+        let mut parts = version("b", 2, 0);
+        if let Some(Content::Version(version)) = &mut parts.content {
+            version.entry.as_mut().expect("made with one").parts = 2;
+        }
+        let page = vec![version("a", 1, 0), parts, version("c", 3, 0), lock("c", 4)];
+        assert_eq!(
+            ends(&split(page, 9, |unit| Some(unit.index))),
+            [(1, 1), (1, 2), (2, 9)]
         );
     }
 

@@ -21,6 +21,9 @@ use super::{files, planned, shown, watch};
 const DAY_MS: u64 = 24 * 3_600 * 1_000;
 /// The longest hold that a shard takes.
 const HOLD_DAYS_MAX: u64 = 30;
+/// What a cutover has where nobody says otherwise.
+const PAUSE_MS_DEFAULT: u32 = 5_000;
+const HOLD_DAYS_DEFAULT: u64 = 7;
 
 #[derive(Args)]
 pub(crate) struct Begin {
@@ -50,12 +53,13 @@ pub(crate) struct Grant {
 pub(crate) struct Cutover {
     /// The relocation's id, or its plan.
     which: Which,
-    /// How long writes may wait for it: milliseconds.
-    #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(100..=5_000))]
-    pause_ms: u32,
-    /// How long keys of the source are kept for sure after it: days, at most 30. Nobody shortens it once it has begun.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(0..=HOLD_DAYS_MAX))]
-    hold_days: u64,
+    /// How long writes may wait for it: milliseconds; default: 5000, or as somebody said before.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=5_000))]
+    pause_ms: Option<u32>,
+    /// How long keys of the source are kept for sure after it: days, at most 30; default: 7, or as somebody said before.
+    /// Nobody changes it once it has begun.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=HOLD_DAYS_MAX))]
+    hold_days: Option<u64>,
     /// Waits until the dataset is served here.
     #[arg(long)]
     wait: bool,
@@ -168,16 +172,63 @@ pub(super) async fn pace(
 
 impl Cutover {
     pub(super) async fn run(self, session: &Session) -> Result<(), Failure> {
-        let hold_ms = self.hold_days.saturating_mul(DAY_MS);
-        pace(session, &self.which, |pace| {
-            pace.cutover = true;
-            pace.pause_ms = self.pause_ms;
-            pace.hold_ms = hold_ms;
-        })
-        .await?;
+        pace(session, &self.which, |pace| self.asks(pace)).await?;
         match self.wait {
             true => watch::until_served(session, &self.which).await,
             false => Ok(()),
         }
+    }
+
+    /// What is not said stays as somebody who asked for a cutover before has said it.
+    fn asks(&self, pace: &mut v1::ArrivalPace) {
+        let first = !pace.cutover;
+        pace.cutover = true;
+        if let Some(ms) = self.pause_ms.or(first.then_some(PAUSE_MS_DEFAULT)) {
+            pace.pause_ms = ms;
+        }
+        if let Some(days) = self.hold_days.or(first.then_some(HOLD_DAYS_DEFAULT)) {
+            pace.hold_ms = days * DAY_MS;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Asked {
+        #[command(flatten)]
+        cutover: Cutover,
+    }
+
+    fn asked(words: &[&str]) -> Result<Cutover, clap::Error> {
+        let id = "0123456789abcdef0123456789abcdef";
+        let words = [&["cutover", id], words].concat();
+        Asked::try_parse_from(words).map(|asked| asked.cutover)
+    }
+
+    fn says(pace: &mut v1::ArrivalPace, words: &[&str]) -> (u32, u64) {
+        asked(words).expect("within bounds").asks(pace);
+        assert!(pace.cutover);
+        (pace.pause_ms, pace.hold_ms / DAY_MS)
+    }
+
+    #[test]
+    fn what_one_person_says_of_a_cutover_another_one_does_not_take_back_unsaid() {
+        let mut pace = v1::ArrivalPace::default();
+        assert_eq!(says(&mut pace, &["--hold-days", "30"]), (5_000, 30));
+        assert_eq!(says(&mut pace, &["--pause-ms", "2000"]), (2_000, 30));
+        assert_eq!(says(&mut pace, &[]), (2_000, 30));
+        assert_eq!(says(&mut pace, &["--hold-days", "0"]), (2_000, 0));
+        assert_eq!(says(&mut v1::ArrivalPace::default(), &[]), (5_000, 7));
+    }
+
+    #[test]
+    fn a_hold_has_no_more_days_than_a_shard_takes() {
+        assert!(asked(&["--hold-days", "31"]).is_err());
+        assert!(asked(&["--pause-ms", "5001"]).is_err());
     }
 }

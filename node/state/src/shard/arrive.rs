@@ -213,6 +213,9 @@ impl Apply<'_> {
             Step::CopyAgain(base) => arrival.copy_again(LogIndex(*base)),
             Step::Compared(compared) => arrival.compared(self.comparison(&arriving.id, compared)?),
             Step::HoldUntilMs(until) if *until < now.0 => return malformed(),
+            Step::HoldUntilMs(until) if arriving.holds_too_long(*until, now, self.level) => {
+                return malformed();
+            }
             Step::HoldUntilMs(until) => arrival.hold(UnixMs(*until)),
             Step::Shred(shred) => {
                 let now = match shred.witnessed_ms {

@@ -70,12 +70,23 @@ impl Arriving {
             true if pace.hold_ms > HOLD_MS_MAX && pace.hold_ms != held.hold_ms => {
                 return malformed();
             }
+            // The hold has begun, as long as it was said before.
+            true if pace.hold_ms != held.hold_ms && has_moved(phase) => {
+                return Ok(Err(StepRefused::OutOfOrder(phase)));
+            }
             true => held.version + 1,
             // Builds of before do not know the field and drop it.
             false => 0,
         };
         self.work.pace = Some(v1::ArrivalPace { version, ..*pace });
         Ok(Ok(self.arrival.clone()))
+    }
+
+    /// Whether a hold until then is longer than any pace may ask for from [`PACE_LEVEL`] on, and than the one that stands does.
+    pub(super) fn holds_too_long(&self, until_ms: u64, now: UnixMs, level: FeatureLevel) -> bool {
+        let said = self.work.pace.unwrap_or_default().hold_ms;
+        let longest = now.0.saturating_add(said.max(HOLD_MS_MAX));
+        level >= PACE_LEVEL && until_ms > longest
     }
 
     /// Lets a gateway move it from now on for as long as it asks, unless another one may.
@@ -124,6 +135,11 @@ fn reported(
         }),
         (last, new) => new.or(last).cloned(),
     }
+}
+
+/// Its hold began by what the pace said then.
+fn has_moved(phase: Phase) -> bool {
+    matches!(phase, Phase::Hold | Phase::Shred)
 }
 
 fn is_over(phase: Phase) -> bool {

@@ -232,6 +232,35 @@ fn a_hold_is_at_most_thirty_days_and_a_longer_one_of_before_may_be_paused_and_sh
 }
 
 #[test]
+fn a_hold_that_has_begun_is_as_long_as_it_was_said() {
+    let until = |ms| arrive(Step::HoldUntilMs(ms));
+    let held_for = |hold_ms, version| v1::ArrivalPace {
+        hold_ms,
+        version,
+        ..Default::default()
+    };
+    let mut regions = moved();
+    regions.destination.level = PACE_LEVEL;
+    let longest = regions.destination.now_ms + HOLD_MS_MAX;
+    assert_eq!(
+        refuses(&mut regions, until(longest + 1)),
+        Refusal::Malformed
+    );
+    assert_eq!(refuses(&mut regions, until(u64::MAX)), Refusal::Malformed);
+    done(regions.destination.run(paces(held_for(5_000, 0))));
+    done(regions.destination.run(until(longest)));
+    for hold_ms in [0, 4_999, 5_001] {
+        let changed = paces(held_for(hold_ms, 1));
+        assert_eq!(refuses(&mut regions, changed), Refusal::OutOfOrder);
+    }
+    let paused = v1::ArrivalPace {
+        paused: true,
+        ..held_for(5_000, 1)
+    };
+    done(regions.destination.run(paces(paused)));
+}
+
+#[test]
 fn what_is_out_of_bounds_is_malformed() {
     let mut regions = prepared();
     for pause_ms in [1, 99, 5_001, u32::MAX] {
@@ -320,4 +349,9 @@ fn below_its_level_the_work_is_unknown_and_its_bytes_are_fixed() {
         assert!(shard.apply_bytes(bytes.into()).is_err());
     }
     assert_eq!(hashes(steps()), ["bc18b2287b8d555e", "1830a292acf1ce2e"]);
+    let versioned = v1::ArrivalPace {
+        version: 9,
+        ..slow()
+    };
+    assert_eq!(hashes(vec![paces(versioned)]), ["02f4c1b03f311daa"]);
 }
