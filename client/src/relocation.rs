@@ -398,7 +398,8 @@ impl Mover {
             ..Brought::default()
         };
         let mut after = image.changes;
-        for batch in split(page.units, page.index, |unit| Some(unit.index)) {
+        let changes = mover.not_here(page.units).await?;
+        for batch in split(changes, page.index, |unit| Some(unit.index)) {
             let through = batch.through;
             let span = Span::Changes(v1::IndexSpan { after, through });
             brought.units += batch.units.len() as u64;

@@ -1,11 +1,13 @@
-//! A listing that is read a second time, since the source has forgotten removals: compared with what is here.
+//! What the source tells a second time: in a listing that is read again, since it has forgotten removals, and in changes that
+//! the listing had. Compared with what is here.
 //!
-//! Owns which units of a page are left out, as they are here already, and which removals it is owed. Refuses to remove what an
+//! Owns which units are left out, as they are here already, and which removals a page is owed. Refuses to remove what an
 //! earlier page told of, and what came after the listing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use proto::v1;
 use proto::v1::imported_unit::Content;
 use proto::v1::read_departure_request::Next;
@@ -16,6 +18,8 @@ use crate::error::Error;
 /// Own versions that one page is compared with, and then the rest of their last key: where the source has removed much, few
 /// of its units go far.
 const HERE_MAX: usize = 1_000;
+/// Changes that are looked up here at once.
+const LOOKED_UP_AT_ONCE: usize = 16;
 
 /// What is here of the keys that a page is of, each with its source log index.
 type Here = BTreeMap<(String, Bytes), u64>;
@@ -66,6 +70,49 @@ impl Inner {
             None => BTreeSet::new(),
         };
         Ok(reconciled(page, &through, &before, here))
+    }
+
+    /// Changes without versions that are here: what was written while the listing was read is in both. Whose bytes ride in
+    /// the entry may be imported twice; blocks that are sealed anew no node takes for a version that stands.
+    pub(super) async fn not_here(
+        &self,
+        changes: Vec<v1::ImportedUnit>,
+    ) -> Result<Vec<v1::ImportedUnit>, Error> {
+        let looked_up = changes.into_iter().map(|unit| {
+            async move {
+                let here = match id_of_blocks(&unit) {
+                    Some(id) => self.has(&unit.key, id).await?,
+                    None => false,
+                };
+                Ok::<_, Error>((!here).then_some(unit))
+            }
+            .boxed()
+        });
+        let left: Vec<_> = stream::iter(looked_up)
+            .buffered(LOOKED_UP_AT_ONCE)
+            .try_collect()
+            .await?;
+        Ok(left.into_iter().flatten().collect())
+    }
+
+    /// Whether a version stands here; an upload of its id is none.
+    async fn has(&self, key: &str, version_id: &Bytes) -> Result<bool, Error> {
+        let request = v1::RelocatedPartsRequest {
+            of: Some(self.of.clone()),
+            key: key.to_owned(),
+            version_id: version_id.clone(),
+            start_after: 0,
+            limit: 1,
+        };
+        let found = self.relocations(|mut client| {
+            let request = request.clone();
+            async move { Ok(client.parts(request).await?.into_inner()) }
+        });
+        match found.await {
+            Ok(found) => Ok(found.upload.is_none()),
+            Err(Error::NoSuchObject) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Versions of a key that earlier pages told of.
@@ -134,6 +181,16 @@ fn named(key: &str, version_id: &[u8]) -> (String, Bytes) {
 
 fn of_unit(unit: &v1::ImportedUnit) -> (String, Bytes) {
     named(&unit.key, &unit.version_id)
+}
+
+/// The id of a version whose bytes lie in blocks, its own or those of its parts.
+fn id_of_blocks(unit: &v1::ImportedUnit) -> Option<&Bytes> {
+    let Some(Content::Version(version)) = &unit.content else {
+        return None;
+    };
+    let entry = version.entry.as_ref()?;
+    let blocks = entry.parts > 0 || !entry.blocks.is_empty();
+    blocks.then_some(&entry.version_id)
 }
 
 fn is_version(unit: &v1::ImportedUnit) -> bool {

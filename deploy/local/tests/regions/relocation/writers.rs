@@ -17,6 +17,8 @@ use crate::common::key;
 
 const WRITERS: usize = 3;
 const PAUSE: Duration = Duration::from_millis(60);
+/// One in so many has more bytes than ride in an entry.
+const IN_BLOCKS_ONE_IN: usize = 3;
 /// A write is tried again for so long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -89,7 +91,7 @@ async fn write(
         }
         let (at, body) = (
             key(&format!("written/{writer}/{n:05}")),
-            format!("{writer}: {n}"),
+            format!("{writer}: {n}").repeat(if n % IN_BLOCKS_ONE_IN == 0 { 5_000 } else { 1 }),
         );
         let began = Instant::now();
         loop {
@@ -126,7 +128,12 @@ impl Written {
         ensure!(!self.acknowledged.is_empty(), "nobody wrote anything");
         for (at, body) in &self.acknowledged {
             let found = dataset.get_bytes(at).await?;
-            ensure!(found == body.as_bytes(), "{}: {found:?}", at.as_str());
+            ensure!(
+                found == body.as_bytes(),
+                "{}: {} bytes that are others",
+                at.as_str(),
+                found.len()
+            );
         }
         Ok(())
     }
