@@ -146,7 +146,12 @@ impl Core {
         self.may_back_up(peer)?;
         let backup = request.backup.unwrap_or_default();
         let made = transcript::backup_made(self.config.region.as_str(), &backup);
-        if !self.seal.root()?.proves(&made, &request.proof) {
+        // By what is on record, as the backup was made: what is held follows the record of a new root key by a moment.
+        let state = self.reader().map_err(StaleError::State)?;
+        let in_force = kms_state::region(&*state).unwrap_or_default().root_epoch;
+        let root = self.seal.root_of(RootEpoch(in_force))?;
+        drop(state);
+        if !root.proves(&made, &request.proof) {
             return Err(BackupError::NotOurs);
         }
         let claim = Some(v1::Claim {
